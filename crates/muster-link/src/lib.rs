@@ -1,0 +1,1 @@
+//! How the daemon and the command line reach a hub.

@@ -1,0 +1,76 @@
+//! Every bound of the protocol, with its reason.
+//!
+//! A bound that is not here does not exist on the wire.
+
+use std::time::Duration;
+
+/// Largest MQTT payload and JSON control message that any decoder accepts, in bytes.
+/// A full usage batch is under 8 KiB; eight times that leaves room for new columns.
+pub const PAYLOAD_MAX: usize = 64 * 1024;
+/// Largest presence payload, in bytes: it is retained per device and serves as the last will.
+pub const PRESENCE_MAX: usize = 16 * 1024;
+/// Largest heartbeat, in bytes: it is most of an idle device's traffic.
+pub const HEARTBEAT_MAX: usize = 120;
+/// Largest HTTP request body that the hub reads, in bytes.
+pub const HTTP_BODY_MAX: usize = 256 * 1024;
+/// Largest certificate request in PEM, in bytes. A P-256 request is under 1 KiB.
+pub const CSR_MAX: usize = 8 * 1024;
+
+/// Longest serial number, in characters.
+pub const SERIAL_MAX: usize = 64;
+/// Longest slug (organization or project id), in characters.
+pub const SLUG_MAX: usize = 40;
+/// Longest display name, in characters.
+pub const NAME_MAX: usize = 100;
+
+/// Most columns in one usage batch.
+pub const USAGE_COLUMNS_MAX: usize = 256;
+/// Most samples in one usage batch: ten minutes at one per second.
+pub const USAGE_SAMPLES_MAX: usize = 600;
+/// Longest column name, in bytes.
+pub const COLUMN_NAME_MAX: usize = 64;
+/// Most facts a device may state.
+pub const FACTS_MAX: usize = 64;
+
+/// Time between two heartbeats.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
+/// Missed heartbeats after which a silent device counts as offline.
+pub const HEARTBEATS_MISSED: u32 = 3;
+/// MQTT keep alive: longer than the heartbeat, so that an idle link sends no PINGREQ (MQTT 5, 3.1.2.10).
+/// The hub drops the link at one and a half times this, the device at `PING_TIMEOUT` after a silent PINGREQ.
+pub const MQTT_KEEP_ALIVE: Duration = Duration::from_secs(40);
+/// MQTT session expiry: commands wait this long for a device (MQTT 5, 3.1.2.11.2).
+pub const MQTT_SESSION_EXPIRY: Duration = Duration::from_secs(24 * 3600);
+/// Time between two samples.
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// Time between two published batches.
+pub const USAGE_EVERY: Duration = Duration::from_secs(60);
+
+/// A session order that was not delivered in this time is void.
+pub const SESSION_ORDER_EXPIRY: Duration = Duration::from_secs(30);
+/// A device that did not answer a session in this time is not reachable.
+pub const SESSION_ANSWER: Duration = Duration::from_secs(10);
+/// How long the relay, and each end, keep a session whose leg dropped.
+pub const SESSION_GRACE: Duration = Duration::from_secs(120);
+/// Largest data payload in one binary session message, in bytes, without the 4-byte stream id.
+pub const DATA_MAX: usize = 65_536;
+/// Largest session control message, in bytes.
+pub const CONTROL_MAX: usize = 16 * 1024;
+/// First window of a stream, in bytes.
+pub const WINDOW_FIRST: u32 = 256 * 1024;
+/// Largest window of a stream, in bytes.
+pub const WINDOW_MAX: u32 = 4 * 1024 * 1024;
+/// One turn of a stream in the round robin, in bytes.
+pub const TURN: usize = 16 * 1024;
+/// Most streams open at once in one session.
+pub const STREAMS_MAX: usize = 4096;
+
+/// Shortest back-off ceiling.
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Longest back-off ceiling.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// Lifetime of a device's certificate.
+pub const DEVICE_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Longest time that the hub holds an enrolment poll open.
+pub const ENROL_POLL_MAX: Duration = Duration::from_secs(55);
