@@ -1,0 +1,381 @@
+//! Holds the rules of the house that no compiler checks: who may import whom, what pure code may know, the protocol page's hash.
+//!
+//! Each rule says what it is for in its failure, and asserts that it looked at something: a rule that matches no file is broken.
+//! It reads files only; it must not build or run anything.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The upper end for a file; about 400 is what we aim at.
+const LINES_MAX: usize = 600;
+/// Folders that hold Rust of ours.
+const RUST_DIRS: [&str; 4] = ["src", "crates", "tests", "benches"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below `dir`, as (path from the root, text). Build folders and files that are not text are left out.
+fn files(dir: &str, extension: &str) -> Vec<(String, String)> {
+    fn walk(dir: &Path, extension: &str, into: &mut Vec<PathBuf>) {
+        let Ok(entries) = fs::read_dir(dir) else { return };
+        for path in entries.map(|entry| entry.expect("a readable folder").path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                // Build folders, wherever they are, and .git.
+                if name != "target" && name != ".git" && name != "corpus" && name != "quickstart-data" {
+                    walk(&path, extension, into);
+                }
+            } else if extension.is_empty() || name.ends_with(extension) {
+                into.push(path);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    walk(&root().join(dir), extension, &mut paths);
+    paths.sort();
+    paths
+        .into_iter()
+        .filter_map(|path| {
+            let text = fs::read_to_string(&path).ok()?;
+            Some((path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned(), text))
+        })
+        .collect()
+}
+
+fn rust_files() -> Vec<(String, String)> {
+    let all: Vec<_> = RUST_DIRS.iter().flat_map(|dir| files(dir, ".rs")).collect();
+    assert!(all.len() > 20, "only {} Rust files found: the walk is broken", all.len());
+    all
+}
+
+/// The lines that are code, with their numbers from 1.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(index, line)| (index + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+fn is_test_path(path: &str) -> bool {
+    path.contains("tests/") || path.ends_with("tests.rs")
+}
+
+/// The part of a file that is only built for tests: all of a test file, and what follows `#[cfg(test)] mod` at the end of another.
+fn test_part<'a>(path: &str, text: &'a str) -> (usize, &'a str) {
+    if is_test_path(path) {
+        return (0, text);
+    }
+    match text.find("#[cfg(test)]\nmod ") {
+        Some(at) => (text[..at].lines().count(), &text[at..]),
+        None => (0, ""),
+    }
+}
+
+/// Everything before the tests at a file's end.
+fn product_part<'a>(path: &str, text: &'a str) -> &'a str {
+    let (_, tests) = test_part(path, text);
+    &text[..text.len() - tests.len()]
+}
+
+#[track_caller]
+fn none(broken: &[String], rule: &str) {
+    assert!(broken.is_empty(), "{rule}\n  {}", broken.join("\n  "));
+}
+
+fn manifest(path: &str) -> toml::Table {
+    let text = fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.parse().unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn names(manifest: &toml::Table, section: &str) -> BTreeSet<String> {
+    let mut found: BTreeSet<String> =
+        manifest.get(section).and_then(toml::Value::as_table).map(|table| table.keys().cloned().collect()).unwrap_or_default();
+    if let Some(targets) = manifest.get("target").and_then(toml::Value::as_table) {
+        for target in targets.values().filter_map(toml::Value::as_table) {
+            found.extend(names(target, section));
+        }
+    }
+    found
+}
+
+const MANIFESTS: [(&str, &str); 5] = [
+    ("musterd", "Cargo.toml"),
+    ("muster-proto", "crates/muster-proto/Cargo.toml"),
+    ("muster-link", "crates/muster-link/Cargo.toml"),
+    ("muster-hub", "crates/muster-hub/Cargo.toml"),
+    ("muster-cli", "crates/muster-cli/Cargo.toml"),
+];
+
+/// Which of our crates each of our crates may name.
+fn may_depend_on(package: &str) -> &'static [&'static str] {
+    match package {
+        "muster-proto" => &[],
+        "muster-link" => &["muster-proto"],
+        _ => &["muster-proto", "muster-link"],
+    }
+}
+
+#[test]
+fn programs_know_the_protocol_and_never_each_other() {
+    let ours: BTreeSet<&str> = MANIFESTS.iter().map(|(name, _)| *name).collect();
+    let mut broken = Vec::new();
+    let mut looked_at = 0;
+    for (package, path) in MANIFESTS {
+        let manifest = manifest(path);
+        assert_eq!(manifest["package"]["name"].as_str(), Some(package), "{path}");
+        for dependency in names(&manifest, "dependencies").union(&names(&manifest, "build-dependencies")) {
+            looked_at += 1;
+            if ours.contains(dependency.as_str()) && !may_depend_on(package).contains(&dependency.as_str()) {
+                broken.push(format!("{path}: {package} depends on {dependency}"));
+            }
+        }
+    }
+    assert!(looked_at > 20, "only {looked_at} dependencies seen");
+    none(&broken, "The daemon, the hub and the command line know muster-proto and muster-link, and never each other:");
+}
+
+#[test]
+fn versions_and_lints_stand_in_one_place() {
+    let workspace = manifest("Cargo.toml")["workspace"]["dependencies"].as_table().expect("workspace.dependencies").clone();
+    let version = |value: &toml::Value| value.as_str().or_else(|| value.get("version")?.as_str()).map(str::to_owned);
+    let mut broken = Vec::new();
+    for (_, path) in MANIFESTS {
+        let manifest = manifest(path);
+        if manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool) != Some(true) {
+            broken.push(format!("{path}: no [lints] workspace = true"));
+        }
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(table) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
+            for (name, value) in table {
+                let inherited = value.get("workspace").and_then(toml::Value::as_bool) == Some(true);
+                // Fewer features than the workspace's cannot be inherited (cargo, "Inheriting a dependency"); the version still must be.
+                let same = version(value).is_some() && version(value) == workspace.get(name).and_then(version);
+                if !inherited && !same {
+                    broken.push(format!("{path}: [{section}] {name} has a version of its own"));
+                }
+            }
+        }
+    }
+    none(&broken, "Versions and lints are set once, in the root Cargo.toml, so that no crate is built twice:");
+}
+
+#[test]
+fn the_protocol_does_no_io() {
+    let mut broken = Vec::new();
+    for dependency in names(&manifest("crates/muster-proto/Cargo.toml"), "dependencies") {
+        if !["bytes", "serde", "serde_json", "thiserror"].contains(&dependency.as_str()) {
+            broken.push(format!("crates/muster-proto/Cargo.toml: {dependency}"));
+        }
+    }
+    none(&broken, "muster-proto stands on serde, bytes and thiserror alone:");
+    pure(&files("crates/muster-proto/src", ".rs"), 8);
+}
+
+/// Parts of the programs that decide and do nothing else: a file, or the folder beside it.
+/// Time, bytes and random numbers come in as arguments.
+const PURE: &[&str] = &["src/policy.rs", "crates/muster-hub/src/rights.rs"];
+
+#[test]
+fn decisions_are_pure() {
+    for part in PURE {
+        let folder = format!("{}/", part.trim_end_matches(".rs"));
+        let found: Vec<_> = rust_files().into_iter().filter(|(path, _)| path == part || path.starts_with(&folder)).collect();
+        pure(&found, 1);
+    }
+}
+
+#[track_caller]
+fn pure(files: &[(String, String)], at_least: usize) {
+    const FOREIGN: [&str; 14] = [
+        "tokio",
+        "std::fs",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::net::ToSocketAddrs",
+        "std::os::unix::net",
+        "std::process",
+        "std::thread",
+        "std::env::var",
+        "std::io::stdin",
+        "SystemTime::now",
+        "Instant::now",
+        "println!",
+        "rand::",
+    ];
+    assert!(files.len() >= at_least, "only {} files looked at: the rule is broken", files.len());
+    let mut broken = Vec::new();
+    for (path, text) in files {
+        for (number, line) in code_lines(product_part(path, text)) {
+            for foreign in FOREIGN {
+                if line.contains(foreign) {
+                    broken.push(format!("{path}:{number}: {foreign}"));
+                }
+            }
+        }
+    }
+    none(&broken, "Pure code knows no runtime, file, socket, process or clock; what it needs comes in as an argument:");
+}
+
+#[test]
+fn mqtt_and_sessions_do_not_import_each_other() {
+    let mut broken = Vec::new();
+    for (part, other) in [("mqtt", "session"), ("session", "mqtt")] {
+        let file = format!("src/{part}.rs");
+        let folder = format!("src/{part}/");
+        let mut looked_at = 0;
+        for (path, text) in files("src", ".rs").iter().filter(|(path, _)| *path == file || path.starts_with(&folder)) {
+            looked_at += 1;
+            for (number, line) in code_lines(text) {
+                let imports = [format!("crate::{other}::"), format!("crate::{other};"), format!("crate::{{{other}")];
+                if imports.iter().any(|import| line.contains(import.as_str())) {
+                    broken.push(format!("{path}:{number}: {}", line.trim()));
+                }
+            }
+        }
+        assert!(looked_at > 0, "no file of src/{part} found");
+    }
+    none(&broken, "In the daemon, `mqtt` and `session` never import each other; `daemon` carries orders from one to the other:");
+}
+
+#[test]
+fn files_begin_with_their_purpose_and_stay_short() {
+    let mut broken = Vec::new();
+    for (path, text) in rust_files() {
+        if !text.starts_with("//! ") {
+            broken.push(format!("{path}: does not begin with `//! ` and what it is"));
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            broken.push(format!("{path}: {lines} lines, more than {LINES_MAX}"));
+        }
+        if path.ends_with("/mod.rs") {
+            broken.push(format!("{path}: foo.rs stands beside foo/, there is no mod.rs"));
+        }
+        let name = Path::new(&path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if ["utils", "util", "common", "helpers", "misc", "manager", "base"].contains(&name.as_str()) {
+            broken.push(format!("{path}: a name that says nothing; use a noun of the field"));
+        }
+    }
+    none(&broken, "Files are short, named by what they hold, and say first what they are for:");
+}
+
+#[test]
+fn tests_neither_sleep_nor_hide() {
+    let mut broken = Vec::new();
+    let mut looked_at = 0;
+    for (path, text) in rust_files() {
+        let (before, part) = test_part(&path, &text);
+        // Under tokio's paused clock a sleep takes no time and is exact.
+        let virtual_time = part.contains("start_paused");
+        for (number, line) in code_lines(part) {
+            looked_at += 1;
+            let sleeps = line.contains("thread::sleep") || (!virtual_time && line.contains("time::sleep("));
+            if sleeps && !path.ends_with("tidy.rs") {
+                broken.push(format!("{path}:{}: sleeps", before + number));
+            }
+            if line.trim_start().starts_with(concat!("#[", "ignore")) {
+                broken.push(format!("{path}:{}: ignored", before + number));
+            }
+        }
+    }
+    assert!(looked_at > 500, "only {looked_at} lines of tests seen");
+    none(&broken, "A test waits for a condition with a deadline, and every test runs:");
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    // Written in two parts, so that this file passes its own rule.
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX"), concat!("todo", "!("), concat!("unimple", "mented!(")];
+    let mut broken = Vec::new();
+    for (path, text) in rust_files() {
+        for (index, line) in text.lines().enumerate() {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                broken.push(format!("{path}:{}: {}", index + 1, line.trim()));
+            }
+        }
+    }
+    none(&broken, "Work that is left belongs on the tracker, not in the code:");
+}
+
+#[test]
+fn nothing_names_the_machine_it_was_made_on() {
+    let marks = [concat!("/wo", "rk/"), concat!("/root/", ".cargo"), concat!("/home/", "user")];
+    let mut texts = rust_files();
+    for dir in ["docs", "scripts", "config", "systemd", "packaging", ".ci", "crates"] {
+        texts.extend(files(dir, ""));
+    }
+    for file in ["README.md", "CHANGELOG.md", "Makefile", "Cargo.toml", "deny.toml", "clippy.toml"] {
+        texts.push((file.to_owned(), fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))));
+    }
+    let mut broken = Vec::new();
+    for (path, text) in texts {
+        for (index, line) in text.lines().enumerate() {
+            if marks.iter().any(|mark| line.contains(mark)) {
+                broken.push(format!("{path}:{}: {}", index + 1, line.trim()));
+            }
+        }
+    }
+    none(&broken, "No path of one machine stands in the repository:");
+}
+
+#[test]
+fn one_tls_library_in_rust() {
+    let lock: toml::Table = fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock").parse().expect("Cargo.lock is TOML");
+    let packages = lock["package"].as_array().expect("packages");
+    assert!(packages.len() > 50, "only {} packages in Cargo.lock", packages.len());
+    let banned = ["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys", "reqwest", "ureq"];
+    let broken: Vec<String> = packages
+        .iter()
+        .filter_map(|package| package["name"].as_str())
+        .filter(|name| banned.contains(name))
+        .map(str::to_owned)
+        .collect();
+    none(&broken, "TLS is rustls with ring, static and the same on every target; deny.toml says why:");
+}
+
+#[test]
+fn the_protocol_page_was_read_with_the_protocol() {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    for (path, text) in files("crates/muster-proto/src", ".rs") {
+        let inside = path.strip_prefix("crates/muster-proto/src/").expect("below src").to_owned();
+        lines.push((inside, sha256(text.as_bytes())));
+    }
+    assert!(lines.len() >= 8, "only {} files of the protocol found", lines.len());
+    lines.sort();
+    let joined: String = lines.iter().map(|(path, hash)| format!("{hash}  {path}\n")).collect();
+    let now = sha256(joined.as_bytes());
+    let page = fs::read_to_string(root().join("docs/protocol.md")).expect("docs/protocol.md");
+    let told = page.lines().find_map(|line| line.strip_prefix("Protocol source: `")).and_then(|rest| rest.split('`').next());
+    assert_eq!(
+        told,
+        Some(now.as_str()),
+        "the protocol's source has changed since docs/protocol.md was last read: read the page, mend it, then run `scripts/protocol-hash --write`"
+    );
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn links_in_the_documents_lead_somewhere() {
+    let mut pages = files("docs", ".md");
+    for page in ["README.md", "CHANGELOG.md"] {
+        pages.push((page.to_owned(), fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))));
+    }
+    let (mut broken, mut looked_at) = (Vec::new(), 0);
+    for (path, text) in &pages {
+        let folder = root().join(path).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if link.contains("://") || file.is_empty() {
+                continue;
+            }
+            looked_at += 1;
+            if !folder.join(file).exists() {
+                broken.push(format!("{path}: {link}"));
+            }
+        }
+    }
+    assert!(looked_at > 0, "no link looked at");
+    none(&broken, "Links in the documents lead to files that are there:");
+}
