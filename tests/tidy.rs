@@ -323,12 +323,8 @@ fn one_tls_library_in_rust() {
     let packages = lock["package"].as_array().expect("packages");
     assert!(packages.len() > 50, "only {} packages in Cargo.lock", packages.len());
     let banned = ["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys", "reqwest", "ureq"];
-    let broken: Vec<String> = packages
-        .iter()
-        .filter_map(|package| package["name"].as_str())
-        .filter(|name| banned.contains(name))
-        .map(str::to_owned)
-        .collect();
+    let broken: Vec<String> =
+        packages.iter().filter_map(|package| package["name"].as_str()).filter(|name| banned.contains(name)).map(str::to_owned).collect();
     none(&broken, "TLS is rustls with ring, static and the same on every target; deny.toml says why:");
 }
 
