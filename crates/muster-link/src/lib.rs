@@ -7,3 +7,4 @@
 pub mod dial;
 pub mod http;
 pub mod tls;
+pub mod websocket;
