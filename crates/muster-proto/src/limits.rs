@@ -52,6 +52,11 @@ pub const SESSION_ORDER_EXPIRY: Duration = Duration::from_secs(30);
 pub const SESSION_ANSWER: Duration = Duration::from_secs(10);
 /// How long the relay, and each end, keep a session whose leg dropped.
 pub const SESSION_GRACE: Duration = Duration::from_secs(120);
+/// A leg that brought nothing for this time is asked by a ping: under the half minute
+/// after which the strictest mobile networks forget a quiet connection.
+pub const SESSION_PING_AFTER: Duration = Duration::from_secs(20);
+/// A leg that brings nothing for this time after a ping is dead, and is dialled anew.
+pub const SESSION_PONG_WITHIN: Duration = Duration::from_secs(15);
 /// Largest data payload in one binary session message, in bytes, without the 4-byte stream id.
 pub const DATA_MAX: usize = 65_536;
 /// Largest session control message, in bytes.

@@ -1,0 +1,139 @@
+//! How much may be in flight: about twice bandwidth x round trip, so that the line is full and no queue stands in it.
+//!
+//! Bandwidth is the most that acknowledgements have shown within some round trips, the round trip the least seen on this leg.
+//! Twice, because acknowledgements come in steps of 64 KiB and the line must not run dry meanwhile.
+//! Time comes in as an argument; nothing here knows a message's content.
+
+use std::time::Duration;
+
+/// Never less in flight before the line is known, nor on a fast one: four full messages, one in each stage of two hops.
+pub(super) const FLIGHT_FIRST: usize = 256 * 1024;
+/// Never less in flight on a slow line, where 256 KiB would be a queue that a keystroke feels.
+pub(super) const FLIGHT_MIN: usize = 64 * 1024;
+/// Never more in flight: the bound on what an end keeps for a resumption.
+pub(super) const FLIGHT_MAX: usize = 4 * 1024 * 1024;
+/// The floor holds what the line takes in about 16 ms.
+const FLOOR_SHARE: u64 = 64;
+/// The least round trip is measured anew after this time, or a slower path would be mistaken for a queue for ever.
+const RTT_STALE: u64 = 10_000_000_000;
+/// Shortest time for which a bandwidth counts.
+const BANDWIDTH_WINDOW: u64 = 500_000_000;
+
+/// What is remembered of a message when it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Nanoseconds.
+    sent: u64,
+    /// What had been delivered by then.
+    delivered: u64,
+    /// The application had less to send than the line takes: the sample says little about the line.
+    slack: bool,
+}
+
+/// Estimator of one direction on one leg.
+#[derive(Debug)]
+pub(super) struct Pace {
+    delivered: u64,
+    /// Nanoseconds.
+    rtt_min: Option<u64>,
+    rtt_min_at: u64,
+    /// Bytes per second: the best of this window, and of the one before.
+    bandwidth: [u64; 2],
+    window_ends: u64,
+    probe: Probe,
+    limit: usize,
+}
+
+/// The measuring of the round trip without our own queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    No,
+    /// Sending little, until the queue has drained.
+    Draining,
+    /// Messages sent since then show the line's own round trip.
+    Since(u64),
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { delivered: 0, rtt_min: None, rtt_min_at: 0, bandwidth: [0; 2], window_ends: 0, probe: Probe::No, limit: FLIGHT_FIRST }
+    }
+}
+
+impl Pace {
+    /// Bytes that may be in flight.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The least round trip seen on this leg.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt_min.map(Duration::from_nanos)
+    }
+
+    /// A message is sent while `flight` bytes are under way.
+    pub(super) fn sent(&self, flight: usize, now: Duration) -> Stamp {
+        Stamp { sent: nanos(now), delivered: self.delivered, slack: flight + FLIGHT_MIN < self.limit }
+    }
+
+    /// `bytes` were acknowledged, the newest of them with this stamp; `flight` bytes are still under way.
+    pub(super) fn acknowledged(&mut self, newest: Stamp, bytes: usize, flight: usize, now: Duration) {
+        let now = nanos(now);
+        self.delivered += bytes as u64;
+        let rtt = now.saturating_sub(newest.sent).max(1);
+        let rate = (u128::from(self.delivered.saturating_sub(newest.delivered)) * 1_000_000_000 / u128::from(rtt)) as u64;
+        self.note_rtt(rtt, newest, flight, now);
+        self.note_rate(rate, newest.slack, now);
+        self.limit = self.compute();
+    }
+
+    fn note_rtt(&mut self, rtt: u64, newest: Stamp, flight: usize, now: u64) {
+        if self.rtt_min.is_none_or(|least| rtt <= least) {
+            self.rtt_min = Some(rtt);
+            self.rtt_min_at = now;
+            self.probe = Probe::No;
+            return;
+        }
+        match self.probe {
+            Probe::No if now.saturating_sub(self.rtt_min_at) > RTT_STALE => self.probe = Probe::Draining,
+            Probe::Draining if flight <= FLIGHT_MIN => self.probe = Probe::Since(now),
+            Probe::Since(since) if newest.sent >= since => {
+                self.rtt_min = Some(rtt);
+                self.rtt_min_at = now;
+                self.probe = Probe::No;
+            }
+            _ => {}
+        }
+    }
+
+    fn note_rate(&mut self, rate: u64, slack: bool, now: u64) {
+        // A flow with little to say does not show what the line could carry: it neither lowers nor ages the estimate.
+        if slack && rate <= self.bandwidth() {
+            return;
+        }
+        if now >= self.window_ends {
+            self.bandwidth = [rate, self.bandwidth[0]];
+            self.window_ends = now + (self.rtt_min.unwrap_or(0) * 8).max(BANDWIDTH_WINDOW);
+        } else {
+            self.bandwidth[0] = self.bandwidth[0].max(rate);
+        }
+    }
+
+    fn bandwidth(&self) -> u64 {
+        self.bandwidth[0].max(self.bandwidth[1])
+    }
+
+    fn compute(&self) -> usize {
+        if self.probe != Probe::No {
+            return FLIGHT_MIN;
+        }
+        let bandwidth = self.bandwidth();
+        let held = 2 * u128::from(bandwidth) * u128::from(self.rtt_min.unwrap_or(0)) / 1_000_000_000;
+        let floor = usize::try_from(bandwidth / FLOOR_SHARE).unwrap_or(usize::MAX).clamp(FLIGHT_MIN, FLIGHT_FIRST);
+        usize::try_from(held).unwrap_or(usize::MAX).clamp(floor, FLIGHT_MAX)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

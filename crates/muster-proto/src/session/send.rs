@@ -1,0 +1,238 @@
+//! What goes next: control messages first, then terminals, then streams that were idle, then the others in turns.
+//!
+//! Streams wait in three lists. A stream that had nothing to send begins in `fresh` and has one turn there, ahead of
+//! the bulk: so a keystroke in a forwarded connection does not wait behind a file. When its turn is used up, or it
+//! runs dry, it goes to the end of `bulk`, where it has to be reached once before it counts as fresh again; else a
+//! stream that stops and starts would always be ahead. After four turns ahead of the others, one of the others goes.
+//! All steps take constant time, however many streams there are.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::message::Control;
+use super::stream::{Class, Eof, Place, QUEUE_LOW, State, Stream};
+use super::{Event, Outgoing, Phase, Session};
+use crate::id::StreamId;
+use crate::limits::{DATA_MAX, TURN};
+
+/// What a message counts at least in its turn, so that many small ones do not make a turn endless.
+const TURN_COST_MIN: usize = TURN / 16;
+/// What terminals and fresh streams may send before one of the others has a turn.
+const EXPRESS_MAX: usize = 4 * TURN;
+/// What terminals and fresh streams may have in flight beyond the pace: they do not wait for a file's acknowledgements.
+const EXPRESS_ROOM: usize = 64 * 1024;
+
+/// The scheduler's lists. They may name streams that are gone; whoever comes to one skips it.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    terminals: VecDeque<StreamId>,
+    fresh: VecDeque<StreamId>,
+    bulk: VecDeque<StreamId>,
+    /// Streams that stand in a list and are not gone.
+    waiting: usize,
+    /// Cost of what went ahead of the others since the last of them had a turn.
+    express: usize,
+    /// Who is next when terminals let the others through.
+    bulk_was_last: bool,
+    /// Streams whose peer is to be given credit.
+    credits: VecDeque<StreamId>,
+}
+
+impl Turns {
+    /// The stream's peer is to be given credit.
+    pub(super) fn credit(&mut self, stream: StreamId) {
+        self.credits.push_back(stream);
+    }
+
+    /// A stream in this place is gone.
+    pub(super) fn left(&mut self, place: Place) {
+        if place != Place::Idle {
+            self.waiting -= 1;
+        }
+    }
+
+    fn list(&mut self, place: Place) -> &mut VecDeque<StreamId> {
+        match place {
+            Place::Terminals => &mut self.terminals,
+            Place::Fresh => &mut self.fresh,
+            Place::Bulk | Place::Idle => &mut self.bulk,
+        }
+    }
+
+    /// The list whose turn it is; `bulk` tells whether the line has room for it.
+    fn choose(&self, bulk: bool) -> Option<Place> {
+        let (bulk, fresh) = (bulk && !self.bulk.is_empty(), !self.fresh.is_empty());
+        if self.express >= EXPRESS_MAX && (bulk || fresh) {
+            let fresh_now = fresh && (self.bulk_was_last || !bulk);
+            return Some(if fresh_now { Place::Fresh } else { Place::Bulk });
+        }
+        if !self.terminals.is_empty() {
+            Some(Place::Terminals)
+        } else if fresh {
+            Some(Place::Fresh)
+        } else {
+            bulk.then_some(Place::Bulk)
+        }
+    }
+
+    /// A stream of this place sent something.
+    fn served(&mut self, place: Place, cost: usize) {
+        if place == Place::Bulk || self.express >= EXPRESS_MAX {
+            self.express = 0;
+            self.bulk_was_last = place == Place::Bulk;
+        } else {
+            self.express += cost;
+        }
+    }
+}
+
+impl Session {
+    /// The next message for the leg, if there is one and the line has room. Ask again after each; send in this order.
+    pub fn poll_transmit(&mut self, now: Duration) -> Option<Outgoing> {
+        self.now = now;
+        if !self.leg.is_up() {
+            return None;
+        }
+        if let Some(hello) = self.poll_hello() {
+            self.arrived.told();
+            return Some(Outgoing::Control(hello.encode()));
+        }
+        if !self.leg.is_established() {
+            return None;
+        }
+        if let Some(received) = self.arrived.take_ack(now) {
+            return Some(Outgoing::Control(Control::Ack { received }.encode()));
+        }
+        if self.phase == Phase::Closed {
+            return None;
+        }
+        if let Some(control) = self.leg.poll() {
+            return Some(Outgoing::Control(control.encode()));
+        }
+        if let Some(again) = self.flight.resend(now) {
+            return Some(again);
+        }
+        if let Some(text) = self.controls.pop_front() {
+            return Some(self.flight.keep(Outgoing::Control(text), now));
+        }
+        if let Some(credit) = self.next_credit() {
+            return Some(self.flight.keep(Outgoing::Control(credit.encode()), now));
+        }
+        self.next_data()
+    }
+
+    fn next_credit(&mut self) -> Option<Control> {
+        while let Some(id) = self.turns.credits.pop_front() {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            stream.credit_listed = false;
+            if stream.peer_eof {
+                continue;
+            }
+            let rtt = self.flight.pace().rtt().unwrap_or_default();
+            let bytes = stream.take_credit(self.now, rtt, &mut self.growth);
+            return Some(Control::Credit { stream: id, bytes });
+        }
+        None
+    }
+
+    fn next_data(&mut self) -> Option<Outgoing> {
+        loop {
+            if !self.flight.has_room(EXPRESS_ROOM) {
+                return None;
+            }
+            let place = self.turns.choose(self.flight.has_room(0))?;
+            let id = *self.turns.list(place).front()?;
+            let Some(stream) = self.streams.get_mut(&id) else {
+                self.turns.list(place).pop_front();
+                continue;
+            };
+            if !stream.is_sendable() {
+                stream.place = Place::Idle;
+                stream.spent = 0;
+                self.turns.list(place).pop_front();
+                self.turns.waiting -= 1;
+                continue;
+            }
+            let most = if self.turns.waiting == 1 { DATA_MAX } else { TURN };
+            let message = take(stream, id, most);
+            let cost = match &message {
+                Outgoing::Data { payload, .. } => payload.len(),
+                Outgoing::Control(_) => 0,
+            };
+            self.queued -= cost;
+            self.advance(id, place, cost.max(TURN_COST_MIN));
+            return Some(self.flight.keep(message, self.now));
+        }
+    }
+
+    /// Moves a stream on after it has sent something: it stays, goes to the end of a list, or leaves.
+    fn advance(&mut self, id: StreamId, place: Place, cost: usize) {
+        self.turns.served(place, cost);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.spent += cost;
+        let sendable = stream.is_sendable();
+        if !sendable || stream.spent >= TURN {
+            stream.spent = 0;
+            self.turns.list(place).pop_front();
+            if sendable || place == Place::Fresh {
+                let next = if place == Place::Terminals { place } else { Place::Bulk };
+                stream.place = next;
+                self.turns.list(next).push_back(id);
+            } else {
+                stream.place = Place::Idle;
+                self.turns.waiting -= 1;
+            }
+        }
+        if stream.eof == Eof::Sent && stream.peer_eof {
+            self.forget(id);
+        } else {
+            self.tell_writable(id);
+        }
+    }
+
+    /// Puts a stream into the scheduler's lists if it has something to send and is in none.
+    pub(super) fn make_ready(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.place != Place::Idle || !stream.is_sendable() {
+            return;
+        }
+        stream.place = if stream.class == Class::Terminal { Place::Terminals } else { Place::Fresh };
+        self.turns.list(stream.place).push_back(id);
+        self.turns.waiting += 1;
+    }
+
+    /// Tells the application that a stream has room again, if it waits for that.
+    pub(super) fn tell_writable(&mut self, id: StreamId) {
+        let room = self.room();
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.hungry && stream.state != State::Asked && stream.queued <= (room / 2).max(QUEUE_LOW) && stream.writable(room) > 0 {
+            stream.hungry = false;
+            self.events.push_back(Event::Writable { stream: id });
+        }
+    }
+}
+
+/// Takes a stream's next message, at most `most` bytes of data.
+fn take(stream: &mut Stream, id: StreamId, most: usize) -> Outgoing {
+    let Some(next) = stream.queue.front_mut() else {
+        return Outgoing::Control(match stream.exit.take() {
+            Some(exit) => Control::Exit { stream: id, code: exit.0, signal: exit.1 }.encode(),
+            None => {
+                stream.eof = Eof::Sent;
+                Control::Eof { stream: id }.encode()
+            }
+        });
+    };
+    let most = if stream.class == Class::Datagrams { DATA_MAX } else { most.min(stream.credit as usize) };
+    let payload = if next.len() > most { next.split_to(most) } else { std::mem::take(next) };
+    if next.is_empty() {
+        stream.queue.pop_front();
+    }
+    if stream.queue.is_empty() && stream.queue.capacity() > 64 {
+        stream.queue = VecDeque::new();
+    }
+    stream.queued -= payload.len();
+    // At most `DATA_MAX`, and at most the credit.
+    stream.credit -= payload.len() as u32;
+    Outgoing::Data { stream: id, payload }
+}
