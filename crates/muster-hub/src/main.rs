@@ -1,1 +1,3 @@
+//! `muster-hub`: the command line of the hub.
+
 fn main() {}

@@ -1,0 +1,5 @@
+//! The HTTP API under `/v1`.
+
+mod problem;
+
+pub use problem::{ApiError, ApiResult};

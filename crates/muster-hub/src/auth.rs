@@ -1,0 +1,233 @@
+//! Who asks: a person with a personal access token, or a device with the key of its certificate.
+//!
+//! Here it is decided who somebody is; what they may do is decided in `rights`.
+//! Public fields (serial, uid, organization) prove nothing here.
+
+use std::net::IpAddr;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use muster_proto::Millis;
+use muster_proto::api::Admission;
+use muster_proto::id::{DeviceUid, OrgId};
+use muster_proto::problem::{Code, Problem};
+use muster_proto::token::{InvalidToken, Token, TokenKind};
+use rustls_pki_types::CertificateDer;
+use serde_json::json;
+use subtle::ConstantTimeEq as _;
+
+use crate::api::ApiError;
+use crate::audit::Entry;
+use crate::ca::PeerName;
+use crate::clock;
+use crate::peer::{PeerCertificate, RemoteAddr};
+use crate::random;
+use crate::state::AppState;
+use crate::store::devices::{self, DeviceRow, Key, KeyState};
+use crate::store::{Store, tokens};
+
+/// A token's last use is noted to this precision: reading a list must not write each time.
+const USED_PRECISION: Millis = 60 * clock::SECOND;
+/// A copied key that hammers the hub raises one alarm in this time.
+const ALARM_EVERY: Millis = 3600 * clock::SECOND;
+
+/// A person, proved by a personal access token.
+#[derive(Debug, Clone)]
+pub struct Person {
+    /// The account.
+    pub account: i64,
+    /// Its e-mail.
+    pub email: String,
+    /// Its display name.
+    pub name: String,
+    /// The public name of the token that was used.
+    pub token: String,
+    /// From where.
+    pub from: Option<IpAddr>,
+}
+
+/// An admitted device, proved by the key of its certificate.
+#[derive(Debug, Clone)]
+pub struct DevicePeer {
+    /// Its uid.
+    pub uid: DeviceUid,
+    /// Whose it is.
+    pub org: OrgId,
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its public key.
+    pub key: [u8; 32],
+}
+
+/// A device that the hub knows by its current key, admitted or not.
+#[derive(Debug, Clone)]
+pub struct KnownDevice {
+    /// The device.
+    pub device: DeviceRow,
+    /// SHA-256 of its public key.
+    pub key: [u8; 32],
+}
+
+/// The address of a request.
+pub fn address(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<RemoteAddr>().map(|remote| remote.0.ip().to_canonical())
+}
+
+/// Checks a personal access token as it stands in a request.
+///
+/// # Errors
+/// One sentence: missing, damaged, of another hub, unknown, ended.
+pub async fn person(state: &AppState, bearer: Option<&str>, from: Option<IpAddr>) -> Result<Person, ApiError> {
+    let refuse = |why: &str| ApiError::new(Code::Unauthenticated, why);
+    let bearer = bearer.ok_or_else(|| refuse("this needs a personal access token: log in with `muster login`, or set MUSTER_TOKEN"))?;
+    let token = Token::parse(bearer, TokenKind::Personal).map_err(|error| match error {
+        InvalidToken::Kind { .. } => refuse("this is an enrolment token; people need a personal access token (mp1...)"),
+        error => refuse(&error.to_string()),
+    })?;
+    if token.pin != state.ca.pin() {
+        return Err(refuse("this token is of another hub; log in to this one with `muster login`"));
+    }
+    let unknown = || refuse("this token is not known here, or was withdrawn; log in again with `muster login`");
+    let id = token.id.clone();
+    let held = state.store.read(move |db| tokens::held(db, &id)).await?.ok_or_else(unknown)?;
+    if !bool::from(random::sha256(token.secret.as_bytes()).as_slice().ct_eq(&held.digest)) {
+        return Err(unknown());
+    }
+    let now = clock::now();
+    if held.expires_at <= now {
+        return Err(ApiError::new(Code::Expired, "this token has expired; log in again with `muster login`"));
+    }
+    if held.used_at.is_none_or(|used| now - used >= USED_PRECISION) {
+        let id = token.id.clone();
+        state.store.write(move |tx| tokens::touch(tx, &id, now)).await?;
+    }
+    Ok(Person { account: held.account, email: held.email, name: held.name, token: token.id, from })
+}
+
+/// Which device a verified certificate speaks for, whatever its admission.
+///
+/// A key that was replaced, renewed away or deleted raises the clone alarm: an audit event of its organization.
+///
+/// # Errors
+/// One sentence that the device prints.
+pub async fn identify(store: &Store, certificate: &CertificateDer<'_>, from: Option<IpAddr>) -> Result<KnownDevice, ApiError> {
+    let refuse = |why: &str| ApiError::new(Code::Unauthenticated, why);
+    let name = PeerName::read(certificate).map_err(refuse)?;
+    let uid: DeviceUid =
+        name.common_name.parse().map_err(|_| refuse("this certificate is not a device's: its common name is no device uid"))?;
+    let digest = name.key;
+    let by_uid = uid.clone();
+    let (key, device) = store.read(move |db| Ok((devices::key(db, &digest)?, devices::by_uid(db, &by_uid)?))).await?;
+    let key = key
+        .filter(|key| key.uid == uid)
+        .ok_or_else(|| refuse("the hub does not know this device's key; enrol again with a new token: musterd enrol URL TOKEN"))?;
+    if key.state == KeyState::Retired {
+        return Err(alarm(store, &uid, digest, key, from).await);
+    }
+    let device = device.ok_or_else(|| refuse("this device is no longer listed; enrol it again with a new token"))?;
+    if key.state == KeyState::Next {
+        let org = device.org.clone();
+        store.write(move |tx| devices::make_current(tx, &uid, &org, &digest, "renewed", clock::now())).await?;
+    }
+    Ok(KnownDevice { device, key: digest })
+}
+
+/// Which admitted device a verified certificate speaks for.
+///
+/// # Errors
+/// As [`identify`], and when the device is pending, rejected or revoked.
+pub async fn authenticate(store: &Store, certificate: &CertificateDer<'_>, from: Option<IpAddr>) -> Result<DevicePeer, ApiError> {
+    let KnownDevice { device, key } = identify(store, certificate, from).await?;
+    match admission_problem(&device) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(DevicePeer { uid: device.uid, org: device.org, name: device.name, key }),
+    }
+}
+
+/// Why a device may not do anything yet, or any more. `None` if admitted.
+pub fn admission_problem(device: &DeviceRow) -> Option<Problem> {
+    let because = device.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    match device.admission {
+        Admission::Admitted => None,
+        Admission::Pending => Some(Problem::new(
+            Code::DevicePending,
+            "this device waits to be admitted: an owner says `muster device admit` for its pairing code",
+        )),
+        Admission::Rejected => Some(Problem::new(
+            Code::DeviceRejected,
+            format!("this device was rejected by an owner of {}{because}; ask them to admit it", device.org),
+        )),
+        Admission::Revoked => Some(Problem::new(
+            Code::DeviceRevoked,
+            format!("this device was revoked by an owner of {}{because}; ask them to admit it again", device.org),
+        )),
+    }
+}
+
+async fn alarm(store: &Store, uid: &DeviceUid, digest: [u8; 32], key: Key, from: Option<IpAddr>) -> ApiError {
+    let reason = key.reason.as_deref().unwrap_or("replaced").to_owned();
+    let now = clock::now();
+    if key.alarm_at.is_none_or(|last| now - last >= ALARM_EVERY) {
+        tracing::warn!(%uid, ?from, reason, "a key that was retired is used again: there may be a copy of the device");
+        let mut entry = Entry::of_device(uid, &key.org, "device.clone_alarm").with(json!({
+            "key": random::to_hex(&digest),
+            "retired": reason.clone(),
+            "message": "a key that was retired is used again: a copy of the device, or the old unit, is still running",
+        }));
+        entry.from = from;
+        let noted = store
+            .write(move |tx| {
+                // Another connection of the copy may have been faster.
+                if devices::key(tx, &digest)?.is_some_and(|key| key.alarm_at.is_some_and(|last| now - last < ALARM_EVERY)) {
+                    return Ok(());
+                }
+                entry.record(tx, Code::DeviceRevoked.as_str())?;
+                devices::note_alarm(tx, &digest, now)
+            })
+            .await;
+        if let Err(error) = noted {
+            tracing::error!(%error, %uid, "the alarm could not be recorded");
+        }
+    }
+    let why = match reason.as_str() {
+        "deleted" => "this device was deleted from the list; enrol it again with a new key: remove key.pem from its state directory",
+        "renewed" => "this key was replaced by a newer one of the same device; if that was not this machine, there is a copy of it",
+        _ => "another key took this device's place (`muster device replace`); this one is dead and its use was reported",
+    };
+    ApiError::new(Code::DeviceRevoked, why)
+}
+
+fn bearer(parts: &Parts) -> Option<&str> {
+    let (scheme, token) = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+impl FromRequestParts<AppState> for Person {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        person(state, bearer(parts), address(parts)).await
+    }
+}
+
+fn certificate(parts: &Parts) -> Result<CertificateDer<'static>, ApiError> {
+    parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.clone()).ok_or_else(|| {
+        ApiError::new(Code::Unauthenticated, "this needs the device's client certificate; enrol first: musterd enrol URL TOKEN")
+    })
+}
+
+impl FromRequestParts<AppState> for DevicePeer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        authenticate(&state.store, &certificate(parts)?, address(parts)).await
+    }
+}
+
+impl FromRequestParts<AppState> for KnownDevice {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        identify(&state.store, &certificate(parts)?, address(parts)).await
+    }
+}

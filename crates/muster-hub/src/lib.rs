@@ -1,0 +1,17 @@
+//! The organization side of Muster: people, projects, devices; certificate authority; MQTT; relay; HTTP API.
+//!
+//! A library, so that the tests run a whole hub in-process on port 0; `main.rs` is only its command line.
+//! It knows `muster-proto` and the transport parts of `muster-link`, and nothing of the daemon or the `muster` command line.
+
+pub mod api;
+pub mod audit;
+pub mod auth;
+pub mod ca;
+pub mod clock;
+pub mod config;
+pub mod metrics;
+pub mod peer;
+pub mod random;
+pub mod state;
+pub mod store;
+pub mod tls;

@@ -1,0 +1,74 @@
+//! Random bytes of the system, for ids, secrets and pairing codes, and the digests under which secrets are stored.
+//!
+//! Secrets here are random and long, so one SHA-256 protects them at rest; passwords go through argon2id in `accounts`.
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// Draws `N` random bytes.
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // The system's generator fails only where there is no getrandom(2); nothing can run safely then.
+    SystemRandom::new().fill(&mut bytes).expect("the system's random generator works");
+    bytes
+}
+
+/// `len` bytes as lower-case hexadecimal digits.
+pub fn hex<const N: usize>() -> String {
+    to_hex(&bytes::<N>())
+}
+
+/// Lower-case hexadecimal digits.
+pub fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// `ABCD-2345`: eight characters of an alphabet without 0, 1, I, L, O and U, so that it can be read out on the telephone.
+pub fn pairing_code() -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHJKMNPQRSTVWXYZ23456789";
+    // 240 is the largest multiple of 30 in a byte: bytes from there on would favour the first letters.
+    let mut code = String::with_capacity(9);
+    while code.len() < 9 {
+        for byte in bytes::<16>() {
+            if code.len() == 4 {
+                code.push('-');
+            }
+            if byte < 240 && code.len() < 9 {
+                code.push(char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
+            }
+        }
+    }
+    code
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairing_codes_have_their_form() {
+        for _ in 0..200 {
+            let code = pairing_code();
+            assert_eq!(code.len(), 9, "{code}");
+            assert_eq!(code.as_bytes()[4], b'-', "{code}");
+            assert!(code.bytes().all(|byte| b"ABCDEFGHJKMNPQRSTVWXYZ23456789-".contains(&byte)), "{code}");
+        }
+        assert_ne!(pairing_code(), pairing_code());
+    }
+
+    #[test]
+    fn hexadecimal() {
+        assert_eq!(to_hex(&[0, 15, 255]), "000fff");
+        assert_eq!(hex::<16>().len(), 32);
+    }
+}
