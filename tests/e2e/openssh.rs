@@ -1,0 +1,134 @@
+//! OpenSSH through the hub: `ssh`, `scp`, `rsync`, `ssh -L` against a real sshd that listens on the device's loopback only.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
+
+use crate::device::Device;
+use crate::lab::{Lab, SOON, fails, free_port, ok};
+use crate::process::Process;
+use crate::programs;
+use crate::sshd::Sshd;
+use crate::traffic::{echo_server, random, random_file, sha256_file};
+use crate::wait::eventually;
+
+/// Bytes of the file that is copied both ways.
+const FILE: usize = 200 * 1024 * 1024;
+
+/// An OpenSSH program of the system in the owner's environment, with `muster` on the PATH as a person has it.
+fn plain(lab: &Lab, program: &str) -> Command {
+    let path = format!("{}:{}", programs::muster().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let mut command = lab.marked(&programs::system(program));
+    command.envs(lab.variables()).env("PATH", path).stdin(Stdio::null());
+    command
+}
+
+/// The name under which the block lists the device.
+fn host_of(block: &str) -> String {
+    let line = block.lines().find(|line| line.starts_with("Host ")).unwrap_or_else(|| panic!("no Host line in {block}"));
+    line.split_whitespace().nth(1).expect("a name").to_owned()
+}
+
+#[test]
+fn muster_ssh_runs_a_command_and_passes_its_exit_code() {
+    let lab = Lab::new();
+    let _device = Device::online(&lab, "robot-1");
+    let sshd = Sshd::start(&lab);
+    let port = sshd.port.to_string();
+    let options = sshd.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let ssh = |command: &[&str]| lab.muster(&[&["ssh", "--port", &port, "robot-1"], &options[..], command].concat());
+
+    let output = ok(&mut ssh(&["echo", "hello from", "$((6*7))"]));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello from 42\n");
+    fails(&mut ssh(&["exit", "23"]), 23);
+    // Standard input goes through, to its end.
+    let bytes = random(300_000);
+    let mut cat = ssh(&["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = cat.stdin.take().unwrap();
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    let mut back = Vec::new();
+    cat.stdout.take().unwrap().read_to_end(&mut back).unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(cat.wait().unwrap().success());
+    assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+}
+
+#[test]
+fn scp_and_rsync_carry_200_mb_both_ways_unchanged() {
+    let lab = Lab::new();
+    let _device = Device::online(&lab, "robot-1");
+    let sshd = Sshd::start(&lab);
+    let block = lab.run(&["ssh-config", "robot-1"]);
+    let (host, config, port) = (host_of(&block), sshd.client_config(&block), sshd.port.to_string());
+    let (here, there, again) = (lab.folder().join("here"), lab.folder().join("there"), lab.folder().join("again"));
+    let hash = random_file(&here, FILE);
+
+    // scp: to the device, and back from it.
+    ok(plain(&lab, "scp").arg("-F").arg(&config).args(["-q", "-P", &port]).arg(&here).arg(format!("{host}:{}", there.display())));
+    assert_eq!(sha256_file(&there), hash, "scp to the device");
+    ok(plain(&lab, "scp").arg("-F").arg(&config).args(["-q", "-P", &port]).arg(format!("{host}:{}", there.display())).arg(&again));
+    assert_eq!(sha256_file(&again), hash, "scp from the device");
+
+    // rsync over the same ssh: a changed file arrives changed, and only what changed travels.
+    let mut text = fs::read(&here).unwrap();
+    text[FILE / 2..FILE / 2 + 1000].copy_from_slice(&random(1000));
+    fs::write(&here, &text).unwrap();
+    let changed = sha256_file(&here);
+    let shell = format!("ssh -F {} -p {port}", config.display());
+    let mut rsync = plain(&lab, "rsync");
+    rsync.args(["--stats", "--no-whole-file", "--inplace", "-e", &shell]);
+    let output = ok(rsync.arg(&here).arg(format!("{host}:{}", there.display())));
+    assert_eq!(sha256_file(&there), changed, "rsync to the device");
+    let stats = String::from_utf8_lossy(&output.stdout).into_owned();
+    let literal = stats.lines().find_map(|line| line.strip_prefix("Literal data: ")).unwrap_or_else(|| panic!("{stats}"));
+    let literal: usize = literal.split(' ').next().unwrap().replace(',', "").parse().unwrap();
+    assert!(literal < FILE / 10, "rsync sent {literal} bytes for a change of 1000");
+}
+
+#[test]
+fn ssh_forwards_a_port() {
+    let lab = Lab::new();
+    let _device = Device::online(&lab, "robot-1");
+    let sshd = Sshd::start(&lab);
+    let block = lab.run(&["ssh-config", "robot-1"]);
+    let host = host_of(&block);
+    let (far, near) = (echo_server(), free_port());
+    let mut ssh = plain(&lab, "ssh");
+    ssh.arg("-F").arg(sshd.client_config(&block)).args([
+        "-p",
+        &sshd.port.to_string(),
+        "-N",
+        "-L",
+        &format!("127.0.0.1:{near}:{far}"),
+        "-o",
+        "ExitOnForwardFailure=yes",
+        &host,
+    ]);
+    let mut ssh = Process::start("ssh-L", lab.folder(), ssh);
+    let mut connection = eventually("ssh -L listens", SOON, || {
+        ssh.assert_alive();
+        TcpStream::connect(("127.0.0.1", near)).ok()
+    });
+    let bytes = random(2_000_000);
+    let mut writer = connection.try_clone().unwrap();
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::new();
+    connection.read_to_end(&mut back).unwrap();
+    writer.join().unwrap();
+    assert!(back == bytes, "{} of {} bytes came back", back.len(), bytes.len());
+}
+
+#[test]
+fn a_port_outside_the_devices_policy_is_refused_with_its_reason() {
+    let lab = Lab::new();
+    let _device = Device::online(&lab, "robot-1");
+    let told = fails(&mut lab.muster(&["proxy", "robot-1", "22", "--host", "192.0.2.7"]), 3);
+    assert!(told.contains("policy") && told.contains("192.0.2.7"), "{told}");
+}

@@ -1,0 +1,52 @@
+//! Revoking: the device's link and its live sessions end within a second, and nothing of it works any more.
+
+use std::time::{Duration, Instant};
+
+use crate::device::Device;
+use crate::lab::{Lab, SOON, fails};
+use crate::process::Process;
+use crate::wait::throughout;
+
+#[test]
+fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
+    let lab = Lab::new();
+    let mut device = Device::online(&lab, "robot-1");
+    let _bystander = Device::online(&lab, "robot-2");
+    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", "echo here; exec sleep 300"]));
+    shell.says("here", SOON);
+
+    lab.run(&["device", "revoke", "robot-1", "--reason", "sold"]);
+    let revoked = Instant::now();
+    let status = shell.ended(Duration::from_secs(1));
+    assert!(!status.success());
+    let told = shell.log();
+    assert!(told.contains("revoked"), "the person at the shell is told why: {told}");
+    let left = Duration::from_secs(1).saturating_sub(revoked.elapsed()).max(Duration::from_millis(300));
+    let row = lab.row_becomes("robot-1", "offline", left, |row| row["presence"] == "offline");
+    assert_eq!(row["admission"], "revoked");
+
+    // The worker and what ran in it are gone as well.
+    crate::wait::eventually("nothing of the session is left", SOON, || (lab.processes_with("sleep 300") == 0).then_some(()));
+    // It stays out, the daemon says why, and others are not touched.
+    throughout("it stays out", Duration::from_secs(4), || lab.device_row("robot-1").unwrap()["presence"] == "offline");
+    assert!(device.daemon().log().contains("revoked"), "{}", device.daemon().log());
+    assert_eq!(lab.device_row("robot-2").unwrap()["presence"], "online");
+    let told = fails(&mut lab.muster(&["shell", "robot-1", "--", "true"]), 3);
+    assert!(told.contains("revoked"), "{told}");
+}
+
+#[test]
+fn ending_a_session_ends_it_at_both_ends() {
+    let lab = Lab::new();
+    let _device = Device::online(&lab, "robot-1");
+    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", "echo here; exec sleep 301"]));
+    shell.says("here", SOON);
+    let sessions = crate::lab::rows(lab.json(&["sessions"]));
+    let open: Vec<_> = sessions.iter().filter(|session| session["state"] == "open").collect();
+    assert_eq!(open.len(), 1, "{sessions:#?}");
+    assert_eq!((&open[0]["device_name"], &open[0]["user"]), (&"robot-1".into(), &crate::lab::OWNER.into()));
+    let answer = lab.api("DELETE", &format!("/v1/orgs/acme/sessions/{}", open[0]["id"].as_str().unwrap()), None);
+    assert!(answer.status < 300, "{answer:?}");
+    assert!(!shell.ended(Duration::from_secs(3)).success());
+    crate::wait::eventually("nothing of the session is left", SOON, || (lab.processes_with("sleep 301") == 0).then_some(()));
+}
