@@ -1,0 +1,168 @@
+//! The spool against restarts, torn files, full and missing disks.
+
+use super::*;
+
+const BOOT: &str = "0123456789abcdef";
+const LATER: &str = "fedcba9876543210";
+
+fn sample(seq: u64) -> Sample {
+    Sample { seq, t: 1_795_000_000_000 + seq as i64 * 10_000, values: vec![("cpu".into(), Some(seq as f64)), ("mem".into(), Some(1e9))] }
+}
+
+fn open(dir: &Path, boot: &str) -> Spool {
+    Spool::open(dir.join("spool"), 1 << 20, boot.into())
+}
+
+/// Takes everything out, as a hub that acknowledges at once.
+fn drain(spool: &mut Spool) -> Vec<(String, u64)> {
+    let mut out = Vec::new();
+    while let Some(batch) = spool.peek(60) {
+        out.extend(batch.samples.iter().map(|sample| (batch.boot.clone(), sample.seq)));
+        spool.delivered(&batch);
+    }
+    out
+}
+
+fn seqs(boot: &str, range: std::ops::Range<u64>) -> Vec<(String, u64)> {
+    range.map(|seq| (boot.to_owned(), seq)).collect()
+}
+
+#[test]
+fn delivered_once_and_in_order_over_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..100 {
+        spool.push(sample(seq));
+    }
+    let first = spool.peek(30).unwrap();
+    assert_eq!(spool.peek(30).unwrap(), first, "peeking takes nothing out");
+    spool.delivered(&first);
+    assert_eq!(spool.waiting(), 70);
+    // SIGKILL: no farewell, the file is as it is.
+    drop(spool);
+
+    let mut spool = open(dir.path(), LATER);
+    assert_eq!(spool.waiting(), 70);
+    for seq in 0..5 {
+        spool.push(sample(seq));
+    }
+    let mut want = seqs(BOOT, 30..100);
+    want.extend(seqs(LATER, 0..5));
+    assert_eq!(drain(&mut spool), want);
+    assert_eq!(spool.waiting(), 0);
+    drop(spool);
+
+    let mut spool = open(dir.path(), BOOT);
+    assert_eq!(drain(&mut spool), []);
+}
+
+#[test]
+fn values_and_times_are_kept_over_a_change_of_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    let other = Sample { seq: 1, t: 5, values: vec![("battery".into(), None), ("cpu".into(), Some(0.25))] };
+    spool.push(sample(0));
+    spool.push(other.clone());
+    spool.push(sample(2));
+    let first = spool.peek(1).unwrap();
+    assert_eq!(first.samples, [sample(0)]);
+    spool.delivered(&first);
+    drop(spool);
+    let mut spool = open(dir.path(), LATER);
+    assert_eq!(spool.peek(10).unwrap().samples, [other, sample(2)]);
+}
+
+#[test]
+fn a_torn_tail_costs_one_sample_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..10 {
+        spool.push(sample(seq));
+    }
+    let path = spool.path(1);
+    let len = std::fs::metadata(&path).unwrap().len();
+    drop(spool);
+    File::options().write(true).open(&path).unwrap().set_len(len - 3).unwrap();
+    let mut spool = open(dir.path(), LATER);
+    spool.push(sample(0));
+    let mut want = seqs(BOOT, 0..9);
+    want.extend(seqs(LATER, 0..1));
+    assert_eq!(drain(&mut spool), want);
+}
+
+#[test]
+fn the_oldest_go_first_and_are_counted_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let max = 64 * 1024;
+    let mut spool = Spool::open(dir.path().join("spool"), max, BOOT.into());
+    for seq in 0..5000 {
+        spool.push(sample(seq));
+    }
+    let on_disk: u64 = std::fs::read_dir(dir.path().join("spool")).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert!(on_disk <= max, "{on_disk}");
+    drop(spool);
+    let mut spool = Spool::open(dir.path().join("spool"), max, LATER.into());
+    let batch = spool.peek(10).unwrap();
+    let dropped = batch.dropped;
+    assert!(dropped > 3000, "{dropped}");
+    let lost = batch.samples[0].seq;
+    assert_eq!(lost, dropped, "every loss is told");
+    spool.delivered(&batch);
+    let next = spool.peek(10).unwrap();
+    assert_eq!(next.dropped, 0, "told once");
+    assert_eq!(next.samples[0].seq, lost + 10);
+    assert_eq!(drain(&mut spool).last(), Some(&(BOOT.to_owned(), 4999)));
+}
+
+#[test]
+fn without_a_disk_samples_wait_in_memory_and_move_to_the_disk_when_it_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    // A file stands where the directory should be: every write fails, for root too.
+    std::fs::write(dir.path().join("spool"), "").unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..(MEMORY_MAX as u64 + 10) {
+        spool.push(sample(seq));
+    }
+    assert!(spool.fault().unwrap().contains("cannot write the spool"), "{:?}", spool.fault());
+    assert_eq!(spool.waiting(), MEMORY_MAX as u64);
+    let batch = spool.peek(5).unwrap();
+    assert_eq!((batch.dropped, batch.samples[0].seq), (10, 10));
+    spool.delivered(&batch);
+
+    std::fs::remove_file(dir.path().join("spool")).unwrap();
+    spool.push(sample(MEMORY_MAX as u64 + 10));
+    assert_eq!(spool.fault(), None);
+    drop(spool);
+    let mut spool = open(dir.path(), LATER);
+    assert_eq!(drain(&mut spool), seqs(BOOT, 15..MEMORY_MAX as u64 + 11));
+}
+
+#[test]
+fn a_quiet_spool_stays_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(dir.path().join("spool"), 1 << 20, BOOT.into());
+    for seq in 0..20_000 {
+        spool.push(sample(seq));
+        if seq % 6 == 5 {
+            // Two batches where a new segment began between them.
+            assert_eq!(drain(&mut spool), seqs(BOOT, seq - 5..seq + 1));
+        }
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_damaged_segment_does_not_hold_up_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..10 {
+        spool.push(sample(seq));
+    }
+    let path = spool.path(1);
+    // Damaged while we run: the count in memory says ten, the file does not agree.
+    std::fs::write(&path, b"garbage").unwrap();
+    assert_eq!(spool.peek(60), None);
+    spool.push(sample(10));
+    let batch = spool.peek(60).unwrap();
+    assert_eq!((batch.dropped, batch.samples[0].seq), (10, 10));
+}
