@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The upper end for a file; about 400 is what we aim at.
 const LINES_MAX: usize = 600;
+/// Longer ones, with the reason.
+const LONG: &[(&str, &str)] = &[("crates/muster-proto/src/api.rs", "every body of the HTTP API, one documented field per line, no logic")];
 /// Folders that hold Rust of ours.
 const RUST_DIRS: [&str; 4] = ["src", "crates", "tests", "benches"];
 
@@ -170,6 +172,9 @@ fn the_protocol_does_no_io() {
     pure(&files("crates/muster-proto/src", ".rs"), 8);
 }
 
+/// The thin shells beside pure parts: they read the file, and hand the text on.
+const SHELLS: &[&str] = &["src/policy/file.rs"];
+
 /// Parts of the programs that decide and do nothing else: a file, or the folder beside it.
 /// Time, bytes and random numbers come in as arguments.
 const PURE: &[&str] = &["src/policy.rs", "crates/muster-hub/src/rights.rs"];
@@ -178,7 +183,10 @@ const PURE: &[&str] = &["src/policy.rs", "crates/muster-hub/src/rights.rs"];
 fn decisions_are_pure() {
     for part in PURE {
         let folder = format!("{}/", part.trim_end_matches(".rs"));
-        let found: Vec<_> = rust_files().into_iter().filter(|(path, _)| path == part || path.starts_with(&folder)).collect();
+        let found: Vec<_> = rust_files()
+            .into_iter()
+            .filter(|(path, _)| (path == part || path.starts_with(&folder)) && !SHELLS.contains(&path.as_str()))
+            .collect();
         pure(&found, 1);
     }
 }
@@ -244,7 +252,7 @@ fn files_begin_with_their_purpose_and_stay_short() {
             broken.push(format!("{path}: does not begin with `//! ` and what it is"));
         }
         let lines = text.lines().count();
-        if lines > LINES_MAX {
+        if lines > LINES_MAX && !LONG.iter().any(|(long, _)| *long == path) {
             broken.push(format!("{path}: {lines} lines, more than {LINES_MAX}"));
         }
         if path.ends_with("/mod.rs") {
