@@ -5,6 +5,20 @@
 //! This crate reads no configuration and no environment, prints nothing, and decides nothing about rights.
 
 pub mod dial;
+pub mod driver;
 pub mod http;
 pub mod tls;
 pub mod websocket;
+
+#[cfg(test)]
+mod test_hub;
+
+/// Raises this process's bound on open files as far as the system lets it: each forwarded connection needs one.
+/// Returns the bound that now holds, if the system tells it.
+pub fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // A refusal leaves the old bound, which still works for fewer.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    getrlimit(Resource::Nofile).current
+}
