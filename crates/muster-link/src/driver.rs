@@ -172,11 +172,7 @@ impl<A: Application> Driver<A> {
         loop {
             let now = self.handle.now();
             self.check_time(now);
-            let more = match &mut self.leg {
-                Leg::Up(_) => self.receive(now, cx),
-                Leg::Dialling(_) | Leg::Waiting(_) => self.connect(now, cx),
-                Leg::Gone => false,
-            };
+            let more = self.receive(now, cx);
             self.hand_out();
             let flushed = self.transmit(now, cx);
             // What was sent made room on streams.
@@ -184,7 +180,8 @@ impl<A: Application> Driver<A> {
             if let Some(end) = self.ended(flushed, now) {
                 return Poll::Ready(end);
             }
-            if self.arm(cx) {
+            // After all that may have lost the leg: this is what waits for the next one.
+            if self.arm(cx) || self.connect(now, cx) {
                 continue;
             }
             if more {

@@ -307,7 +307,10 @@ fn a_refused_resumption_ends_the_session_with_the_hubs_sentence() {
         condition("they meet", || ends.notes.borrow().established == 1).await;
         ends.relay.refuse(410);
         ends.relay.cut();
+        // An idle session notices at once, not at its next ping.
+        let began = Instant::now();
         let ended = ends.running.await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!((ended.code.as_str(), ended.message.as_str()), ("session_ended", "the session is over"));
     });
 }
