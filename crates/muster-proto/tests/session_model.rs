@@ -227,7 +227,9 @@ impl World {
 
     fn pick(&mut self, who: usize) -> Option<StreamId> {
         let live: Vec<StreamId> = self.ends[who].uses.iter().filter(|(_, used)| !used.gone).map(|(id, _)| *id).collect();
-        if live.is_empty() { None } else { Some(live[self.random.below(live.len())]) }
+        // One stream more often than the others, so that windows and queues do fill up.
+        let choices = if self.random.chance(60) { 1 } else { live.len() };
+        live.get(self.random.below(choices)).copied()
     }
 
     fn open(&mut self, who: usize) {
@@ -289,7 +291,7 @@ impl World {
                     self.send(who, stream);
                 }
             }
-            80..=90 => {
+            80..=86 => {
                 if let Some(stream) = self.pick(who) {
                     let used = self.ends[who].uses.get_mut(&stream).unwrap();
                     let bytes = self.random.below(used.held + 1);
@@ -297,14 +299,14 @@ impl World {
                     self.ends[who].session.consumed(stream, bytes);
                 }
             }
-            91..=93 => self.answer_late(who),
-            94 => {
+            87..=89 => self.answer_late(who),
+            90 => {
                 if let Some(stream) = self.pick(who) {
                     self.ends[who].uses.get_mut(&stream).unwrap().finished = true;
                     self.ends[who].session.finish(stream);
                 }
             }
-            95 => {
+            91 => {
                 if let Some(stream) = self.pick(who)
                     && self.random.chance(30)
                 {

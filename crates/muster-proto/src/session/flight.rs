@@ -12,7 +12,7 @@ use super::pace::{Pace, Stamp};
 /// What a message costs beside its bytes: its place in the queue, so that many small messages are bounded as well.
 const OVERHEAD: usize = 64;
 /// Control messages, queued or kept, with which a peer that does not acknowledge is given up:
-/// eight for each of the most streams, which an honest peer never reaches, as it acknowledges every 64.
+/// eight for each of the most streams, which an honest peer never reaches, as it acknowledges every 32.
 pub(super) const CONTROLS_MAX: usize = 32 * 1024;
 /// The same in bytes.
 pub(super) const CONTROL_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -1,18 +1,22 @@
-//! How much may be in flight: about twice bandwidth x round trip, so that the line is full and no queue stands in it.
+//! How much may be in flight: one and a half times bandwidth x round trip, so that the line is full and no queue stands in it.
 //!
 //! Bandwidth is the most that acknowledgements have shown within some round trips, the round trip the least seen on this leg.
-//! Twice, because acknowledgements come in steps of 64 KiB and the line must not run dry meanwhile.
+//! Half as much again, because acknowledgements come in steps and the line must not run dry meanwhile.
 //! Time comes in as an argument; nothing here knows a message's content.
 
 use std::time::Duration;
 
+use crate::limits::{DATA_MAX, TURN};
+
 /// Never less in flight before the line is known, nor on a fast one: four full messages, one in each stage of two hops.
 pub(super) const FLIGHT_FIRST: usize = 256 * 1024;
 /// Never less in flight on a slow line, where 256 KiB would be a queue that a keystroke feels.
-pub(super) const FLIGHT_MIN: usize = 64 * 1024;
+pub(super) const FLIGHT_MIN: usize = 32 * 1024;
 /// Never more in flight: the bound on what an end keeps for a resumption.
 pub(super) const FLIGHT_MAX: usize = 4 * 1024 * 1024;
-/// The floor holds what the line takes in about 16 ms.
+/// Three halves: enough to find a line's speed within some round trips, and half the queue that twice would make.
+const GAIN: (u128, u128) = (3, 2);
+/// What the line takes in about 16 ms: the floor of what is in flight, and the most that one message may occupy it.
 const FLOOR_SHARE: u64 = 64;
 /// The least round trip is measured anew after this time, or a slower path would be mistaken for a queue for ever.
 const RTT_STALE: u64 = 10_000_000_000;
@@ -66,6 +70,12 @@ impl Pace {
         self.limit
     }
 
+    /// The most that one message may hold while nobody else waits: on a slow line a keystroke comes behind it.
+    pub(super) fn message_max(&self) -> usize {
+        let bandwidth = self.bandwidth();
+        if bandwidth == 0 || bandwidth / FLOOR_SHARE >= DATA_MAX as u64 { DATA_MAX } else { TURN }
+    }
+
     /// The least round trip seen on this leg.
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt_min.map(Duration::from_nanos)
@@ -73,7 +83,7 @@ impl Pace {
 
     /// A message is sent while `flight` bytes are under way.
     pub(super) fn sent(&self, flight: usize, now: Duration) -> Stamp {
-        Stamp { sent: nanos(now), delivered: self.delivered, slack: flight + FLIGHT_MIN < self.limit }
+        Stamp { sent: nanos(now), delivered: self.delivered, slack: flight < self.limit / 2 }
     }
 
     /// `bytes` were acknowledged, the newest of them with this stamp; `flight` bytes are still under way.
@@ -128,7 +138,7 @@ impl Pace {
             return FLIGHT_MIN;
         }
         let bandwidth = self.bandwidth();
-        let held = 2 * u128::from(bandwidth) * u128::from(self.rtt_min.unwrap_or(0)) / 1_000_000_000;
+        let held = GAIN.0 * u128::from(bandwidth) * u128::from(self.rtt_min.unwrap_or(0)) / (GAIN.1 * 1_000_000_000);
         let floor = usize::try_from(bandwidth / FLOOR_SHARE).unwrap_or(usize::MAX).clamp(FLIGHT_MIN, FLIGHT_FIRST);
         usize::try_from(held).unwrap_or(usize::MAX).clamp(floor, FLIGHT_MAX)
     }

@@ -9,17 +9,19 @@ use bytes::{Buf, Bytes};
 
 use super::flight::{CONTROL_BYTES_MAX, CONTROLS_MAX};
 use super::message::{Control, OpenTarget, Target};
+use super::pace::FLIGHT_MIN;
 use super::stream::{Eof, State, Stream};
 use super::{Event, Phase, ProtocolError, Session, Side, code};
 use crate::id::StreamId;
 use crate::limits::{DATA_MAX, STREAMS_MAX, WINDOW_MAX};
 
-/// Bytes after which an acknowledgement goes at once: the sender's bound on what is in flight counts on it.
-const ACK_BYTES: usize = 64 * 1024;
+/// Bytes after which an acknowledgement goes at once: not above the sender's least bound on what is in flight,
+/// or it would wait for `ACK_DELAY` again and again.
+const ACK_BYTES: usize = FLIGHT_MIN;
 /// Messages after which an acknowledgement goes at once: many small ones are kept by the sender too.
-const ACK_MESSAGES: u32 = 64;
+const ACK_MESSAGES: u32 = 32;
 /// Longest time without an acknowledgement for what arrived.
-const ACK_DELAY: Duration = Duration::from_millis(40);
+const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// The received direction of a session.
 #[derive(Debug, Default)]

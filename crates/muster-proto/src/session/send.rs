@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::flight::Flight;
 use super::message::Control;
 use super::stream::{Class, Eof, Place, QUEUE_LOW, State, Stream};
 use super::{Event, Outgoing, Phase, Session};
@@ -19,8 +20,10 @@ use crate::limits::{DATA_MAX, TURN};
 const TURN_COST_MIN: usize = TURN / 16;
 /// What terminals and fresh streams may send before one of the others has a turn.
 const EXPRESS_MAX: usize = 4 * TURN;
-/// What terminals and fresh streams may have in flight beyond the pace: they do not wait for a file's acknowledgements.
-const EXPRESS_ROOM: usize = 64 * 1024;
+/// What may be in flight beyond the pace for fresh streams: they do not wait for a file's acknowledgements.
+const FRESH_ROOM: usize = 2 * TURN;
+/// The same for terminals, which do not wait for a crowd of fresh streams either.
+const TERMINAL_ROOM: usize = 2 * FRESH_ROOM;
 
 /// The scheduler's lists. They may name streams that are gone; whoever comes to one skips it.
 #[derive(Debug, Default)]
@@ -59,14 +62,15 @@ impl Turns {
         }
     }
 
-    /// The list whose turn it is; `bulk` tells whether the line has room for it.
-    fn choose(&self, bulk: bool) -> Option<Place> {
-        let (bulk, fresh) = (bulk && !self.bulk.is_empty(), !self.fresh.is_empty());
+    /// The list whose turn it is, of those for which the line has room.
+    fn choose(&self, flight: &Flight) -> Option<Place> {
+        let bulk = !self.bulk.is_empty() && flight.has_room(0);
+        let fresh = !self.fresh.is_empty() && flight.has_room(FRESH_ROOM);
         if self.express >= EXPRESS_MAX && (bulk || fresh) {
             let fresh_now = fresh && (self.bulk_was_last || !bulk);
             return Some(if fresh_now { Place::Fresh } else { Place::Bulk });
         }
-        if !self.terminals.is_empty() {
+        if !self.terminals.is_empty() && flight.has_room(TERMINAL_ROOM) {
             Some(Place::Terminals)
         } else if fresh {
             Some(Place::Fresh)
@@ -137,10 +141,7 @@ impl Session {
 
     fn next_data(&mut self) -> Option<Outgoing> {
         loop {
-            if !self.flight.has_room(EXPRESS_ROOM) {
-                return None;
-            }
-            let place = self.turns.choose(self.flight.has_room(0))?;
+            let place = self.turns.choose(&self.flight)?;
             let id = *self.turns.list(place).front()?;
             let Some(stream) = self.streams.get_mut(&id) else {
                 self.turns.list(place).pop_front();
@@ -153,7 +154,7 @@ impl Session {
                 self.turns.waiting -= 1;
                 continue;
             }
-            let most = if self.turns.waiting == 1 { DATA_MAX } else { TURN };
+            let most = if self.turns.waiting == 1 { self.flight.pace().message_max() } else { TURN };
             let message = take(stream, id, most);
             let cost = match &message {
                 Outgoing::Data { payload, .. } => payload.len(),
