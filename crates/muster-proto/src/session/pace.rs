@@ -117,8 +117,8 @@ impl Pace {
     }
 
     fn note_rate(&mut self, rate: u64, slack: bool, now: u64) {
-        // A flow with little to say does not show what the line could carry: it neither lowers nor ages the estimate.
-        if slack && rate <= self.bandwidth() {
+        // A flow with little to say does not show what the line could carry: it can raise an estimate, no more.
+        if slack && (rate <= self.bandwidth() || self.bandwidth() == 0) {
             return;
         }
         if now >= self.window_ends {
