@@ -138,6 +138,9 @@ impl Pace {
             return FLIGHT_MIN;
         }
         let bandwidth = self.bandwidth();
+        if bandwidth == 0 {
+            return FLIGHT_FIRST;
+        }
         let held = GAIN.0 * u128::from(bandwidth) * u128::from(self.rtt_min.unwrap_or(0)) / (GAIN.1 * 1_000_000_000);
         let floor = usize::try_from(bandwidth / FLOOR_SHARE).unwrap_or(usize::MAX).clamp(FLIGHT_MIN, FLIGHT_FIRST);
         usize::try_from(held).unwrap_or(usize::MAX).clamp(floor, FLIGHT_MAX)
