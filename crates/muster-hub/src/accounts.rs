@@ -1,0 +1,190 @@
+//! Passwords and logins: argon2id, off the async threads, and a bound on guessing.
+//!
+//! An unknown account costs the same time as a known one with a wrong password, and both read the same.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::Argon2;
+use muster_proto::Millis;
+use tokio::sync::Semaphore;
+
+use crate::clock::SECOND;
+
+/// Shortest password.
+pub const PASSWORD_MIN: usize = 10;
+/// Longest password, in bytes: argon2 would take any, and so would somebody who wants to keep it busy.
+pub const PASSWORD_MAX: usize = 1024;
+/// Longest e-mail, in bytes (RFC 5321, 4.5.3.1.3).
+pub const EMAIL_MAX: usize = 254;
+/// Password checks at once: each takes 19 MiB and tens of milliseconds.
+static CHECKS: Semaphore = Semaphore::const_new(2);
+
+/// Checks the form of an e-mail and gives it in lower case.
+///
+/// # Errors
+/// One sentence.
+pub fn parse_email(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let ok = text.len() <= EMAIL_MAX
+        && text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "/\\\"<>,;".contains(c));
+    if ok { Ok(text.to_lowercase()) } else { Err(format!("{:?} is not an e-mail address", text.chars().take(80).collect::<String>())) }
+}
+
+/// Checks a new password's length.
+///
+/// # Errors
+/// One sentence.
+pub fn check_new_password(password: &str) -> Result<(), String> {
+    if password.chars().count() < PASSWORD_MIN {
+        return Err(format!("a password has at least {PASSWORD_MIN} characters"));
+    }
+    if password.len() > PASSWORD_MAX {
+        return Err(format!("a password has at most {PASSWORD_MAX} bytes"));
+    }
+    Ok(())
+}
+
+/// Hashes a password: argon2id in PHC form. Slow on purpose: never on an async thread.
+pub fn hash(password: &str) -> String {
+    // With the default parameters it fails only for passwords of 4 GiB.
+    Argon2::default().hash_password(password.as_bytes()).expect("passwords are bounded").to_string()
+}
+
+/// Whether a password is the one of a hash. `None`, for an account that does not exist, takes as long.
+pub async fn verify(password: String, hashed: Option<String>) -> bool {
+    let Ok(_permit) = CHECKS.acquire().await else { return false };
+    tokio::task::spawn_blocking(move || verify_now(&password, hashed.as_deref())).await.unwrap_or(false)
+}
+
+fn verify_now(password: &str, hashed: Option<&str>) -> bool {
+    static NOBODY: OnceLock<String> = OnceLock::new();
+    let nobody = NOBODY.get_or_init(|| hash("nobody has this password"));
+    let Ok(parsed) = PasswordHash::new(hashed.unwrap_or(nobody)) else { return false };
+    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok() && hashed.is_some()
+}
+
+/// Attempts before somebody has to wait, for one account from one address.
+const PAIR_BURST: u32 = 5;
+/// The same for one address over all accounts, and for one account over all addresses.
+const ONE_BURST: u32 = 30;
+/// One more attempt is allowed after this time.
+const REFILL: Millis = 12 * SECOND;
+/// Most entries kept; the oldest go first, which frees a guesser only after thousands of other addresses.
+const ENTRIES: usize = 30_000;
+
+/// Bounds the guessing of passwords: a bucket per account and address, one per account, one per address.
+#[derive(Debug, Default)]
+pub struct LoginLimit(Mutex<HashMap<Key, Bucket>>);
+
+type Key = (Option<String>, Option<IpAddr>);
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    /// When it is full again.
+    full_at: Millis,
+}
+
+impl LoginLimit {
+    /// Takes one attempt, or says how many seconds to wait.
+    ///
+    /// # Errors
+    /// The seconds until the next attempt.
+    pub fn attempt(&self, email: &str, from: Option<IpAddr>, now: Millis) -> Result<(), u32> {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= ENTRIES {
+            evict(&mut buckets, now);
+        }
+        let keys = [
+            ((Some(email.to_owned()), from), PAIR_BURST),
+            ((Some(email.to_owned()), None), ONE_BURST),
+            ((None, from), ONE_BURST),
+        ];
+        let used = |full_at: Millis| (full_at - now).max(0);
+        let mut wait = 0;
+        for (key, burst) in &keys {
+            let used = buckets.get(key).map_or(0, |bucket| used(bucket.full_at));
+            wait = wait.max(used - (i64::from(*burst) - 1) * REFILL);
+        }
+        if wait > 0 {
+            return Err(u32::try_from(wait / SECOND + 1).unwrap_or(u32::MAX));
+        }
+        for (key, _) in keys {
+            let bucket = buckets.entry(key).or_insert(Bucket { full_at: now });
+            bucket.full_at = bucket.full_at.max(now) + REFILL;
+        }
+        Ok(())
+    }
+
+    /// The password was right: what this account used up from this address is forgotten.
+    pub fn succeeded(&self, email: &str, from: Option<IpAddr>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(Some(email.to_owned()), from));
+    }
+}
+
+fn evict(buckets: &mut HashMap<Key, Bucket>, now: Millis) {
+    buckets.retain(|_, bucket| bucket.full_at > now);
+    if buckets.len() >= ENTRIES {
+        let mut ends: Vec<Millis> = buckets.values().map(|bucket| bucket.full_at).collect();
+        let (_, middle, _) = ends.select_nth_unstable(ENTRIES / 2);
+        let middle = *middle;
+        buckets.retain(|_, bucket| bucket.full_at > middle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_checked() {
+        let hashed = hash("correct horse battery");
+        assert!(hashed.starts_with("$argon2id$"), "{hashed}");
+        assert!(verify_now("correct horse battery", Some(&hashed)));
+        assert!(!verify_now("wrong", Some(&hashed)));
+        assert!(!verify_now("nobody has this password", None));
+        assert!(check_new_password("short").is_err() && check_new_password(&"x".repeat(2000)).is_err());
+    }
+
+    #[test]
+    fn emails() {
+        assert_eq!(parse_email(" Ada@Example.COM "), Ok("ada@example.com".into()));
+        for bad in ["", "ada", "@x", "a@", "a b@c", "a@b@c", "a/b@c", &format!("{}@x", "a".repeat(300))] {
+            assert!(parse_email(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn guessing_is_bounded_and_comes_back_with_time() {
+        let limit = LoginLimit::default();
+        let here: Option<IpAddr> = Some([10, 0, 0, 1].into());
+        for attempt in 0..5 {
+            assert_eq!(limit.attempt("a@x", here, 1000), Ok(()), "{attempt}");
+        }
+        let wait = limit.attempt("a@x", here, 1000).unwrap_err();
+        assert!((12..=13).contains(&wait), "{wait}");
+        // Another account from here and the same account from elsewhere are free, up to their own bounds.
+        assert_eq!(limit.attempt("b@x", here, 1000), Ok(()));
+        assert_eq!(limit.attempt("a@x", Some([10, 0, 0, 2].into()), 1000), Ok(()));
+        assert_eq!(limit.attempt("a@x", here, 1000 + i64::from(wait) * SECOND), Ok(()));
+        limit.succeeded("a@x", here);
+        assert_eq!(limit.attempt("a@x", here, 1000), Ok(()));
+    }
+
+    #[test]
+    fn many_addresses_and_many_accounts_are_bounded_too() {
+        let limit = LoginLimit::default();
+        let refused = (0..100u8).filter(|n| limit.attempt("a@x", Some([10, 0, 1, *n].into()), 0).is_err()).count();
+        assert_eq!(refused, 70);
+        let refused = (0..100).filter(|n| limit.attempt(&format!("{n}@x"), Some([10, 0, 2, 1].into()), 0).is_err()).count();
+        assert_eq!(refused, 70);
+        for n in 0..200_000u32 {
+            let _ = limit.attempt("z@x", Some(std::net::Ipv4Addr::from(n).into()), 0);
+        }
+        assert!(limit.0.lock().unwrap().len() <= ENTRIES + 3);
+    }
+}

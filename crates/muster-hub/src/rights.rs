@@ -1,0 +1,247 @@
+//! Who may do what: the one table, `role x action`, where it is decided.
+//!
+//! Pure: roles go in, yes or no comes out. `docs/permissions.md` is generated from it, and a test holds the page to it.
+//! An action asks for a least role in the organization, or a least role in a project; having either is enough.
+
+use muster_proto::api::{OrgRole, ProjectRole, Visibility};
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident: $text:literal, org $org:ident, project $project:ident;)*) => {
+        /// Everything that somebody may be allowed to do.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Action { $($(#[$doc])* $name,)* }
+
+        impl Action {
+            /// All of them, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// As the documentation and refusals call it.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The least roles, of which one is needed.
+            pub fn least(self) -> Least {
+                match self { $(Self::$name => Least { org: actions!(@org $org), project: actions!(@project $project) },)* }
+            }
+        }
+    };
+    (@org nobody) => { None };
+    (@org $role:ident) => { Some(OrgRole::$role) };
+    (@project nobody) => { None };
+    (@project $role:ident) => { Some(ProjectRole::$role) };
+}
+
+actions! {
+    /// Rows of the device list; a collaborator sees those of the own projects.
+    SeeDevices: "see the organization's devices (a collaborator: those of the own projects)", org Viewer, project View;
+    /// Tokens with which devices are admitted at once.
+    MakeAutoToken: "make or withdraw an enrolment token that admits by itself", org Owner, project nobody;
+    /// Tokens with which devices wait for an owner.
+    MakeManualToken: "list enrolment tokens; make or withdraw one that leaves devices pending", org Member, project nobody;
+    /// Admit, reject, revoke, replace.
+    DecideDevice: "admit, reject, revoke, replace a device", org Owner, project nobody;
+    /// Name and fields.
+    EditDevice: "edit a device's name and fields", org Member, project nobody;
+    /// Into and out of a project.
+    AssignDevice: "put a device into a project, or take it out", org Member, project Maintain;
+    /// Off the list, for one that belonged.
+    DeleteDevice: "delete a device", org Owner, project nobody;
+    /// Off the list, for one that never belonged.
+    DeleteUnadmitted: "delete a device that was never admitted", org Member, project nobody;
+    /// Members and settings.
+    ManageOrg: "change members, settings, limits", org Owner, project nobody;
+    /// Members, to look at.
+    SeeMembers: "see the organization's members", org Viewer, project nobody;
+    /// The audit log.
+    ReadAudit: "read the audit log", org Owner, project nobody;
+    /// A project that is not there yet.
+    CreateProject: "make a project", org Member, project nobody;
+    /// Settings, visibility, archive.
+    ManageProject: "project settings, visibility, archive", org Owner, project Admin;
+    /// Participants and collaborators.
+    ManageParticipants: "change a project's participants", org Owner, project Maintain;
+    /// Participants, to look at.
+    SeeProject: "see a project and its participants", org Owner, project View;
+    /// Run commands, copy to the device.
+    Operate: "run commands on a device, copy files to it", org nobody, project Operate;
+    /// Terminal, ssh, forward, copy from the device.
+    Connect: "open a terminal, ssh, a forward; copy files from the device", org nobody, project Connect;
+    /// Usage, presence, sessions.
+    ViewDevice: "see a device's details, usage, history, sessions", org Owner, project View;
+    /// One sample per second for a while.
+    WatchDevice: "ask a device for one sample per second for a while", org Owner, project View;
+}
+
+/// The least roles for an action, of which one is needed. `None`: no role of that kind is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Least {
+    /// In the organization.
+    pub org: Option<OrgRole>,
+    /// In a project that it concerns.
+    pub project: Option<ProjectRole>,
+}
+
+/// Whether somebody with these roles may do it.
+pub fn allows(action: Action, org: Option<OrgRole>, project: Option<ProjectRole>) -> bool {
+    let least = action.least();
+    let enough = least.org.is_some_and(|least| org.is_some_and(|role| role >= least));
+    enough || least.project.is_some_and(|least| project.is_some_and(|role| role >= least))
+}
+
+/// Whether it changes something in a project, and so is refused once the project is archived.
+pub fn changes_project(action: Action) -> bool {
+    match action {
+        Action::AssignDevice | Action::ManageParticipants | Action::Operate | Action::Connect | Action::WatchDevice => true,
+        Action::SeeDevices
+        | Action::MakeAutoToken
+        | Action::MakeManualToken
+        | Action::DecideDevice
+        | Action::EditDevice
+        | Action::DeleteDevice
+        | Action::DeleteUnadmitted
+        | Action::ManageOrg
+        | Action::SeeMembers
+        | Action::ReadAudit
+        | Action::CreateProject
+        | Action::ManageProject
+        | Action::SeeProject
+        | Action::ViewDevice => false,
+    }
+}
+
+/// Somebody's role in a project: what the project gives, what its visibility gives to the organization's roles; the highest wins.
+pub fn project_role(org: Option<OrgRole>, visibility: Visibility, participant: Option<ProjectRole>) -> Option<ProjectRole> {
+    let by_org = match (org, visibility) {
+        (Some(OrgRole::Owner), _) => Some(ProjectRole::Admin),
+        (Some(OrgRole::Member), Visibility::Internal) => Some(ProjectRole::Operate),
+        (Some(OrgRole::Viewer), Visibility::Internal) => Some(ProjectRole::View),
+        (Some(OrgRole::Member | OrgRole::Viewer), Visibility::Private) | (None, _) => None,
+    };
+    by_org.max(participant)
+}
+
+const ORG_ROLES: [OrgRole; 3] = [OrgRole::Owner, OrgRole::Member, OrgRole::Viewer];
+const PROJECT_ROLES: [ProjectRole; 5] =
+    [ProjectRole::Admin, ProjectRole::Maintain, ProjectRole::Operate, ProjectRole::Connect, ProjectRole::View];
+
+/// The documentation's page, from the table.
+pub fn document() -> String {
+    let mut page = String::from(
+        "# Who may do what\n\n\
+         This page is generated from the table in `crates/muster-hub/src/rights.rs`; a test holds it to the table.\n\n\
+         A role in the organization or a role in a project that the device is in is enough.\n\
+         An owner is `admin` of every project.\n\
+         In an internal project a member has `operate` and a viewer has `view`; in a private project only participants and owners have a role.\n\
+         The highest role wins.\n\
+         An archived project is read-only.\n\
+         Whatever somebody may not know of is answered like something that is not there (404).\n\n\
+         | action | owner | member | viewer | admin | maintain | operate | connect | view |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for action in Action::ALL {
+        page.push_str("| ");
+        page.push_str(action.text());
+        for role in ORG_ROLES {
+            page.push_str(if allows(*action, Some(role), None) { " | yes" } else { " | –" });
+        }
+        for role in PROJECT_ROLES {
+            page.push_str(if allows(*action, None, Some(role)) { " | yes" } else { " | –" });
+        }
+        page.push_str(" |\n");
+    }
+    page.push_str(
+        "\n`owner`, `member` and `viewer` are roles in the organization; `admin` to `view` are roles in a project.\n\
+         Everybody with an account may make an organization and becomes its owner.\n",
+    );
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The agreed table, written a second time and by hand: action, least in the organization, least in a project.
+    const AGREED: &[(Action, &str, &str)] = &[
+        (Action::SeeDevices, "viewer", "view"),
+        (Action::MakeAutoToken, "owner", "-"),
+        (Action::MakeManualToken, "member", "-"),
+        (Action::DecideDevice, "owner", "-"),
+        (Action::EditDevice, "member", "-"),
+        (Action::AssignDevice, "member", "maintain"),
+        (Action::DeleteDevice, "owner", "-"),
+        (Action::DeleteUnadmitted, "member", "-"),
+        (Action::ManageOrg, "owner", "-"),
+        (Action::SeeMembers, "viewer", "-"),
+        (Action::ReadAudit, "owner", "-"),
+        (Action::CreateProject, "member", "-"),
+        (Action::ManageProject, "owner", "admin"),
+        (Action::ManageParticipants, "owner", "maintain"),
+        (Action::SeeProject, "owner", "view"),
+        (Action::Operate, "-", "operate"),
+        (Action::Connect, "-", "connect"),
+        (Action::ViewDevice, "owner", "view"),
+        (Action::WatchDevice, "owner", "view"),
+    ];
+
+    #[test]
+    fn every_cell_is_as_agreed() {
+        assert_eq!(AGREED.len(), Action::ALL.len());
+        let org_rank = |role: &str| ["viewer", "member", "owner"].iter().position(|known| *known == role);
+        let project_rank = |role: &str| ["view", "connect", "operate", "maintain", "admin"].iter().position(|known| *known == role);
+        let org_roles = [None, Some(OrgRole::Viewer), Some(OrgRole::Member), Some(OrgRole::Owner)];
+        let project_roles = [None].into_iter().chain(PROJECT_ROLES.into_iter().rev().map(Some)).collect::<Vec<_>>();
+        let mut cells = 0;
+        for (action, org_least, project_least) in AGREED {
+            for org in org_roles {
+                for project in &project_roles {
+                    let by_org = org.and_then(|role| org_rank(role.as_str())).zip(org_rank(org_least)).is_some_and(|(have, need)| have >= need);
+                    let by_project = project
+                        .and_then(|role| project_rank(role.as_str()))
+                        .zip(project_rank(project_least))
+                        .is_some_and(|(have, need)| have >= need);
+                    assert_eq!(allows(*action, org, *project), by_org || by_project, "{action:?} {org:?} {project:?}");
+                    cells += 1;
+                }
+            }
+        }
+        assert_eq!(cells, 19 * 4 * 6);
+    }
+
+    #[test]
+    fn who_has_no_role_may_do_nothing() {
+        for action in Action::ALL {
+            assert!(!allows(*action, None, None), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn roles_in_a_project() {
+        use OrgRole::{Member, Owner, Viewer};
+        use ProjectRole::{Admin, Connect, Maintain, Operate, View};
+        for (org, visibility, participant, role) in [
+            (Some(Owner), Visibility::Private, None, Some(Admin)),
+            (Some(Owner), Visibility::Internal, Some(View), Some(Admin)),
+            (Some(Member), Visibility::Internal, None, Some(Operate)),
+            (Some(Member), Visibility::Private, None, None),
+            (Some(Member), Visibility::Internal, Some(Maintain), Some(Maintain)),
+            (Some(Member), Visibility::Internal, Some(View), Some(Operate)),
+            (Some(Viewer), Visibility::Internal, None, Some(View)),
+            (Some(Viewer), Visibility::Private, Some(Connect), Some(Connect)),
+            (None, Visibility::Internal, None, None),
+            (None, Visibility::Private, Some(Operate), Some(Operate)),
+        ] {
+            assert_eq!(project_role(org, visibility, participant), role, "{org:?} {visibility:?} {participant:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/permissions.md");
+        if std::env::var_os("MUSTER_WRITE_DOCS").is_some() {
+            std::fs::write(path, document()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(page == document(), "docs/permissions.md is not what the table gives; write it with MUSTER_WRITE_DOCS=1 cargo test -p muster-hub rights");
+    }
+}
