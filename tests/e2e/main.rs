@@ -21,6 +21,7 @@ mod openssh;
 mod presence;
 mod process;
 mod programs;
+mod proxy;
 mod quickstart;
 mod revoke;
 mod spool;
