@@ -72,15 +72,15 @@ impl Flight {
         self.sent == self.kept.len()
     }
 
-    /// Counts a new message, keeps it, and gives what to send.
-    pub(super) fn keep(&mut self, message: Outgoing, now: Duration) -> Outgoing {
+    /// Counts a new message, keeps it, and gives what to send. With `slack` no data waits behind it.
+    pub(super) fn keep(&mut self, message: Outgoing, slack: bool, now: Duration) -> Outgoing {
         debug_assert!(self.is_sent(), "a new message would overtake one that is sent again");
         let size = size(&message);
         if matches!(message, Outgoing::Control(_)) {
             self.controls += 1;
             self.control_bytes += size;
         }
-        let stamp = self.pace.sent(self.cost, now);
+        let stamp = self.pace.sent(slack, now);
         self.cost += size + OVERHEAD;
         self.kept.push_back(Kept { message: message.clone(), stamp });
         self.sent += 1;
@@ -90,7 +90,7 @@ impl Flight {
     /// The next message to be sent again.
     pub(super) fn resend(&mut self, now: Duration) -> Option<Outgoing> {
         let kept = self.kept.get_mut(self.sent)?;
-        kept.stamp = self.pace.sent(self.cost, now);
+        kept.stamp = self.pace.sent(false, now);
         self.sent += 1;
         Some(kept.message.clone())
     }

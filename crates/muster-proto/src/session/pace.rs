@@ -81,9 +81,9 @@ impl Pace {
         self.rtt_min.map(Duration::from_nanos)
     }
 
-    /// A message is sent while `flight` bytes are under way.
-    pub(super) fn sent(&self, flight: usize, now: Duration) -> Stamp {
-        Stamp { sent: nanos(now), delivered: self.delivered, slack: flight < self.limit / 2 }
+    /// A message is sent; with `slack` no data waits behind it.
+    pub(super) fn sent(&self, slack: bool, now: Duration) -> Stamp {
+        Stamp { sent: nanos(now), delivered: self.delivered, slack }
     }
 
     /// `bytes` were acknowledged, the newest of them with this stamp; `flight` bytes are still under way.

@@ -117,12 +117,17 @@ impl Session {
             return Some(again);
         }
         if let Some(text) = self.controls.pop_front() {
-            return Some(self.flight.keep(Outgoing::Control(text), now));
+            return Some(self.keep(Outgoing::Control(text)));
         }
         if let Some(credit) = self.next_credit() {
-            return Some(self.flight.keep(Outgoing::Control(credit.encode()), now));
+            return Some(self.keep(Outgoing::Control(credit.encode())));
         }
         self.next_data()
+    }
+
+    fn keep(&mut self, message: Outgoing) -> Outgoing {
+        // As `writable` never allows more than the credit, what is queued could go if the line took it.
+        self.flight.keep(message, self.queued == 0, self.now)
     }
 
     fn next_credit(&mut self) -> Option<Control> {
@@ -162,7 +167,7 @@ impl Session {
             };
             self.queued -= cost;
             self.advance(id, place, cost.max(TURN_COST_MIN));
-            return Some(self.flight.keep(message, self.now));
+            return Some(self.keep(message));
         }
     }
 
