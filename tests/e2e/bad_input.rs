@@ -148,7 +148,8 @@ fn requests_that_are_too_large_or_nonsense_get_a_problem_with_a_code() {
     };
     let token = Some(lab.token.as_str());
     let large = format!("{{\"id\":\"{}\"}}", "x".repeat(1 << 20));
-    let cases: &[(&str, &str, Option<&str>, Option<&[u8]>, u16, &str)] = &[
+    type Case<'a> = (&'a str, &'a str, Option<&'a str>, Option<&'a [u8]>, u16, &'a str);
+    let cases: &[Case<'_>] = &[
         ("POST", "/v1/orgs", token, Some(large.as_bytes()), 413, "too_large"),
         ("POST", "/v1/enrol", None, Some(large.as_bytes()), 413, "too_large"),
         ("POST", "/v1/orgs", token, Some(b"{\"id\":"), 400, "invalid"),

@@ -47,7 +47,7 @@ impl Counting {
     }
 
     #[track_caller]
-    fn is_complete(mut self) {
+    fn counts_to_the_end(mut self) {
         let status = self.process.ended(Duration::from_secs(90));
         assert!(status.success(), "{status}");
         assert_eq!(self.ticks(), (1..=400).collect::<Vec<u32>>(), "each tick once, in order");
@@ -81,7 +81,7 @@ fn a_shell_survives_a_hub_restart_a_cut_and_a_silent_network() {
     lab.hub().kill();
     lab.start_hub();
     shell.goes_on();
-    shell.is_complete();
+    shell.counts_to_the_end();
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_shell_survives_the_daemons_death() {
     device.start();
     lab.online("robot-1");
     shell.goes_on();
-    shell.is_complete();
+    shell.counts_to_the_end();
 }
 
 #[test]
