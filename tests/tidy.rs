@@ -383,3 +383,20 @@ fn links_in_the_documents_lead_somewhere() {
     assert!(looked_at > 0, "no link looked at");
     none(&broken, "Links in the documents lead to files that are there:");
 }
+
+#[test]
+fn every_decision_is_listed_once() {
+    let index = fs::read_to_string(root().join("docs/decisions/README.md")).expect("docs/decisions/README.md");
+    let pages: Vec<String> = files("docs/decisions", ".md")
+        .into_iter()
+        .map(|(path, _)| path.trim_start_matches("docs/decisions/").to_owned())
+        .filter(|name| name != "README.md")
+        .collect();
+    assert!(!pages.is_empty(), "no decision found");
+    let mut broken: Vec<String> = pages.iter().filter(|page| !index.contains(&format!("]({page})"))).cloned().collect();
+    let numbers: BTreeSet<&str> = pages.iter().map(|page| &page[..4]).collect();
+    if numbers.len() < pages.len() {
+        broken.push("two decisions have one number".to_owned());
+    }
+    none(&broken, "docs/decisions/README.md lists every decision, each with a number of its own:");
+}

@@ -88,7 +88,7 @@ fn another_key_cannot_take_a_listed_serial_until_an_owner_says_so() {
     let row = lab.row_becomes("robot-4", "asked for by another key", SOON, |row| row["replacement"].is_string());
     assert_eq!((&row["presence"], &row["uid"]), (&"online".into(), &old_uid), "nothing changed for the old key: {row:#}");
 
-    lab.run(&["device", "replace", "robot-4"]);
+    lab.run(&["device", "replace", "robot-4", "--yes"]);
     let row = lab.device_row("robot-4").unwrap();
     assert_eq!(row["uid"], old_uid, "the row stays, with its name and projects");
     assert_eq!(row["projects"], serde_json::json!(["lab"]));

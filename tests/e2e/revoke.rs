@@ -15,7 +15,7 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", "echo here; exec sleep 300"]));
     shell.says("here", SOON);
 
-    lab.run(&["device", "revoke", "robot-1", "--reason", "sold"]);
+    lab.run(&["device", "revoke", "robot-1", "--yes", "--reason", "sold"]);
     let revoked = Instant::now();
     let status = shell.ended(Duration::from_secs(1));
     assert!(!status.success());
