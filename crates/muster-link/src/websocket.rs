@@ -92,6 +92,7 @@ pub struct WebSocket {
     partial: Option<Partial>,
     fragments: BytesMut,
     ended: bool,
+    received: u64,
     // Sending.
     sealer: Sealer,
     outgoing: Vec<u8>,
@@ -137,6 +138,7 @@ impl WebSocket {
             partial: None,
             fragments: BytesMut::new(),
             ended: false,
+            received: 0,
             sealer,
             outgoing: Vec::new(),
             sent: 0,
@@ -188,6 +190,7 @@ impl WebSocket {
             self.incoming = fresh;
         }
         let read = ready!(pin!(self.tcp.read_buf(&mut self.incoming)).poll(cx))?;
+        self.received += read as u64;
         if read == 0 { Poll::Ready(Err(WebSocketError::Cut)) } else { Poll::Ready(Ok(())) }
     }
 
@@ -291,6 +294,11 @@ impl WebSocket {
     /// Bytes that wait for the network.
     pub fn queued_bytes(&self) -> usize {
         self.outgoing.len() - self.sent
+    }
+
+    /// Bytes that arrived from the network, of whatever kind: while this grows, the other end is there.
+    pub fn received_bytes(&self) -> u64 {
+        self.received
     }
 
     /// The address of the other end.
