@@ -42,7 +42,7 @@ const BATCH: usize = 128 * 1024;
 /// Bytes of stream id before the data of a binary message.
 const STREAM_ID: usize = 4;
 /// Longest farewell: flushing the last messages and closing the WebSocket in good order.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the owner of a session does with it.
 pub trait Application {

@@ -10,8 +10,10 @@ pub mod http;
 pub mod tls;
 pub mod websocket;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "test-relay"))]
 mod test_hub;
+#[cfg(any(test, feature = "test-relay"))]
+pub mod test_relay;
 
 /// Raises this process's bound on open files as far as the system lets it: each forwarded connection needs one.
 /// Returns the bound that now holds, if the system tells it.

@@ -1,4 +1,5 @@
-//! A hub's TLS side for this crate's tests: an authority of its own, a certificate, and a pin.
+//! A hub's TLS side for tests: an authority of its own, a certificate, and a pin.
+#![expect(clippy::unwrap_used, reason = "only tests compile this")]
 
 use std::sync::Arc;
 
@@ -13,7 +14,6 @@ use crate::tls;
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(crate) der: CertificateDer<'static>,
-    pub(crate) pem: String,
 }
 
 impl Authority {
@@ -22,7 +22,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        Self { der: certificate.der().clone(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+        Self { der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn pin(&self) -> Pin {

@@ -11,7 +11,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use muster_proto::id::StreamId;
+use muster_proto::id::{SessionId, StreamId};
 use muster_proto::session::{OpenError, Session, Target, code};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -294,6 +294,11 @@ impl Handle {
         self.look(|state| state.slots.contains_key(&stream))
     }
 
+    /// Whose session this is.
+    pub fn session(&self) -> SessionId {
+        self.look(|state| state.session.id().clone())
+    }
+
     /// How many streams exist on this end.
     pub fn streams(&self) -> usize {
         self.look(|state| state.slots.len())
@@ -359,6 +364,8 @@ impl State {
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A process that no longer reads: what it wrote, and how it ended, still has to come.
+                Err(_) if !matches!(slot.process, Process::None) => io.shut(),
                 Err(error) => return self.broke(stream, &error),
             }
         }

@@ -10,9 +10,7 @@ use tokio::task::LocalSet;
 
 use super::*;
 
-mod relay;
-
-use relay::TestRelay;
+use crate::test_relay::TestRelay;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -216,7 +214,7 @@ fn a_stalled_stream_does_not_stop_others() {
 #[test]
 fn a_thousand_idle_streams_hold_and_still_work() {
     // Four descriptors for each stream, all in this process.
-    raise_open_files();
+    crate::raise_open_files();
     on_local(async {
         let ends = ends().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -235,10 +233,6 @@ fn a_thousand_idle_streams_hold_and_still_work() {
         drop(held);
         condition("all are forgotten", || ends.client.streams() == 0 && ends.device.streams() == 0).await;
     });
-}
-
-fn raise_open_files() {
-    crate::raise_open_files();
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! The smallest relay: two WebSockets over TLS, messages from one to the other, and a switch that cuts both.
+//!
+//! For tests only, behind a feature: it knows one session, checks no certificate and believes one ticket.
+#![expect(clippy::unwrap_used, reason = "only tests compile this")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,13 +17,14 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::dial::{DIAL_TIMEOUT, Dialer};
-use crate::driver::Relay;
+use crate::driver::{CLOSE_ENDED, Relay};
 use crate::test_hub::Authority;
 use crate::tls::{self, Clock, Trust};
 use crate::websocket::{Message, Role, WebSocket, accept_key};
 
-pub(super) struct TestRelay {
-    pub(super) address: SocketAddr,
+/// A running relay; it ends when dropped.
+pub struct TestRelay {
+    address: SocketAddr,
     authority: Authority,
     task: JoinHandle<()>,
     shared: Arc<Shared>,
@@ -43,7 +47,8 @@ impl Drop for TestRelay {
 }
 
 impl TestRelay {
-    pub(super) async fn start() -> Self {
+    /// Starts on a free port of loopback.
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (authority, shared) = (Authority::new(), Arc::new(Shared::default()));
@@ -52,30 +57,35 @@ impl TestRelay {
         Self { address, authority, task, shared }
     }
 
-    pub(super) fn relay(&self, side: &str) -> Relay {
+    /// What one end, `client` or `device`, needs to dial it.
+    pub fn relay(&self, side: &str) -> Relay {
         let tls = tls::client_config(&Trust::Pin(self.authority.pin()), None, &Clock::default()).unwrap();
         let endpoint = format!("wss://{}/v1/sessions/x/{side}", self.address).parse().unwrap();
         Relay { endpoint, ticket: "ticket".into(), dialer: Dialer { timeout: DIAL_TIMEOUT, ..Dialer::new(tls) } }
     }
 
     /// Cuts both legs, as a restart of the hub does.
-    pub(super) fn cut(&self) {
+    pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn refuse(&self, status: usize) {
+    /// Answers upgrades with this status from now on; 0 takes them again.
+    pub fn refuse(&self, status: usize) {
         self.shared.refuse.store(status, Ordering::Relaxed);
     }
 
-    pub(super) fn close_ended(&self) {
+    /// Ends the session for good, as a hub does that revokes a device.
+    pub fn close_ended(&self) {
         self.shared.close_ended.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn moved(&self) -> usize {
+    /// Bytes of binary messages so far.
+    pub fn moved(&self) -> usize {
         self.shared.moved.load(Ordering::Relaxed)
     }
 
-    pub(super) fn dials(&self) -> usize {
+    /// Connections so far.
+    pub fn dials(&self) -> usize {
         self.shared.dials.load(Ordering::Relaxed)
     }
 }
@@ -97,7 +107,7 @@ async fn run(listener: TcpListener, config: Arc<ServerConfig>, shared: Arc<Share
         }
         if shared.close_ended.load(Ordering::Relaxed) {
             for leg in legs.iter_mut().flatten() {
-                leg.queue_close(super::CLOSE_ENDED, "revoked by an owner");
+                leg.queue_close(CLOSE_ENDED, "revoked by an owner");
                 leg.flush().await.unwrap();
             }
         }
