@@ -15,9 +15,13 @@ use super::{Event, Phase, ProtocolError, Session, Side, code};
 use crate::id::StreamId;
 use crate::limits::{DATA_MAX, STREAMS_MAX, WINDOW_MAX};
 
-/// Bytes after which an acknowledgement goes at once: not above the sender's least bound on what is in flight,
+/// Bytes after which an acknowledgement goes: not above the sender's least bound on what is in flight,
 /// or it would wait for `ACK_DELAY` again and again.
 const ACK_BYTES: usize = FLIGHT_MIN;
+/// Bytes after which it goes when they came within `ACK_FAST`: at such a speed the sender's bound is far higher.
+const ACK_BYTES_FAST: usize = 64 * 1024;
+/// See `ACK_BYTES_FAST`.
+const ACK_FAST: Duration = Duration::from_millis(1);
 /// Messages after which an acknowledgement goes at once: many small ones are kept by the sender too.
 const ACK_MESSAGES: u32 = 32;
 /// Longest time without an acknowledgement for what arrived.
@@ -30,6 +34,8 @@ pub(super) struct Arrived {
     untold_messages: u32,
     untold_bytes: usize,
     ack_at: Option<Duration>,
+    /// When the first of the untold arrived.
+    since: Duration,
 }
 
 impl Arrived {
@@ -46,11 +52,16 @@ impl Arrived {
         self.count += 1;
         self.untold_messages += 1;
         self.untold_bytes += bytes;
-        if self.untold_bytes >= ACK_BYTES || self.untold_messages >= ACK_MESSAGES {
-            self.ack_at = Some(now);
-        } else if self.untold_messages == 1 {
-            self.ack_at = Some(now + ACK_DELAY);
+        if self.untold_messages == 1 {
+            self.since = now;
         }
+        let delay = match self.untold_bytes {
+            _ if self.untold_messages >= ACK_MESSAGES => Duration::ZERO,
+            ..ACK_BYTES => ACK_DELAY,
+            ACK_BYTES..ACK_BYTES_FAST => ACK_FAST,
+            ACK_BYTES_FAST.. => Duration::ZERO,
+        };
+        self.ack_at = Some(self.since + delay);
     }
 
     /// The peer is being told the count.

@@ -210,3 +210,32 @@ impl Hasher for IdHasher {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_stream_is_small() {
+        // Beside it: a table entry of 16 bytes, and 128 for the queue once it was used.
+        assert!(size_of::<Stream>() <= 200, "{}", size_of::<Stream>());
+    }
+
+    #[test]
+    fn small_ids_do_not_collide() {
+        let mut table = Streams::default();
+        let target = Target::List { path: "/".into() };
+        for id in (1..20_000).step_by(2) {
+            table.insert(StreamId(id), Box::new(Stream::new(State::Open, &target, Duration::ZERO)));
+        }
+        let hash = |id: u32| {
+            let mut hasher = IdHasher::default();
+            hasher.write_u32(id);
+            hasher.finish()
+        };
+        // As the table uses them: low bits for the place, high bits for the tag.
+        let places: std::collections::HashSet<(u64, u64)> = (1..20_000).step_by(2).map(|id| (hash(id) % 16_384, hash(id) >> 57)).collect();
+        assert!(places.len() > 9_900, "{} of 10,000", places.len());
+        assert_eq!(table.len(), 10_000);
+    }
+}
