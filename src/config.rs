@@ -14,15 +14,15 @@ use crate::log::Level;
 use crate::settings::{Mistake, Mistakes, Settings};
 
 /// Where the configuration is unless said otherwise.
-pub const DEFAULT_PATH: &str = "/etc/musterd/config.toml";
+pub(crate) const DEFAULT_PATH: &str = "/etc/musterd/config.toml";
 /// The example that `musterd example-config` prints.
-pub const EXAMPLE: &str = include_str!("../config/agent.example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../config/agent.example.toml");
 /// Default bound of the spool: about three weeks of samples of a usual machine.
-pub const SPOOL_MAX: u64 = 32 * 1024 * 1024;
+pub(crate) const SPOOL_MAX: u64 = 32 * 1024 * 1024;
 
 /// Checked configuration.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// Key, identity, spool. Survives everything.
     pub state_dir: PathBuf,
     /// Sockets and worker files. Gone after a reboot.
@@ -51,7 +51,7 @@ pub struct Config {
 
 /// Where the serial number comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdentitySource {
+pub(crate) enum IdentitySource {
     /// It stands in the configuration.
     Fixed(Serial),
     /// A file, or a field of a JSON or YAML file.
@@ -67,7 +67,7 @@ pub enum IdentitySource {
 
 /// How MQTT is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// TCP first, WebSocket where TCP does not get through; what worked is remembered.
     Auto,
     /// MQTT over TLS on the hub's MQTT port.
@@ -77,7 +77,7 @@ pub enum Transport {
 }
 
 /// Every key, as (section, key): the environment is looked up by them, and a test holds the example against them.
-pub const KEYS: &[(&str, &str)] = &[
+pub(crate) const KEYS: &[(&str, &str)] = &[
     ("", "state_dir"),
     ("", "run_dir"),
     ("", "policy"),
@@ -95,7 +95,7 @@ pub const KEYS: &[(&str, &str)] = &[
 ];
 
 /// The variable that overrides a key.
-pub fn variable(section: &str, key: &str) -> String {
+pub(crate) fn variable(section: &str, key: &str) -> String {
     let name = if section.is_empty() { key.to_owned() } else { format!("{section}_{key}") };
     format!("MUSTERD_{}", name.to_ascii_uppercase())
 }
@@ -105,7 +105,7 @@ impl Config {
     ///
     /// # Errors
     /// When the file cannot be read, or with all its mistakes.
-    pub fn load(path: Option<&Path>) -> Result<Self, Mistakes> {
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, Mistakes> {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
@@ -122,7 +122,7 @@ impl Config {
     ///
     /// # Errors
     /// All mistakes.
-    pub fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    pub(crate) fn parse(text: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut settings = Settings::parse(text)?;
         for (section, key) in KEYS {
             if let Some(value) = environment(&variable(section, key)) {
@@ -135,17 +135,17 @@ impl Config {
     }
 
     /// The socket on which `musterd status` and the workers speak to the daemon.
-    pub fn control_socket(&self) -> PathBuf {
+    pub(crate) fn control_socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")
     }
 
     /// The socket on which local programs add their own metrics.
-    pub fn metrics_socket(&self) -> PathBuf {
+    pub(crate) fn metrics_socket(&self) -> PathBuf {
         self.run_dir.join("metrics.sock")
     }
 
     /// One file per session worker.
-    pub fn workers_dir(&self) -> PathBuf {
+    pub(crate) fn workers_dir(&self) -> PathBuf {
         self.run_dir.join("workers")
     }
 }

@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// The device's key. `Debug` hides it.
-pub struct DeviceKey {
+pub(crate) struct DeviceKey {
     pkcs8: PrivatePkcs8KeyDer<'static>,
     pair: EcdsaKeyPair,
     random: SystemRandom,
@@ -43,7 +43,7 @@ impl DeviceKey {
     ///
     /// # Panics
     /// When the system gives no random numbers: no key is better than a weak one.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         let random = SystemRandom::new();
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).expect("the system gives random numbers");
         Self::from_pkcs8(document.as_ref().to_vec().into()).expect("ring reads what it wrote")
@@ -53,7 +53,7 @@ impl DeviceKey {
     ///
     /// # Errors
     /// One text: what is wrong with it.
-    pub fn from_pem(pem: &str) -> Result<Self, String> {
+    pub(crate) fn from_pem(pem: &str) -> Result<Self, String> {
         match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
             Ok(PrivateKeyDer::Pkcs8(pkcs8)) => Self::from_pkcs8(pkcs8),
             Ok(_) => Err("the key is not PKCS #8".into()),
@@ -69,7 +69,7 @@ impl DeviceKey {
     }
 
     /// The key as PKCS #8 in PEM, for the key file alone.
-    pub fn to_pem(&self) -> String {
+    pub(crate) fn to_pem(&self) -> String {
         pem("PRIVATE KEY", self.pkcs8.secret_pkcs8_der())
     }
 
@@ -77,7 +77,7 @@ impl DeviceKey {
     ///
     /// # Panics
     /// When the system gives no random numbers.
-    pub fn request(&self) -> String {
+    pub(crate) fn request(&self) -> String {
         let name = der(SEQUENCE, &[&der(SET, &[&der(SEQUENCE, &[&der(OID, &[COMMON_NAME]), &der(UTF8_STRING, &[b"musterd"])])])]);
         let algorithm = der(SEQUENCE, &[&der(OID, &[ID_EC_PUBLIC_KEY]), &der(OID, &[PRIME256V1])]);
         let public_key = der(SEQUENCE, &[&algorithm, &der(BIT_STRING, &[&[0], self.pair.public_key().as_ref()])]);

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// Something failed that a person should look at.
     Error,
     /// Something is not as it should be, and the daemon goes on.
@@ -25,15 +25,15 @@ pub enum Level {
 
 impl Level {
     /// The names, for configuration and mistakes.
-    pub const NAMES: [&'static str; 4] = ["error", "warn", "info", "debug"];
+    pub(crate) const NAMES: [&'static str; 4] = ["error", "warn", "info", "debug"];
 
     /// The level of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|level| level.name() == name)
     }
 
     /// Its name.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
@@ -47,17 +47,17 @@ static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static TO_JOURNAL: OnceLock<bool> = OnceLock::new();
 
 /// Sets the level of the process.
-pub fn set_level(level: Level) {
+pub(crate) fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
 /// Whether lines of this level are written.
-pub fn enabled(level: Level) -> bool {
+pub(crate) fn enabled(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
 
 /// Writes one line. Use the macros.
-pub fn line(level: Level, text: fmt::Arguments<'_>) {
+pub(crate) fn line(level: Level, text: fmt::Arguments<'_>) {
     if !enabled(level) {
         return;
     }
@@ -76,7 +76,7 @@ pub fn line(level: Level, text: fmt::Arguments<'_>) {
 }
 
 /// `2026-11-22T15:45:26Z`, from seconds since the epoch (Hinnant's days-to-civil).
-pub fn timestamp(seconds: u64) -> String {
+pub(crate) fn timestamp(seconds: u64) -> String {
     let days = seconds / 86_400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -1,11 +1,195 @@
-//! dev skeleton
+//! `musterd`, the device daemon: enrols, keeps one MQTT link, reports heartbeats and resource usage, starts a worker per remote session.
+//!
+//! This file parses the command line and hands over; each command has its own module.
+//! The daemon knows `muster-proto` and `muster-link`, never the hub or the command line; `mqtt` and `session` never import each other.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::enrol::Enrolment;
+use crate::log::error;
+use crate::settings::Mistakes;
+
+mod certificate;
 mod config;
+mod control;
 mod csr;
+mod daemon;
+mod doctor;
+mod enrol;
+mod facts;
 mod log;
+mod metrics;
+mod mqtt;
+mod notify;
 mod policy;
+mod random;
+mod renew;
+mod run;
 mod serial;
+mod session;
 mod settings;
 mod spool;
 mod state;
+mod status;
 mod usage;
-fn main() {}
+mod worker;
+mod workers;
+
+/// The Muster device daemon.
+#[derive(Debug, Parser)]
+#[command(name = "musterd", version, about = "Puts this device on its organization's list and lets the right people reach it")]
+#[command(after_help = "Exit codes: 0 all is well, 1 failed or not well, 2 wrong usage or configuration.")]
+struct Cli {
+    /// Configuration file [default: /etc/musterd/config.toml, which may be missing]
+    #[arg(long, global = true, env = "MUSTERD_CONFIG", value_name = "PATH", hide_env = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Asks a hub to admit this device: URL and token as `muster token create` prints them
+    Enrol {
+        /// The hub, such as https://hub.example.com
+        url: String,
+        /// The enrolment token, mt1...
+        token: String,
+        /// Do not wait until a person has decided; `musterd run` goes on waiting
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Runs the daemon
+    Run,
+    /// Says how the daemon is
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Goes the whole way to the hub and says what to do
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serves one remote session; started by the daemon, with the order on standard input
+    #[command(hide = true)]
+    Session,
+    /// Checks the configuration and the policy, and names all mistakes
+    CheckConfig,
+    /// Prints an example of the configuration or of the policy
+    ExampleConfig {
+        /// Which
+        #[arg(value_parser = ["config", "policy"], default_value = "config")]
+        which: String,
+    },
+}
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        // Has all it needs in its order, and must start quickly.
+        Command::Session => return session::run(),
+        Command::ExampleConfig { which } => {
+            print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let config = Config::load(cli.config.as_deref());
+    if let Command::CheckConfig = cli.command {
+        return check(config);
+    }
+    let config = match config {
+        Ok(config) => config,
+        Err(mistakes) => {
+            print_mistakes("configuration", &mistakes);
+            return ExitCode::from(USAGE);
+        }
+    };
+    log::set_level(config.log_level);
+    // One thread: a device's processor has better things to do than to pass our messages around.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match cli.command {
+        Command::Enrol { url, token, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, no_wait)),
+        Command::Run => runtime.block_on(run::run(config, cli.config)),
+        Command::Status { json } => status::run(&config, json),
+        Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
+        Command::Session | Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
+    };
+    // A name that is being looked up must not hold up the end.
+    runtime.shutdown_background();
+    code
+}
+
+async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -> ExitCode {
+    let mut say = |text: &str| println!("{text}");
+    let result = match enrol::request(config, url, token, &mut say).await {
+        Ok(Enrolment::Pending { request, why }) => {
+            println!("pairing code: {}", request.pairing_code);
+            println!("{why}");
+            if no_wait {
+                println!("`musterd run` goes on waiting.");
+                return ExitCode::SUCCESS;
+            }
+            enrol::follow(config, request, &mut say).await
+        }
+        Ok(Enrolment::Admitted(enrolled)) => Ok(enrolled),
+        Err(why) => Err(why),
+    };
+    match result {
+        Ok(enrolled) => {
+            let identity = &enrolled.identity;
+            println!("admitted: this device is {} ({}) of {}", identity.name, identity.uid, identity.org);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("musterd: not enrolled: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(config: Result<Config, Mistakes>) -> ExitCode {
+    let policy_path = match &config {
+        Ok(config) => {
+            println!("The configuration is valid.");
+            config.policy.clone()
+        }
+        Err(mistakes) => {
+            print_mistakes("configuration", mistakes);
+            // Where the policy is may be among the mistakes; the usual place is better than nothing.
+            PathBuf::from("/etc/musterd/policy.toml")
+        }
+    };
+    let policy = policy::check(&policy_path);
+    match &policy {
+        Ok(sentence) => println!("{sentence}"),
+        Err(mistakes) => print_mistakes("policy", mistakes),
+    }
+    if config.is_ok() && policy.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
+}
+
+fn print_mistakes(what: &str, mistakes: &Mistakes) {
+    for mistake in &mistakes.0 {
+        if mistake.key.is_empty() {
+            eprintln!("musterd: {what}: {}", mistake.what);
+        } else {
+            eprintln!("musterd: {what}: {}: {}", mistake.key, mistake.what);
+        }
+    }
+}

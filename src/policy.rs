@@ -15,17 +15,17 @@ use crate::settings::{Mistakes, Section, Settings};
 mod file;
 mod places;
 
-pub use file::{Watched, load};
+pub(crate) use file::{Watched, check, load};
 use places::{HostRule, Window};
 
 /// Where the policy is unless the configuration says otherwise.
-pub const EXAMPLE: &str = include_str!("../config/policy.example.toml");
+pub(crate) const EXAMPLE: &str = include_str!("../config/policy.example.toml");
 /// Sessions at once, unless the policy says otherwise: a robot has few visitors, and each worker costs some megabytes.
 const SESSIONS_DEFAULT: u32 = 16;
 
 /// What the owner allows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Policy {
+pub(crate) struct Policy {
     terminal: bool,
     terminal_users: Vec<String>,
     tcp: Vec<HostRule>,
@@ -38,7 +38,7 @@ pub struct Policy {
 
 /// How much the owner allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Sessions at once.
     pub sessions: u32,
     /// Streams at once in one session.
@@ -51,7 +51,7 @@ pub struct Limits {
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// The account, as the hub says.
     pub user: &'a str,
     /// The role in the project, as the hub says.
@@ -64,7 +64,7 @@ pub struct Request<'a> {
 
 /// The target of a stream, or the session as such.
 #[derive(Debug, Clone, Copy)]
-pub enum Target<'a> {
+pub(crate) enum Target<'a> {
     /// The session, before any stream.
     Session,
     /// A terminal.
@@ -90,7 +90,7 @@ pub enum Target<'a> {
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// It may be done, like this.
     Allow(Grant),
     /// It may not.
@@ -104,7 +104,7 @@ pub enum Decision {
 
 /// How something may be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Grant {
+pub(crate) struct Grant {
     /// Terminal: become this user; the worker's own if absent.
     pub run_as: Option<String>,
     /// TCP: dial this, and nothing else.
@@ -113,7 +113,7 @@ pub struct Grant {
 
 /// What a granted TCP target means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Dial {
+pub(crate) enum Dial {
     /// This address.
     Address(IpAddr, u16),
     /// Loopback, IPv4 first, then IPv6.
@@ -145,7 +145,7 @@ impl Policy {
     ///
     /// # Errors
     /// All mistakes, each with its key.
-    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Mistakes> {
         let mut settings = Settings::parse(text)?;
         let default = Self::default();
         drop(settings.top());
@@ -203,12 +203,12 @@ impl Policy {
     }
 
     /// How much is allowed.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.limits
     }
 
     /// Decides. `now` is the device's clock; time windows are in UTC.
-    pub fn decide(&self, request: &Request<'_>, now: Millis) -> Decision {
+    pub(crate) fn decide(&self, request: &Request<'_>, now: Millis) -> Decision {
         if !self.roles.iter().any(|role| role == request.role) {
             return refuse("policy_role", format!("this device's policy does not let the project role {:?} in", request.role));
         }

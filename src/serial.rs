@@ -16,7 +16,7 @@ const MACHINE_ID: &str = "/etc/machine-id";
 ///
 /// # Errors
 /// One sentence: what is wrong, and with which file.
-pub fn read(source: &IdentitySource) -> Result<Serial, String> {
+pub(crate) fn read(source: &IdentitySource) -> Result<Serial, String> {
     match source {
         IdentitySource::Fixed(serial) => Ok(serial.clone()),
         IdentitySource::MachineId => from_file(Path::new(MACHINE_ID), None)

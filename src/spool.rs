@@ -19,7 +19,7 @@ use crate::log::{error, info, warn};
 
 mod format;
 
-pub use format::Sample;
+pub(crate) use format::Sample;
 use format::{Position, Reader, Record};
 
 /// A segment is closed at this size, or at an eighth of the spool's bound: what is dropped at once when the spool is full.
@@ -46,7 +46,7 @@ struct Head {
 
 /// Samples to be sent together: consecutive numbers of one life of the daemon.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The daemon's life.
     pub boot: String,
     /// At least one.
@@ -65,7 +65,7 @@ enum Place {
 
 /// The spool.
 #[derive(Debug)]
-pub struct Spool {
+pub(crate) struct Spool {
     dir: PathBuf,
     max: u64,
     boot: String,
@@ -82,7 +82,7 @@ pub struct Spool {
 
 impl Spool {
     /// Opens the spool in `dir`. Never fails: what cannot be read is left out, and without a disk samples wait in memory.
-    pub fn open(dir: PathBuf, max: u64, boot: String) -> Self {
+    pub(crate) fn open(dir: PathBuf, max: u64, boot: String) -> Self {
         let mut spool = Self {
             dir,
             max,
@@ -103,18 +103,18 @@ impl Spool {
     }
 
     /// Samples that wait.
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         let on_disk: u64 = self.segments.iter().map(|segment| u64::from(segment.samples)).sum();
         on_disk - u64::from(self.head.samples) + self.memory.len() as u64
     }
 
     /// Why the disk is not used, if it is not.
-    pub fn fault(&self) -> Option<&str> {
+    pub(crate) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
 
     /// Adds a sample.
-    pub fn push(&mut self, sample: Sample) {
+    pub(crate) fn push(&mut self, sample: Sample) {
         self.memory.push_back(sample);
         match self.write_memory() {
             Ok(()) => {
@@ -135,7 +135,7 @@ impl Spool {
     }
 
     /// The oldest samples, at most `most`, without taking them out.
-    pub fn peek(&mut self, most: usize) -> Option<Batch> {
+    pub(crate) fn peek(&mut self, most: usize) -> Option<Batch> {
         while let Some(segment) = self.segments.front() {
             if self.head.samples < segment.samples {
                 match self.peek_disk(most) {
@@ -155,7 +155,7 @@ impl Spool {
     }
 
     /// The hub has the batch: its samples leave the spool.
-    pub fn delivered(&mut self, batch: &Batch) {
+    pub(crate) fn delivered(&mut self, batch: &Batch) {
         self.dropped = self.dropped.saturating_sub(batch.dropped);
         match &batch.place {
             Place::Memory => {
@@ -182,7 +182,7 @@ impl Spool {
     }
 
     /// Makes what was written survive a power cut.
-    pub fn sync(&mut self) {
+    pub(crate) fn sync(&mut self) {
         if let Some(file) = self.active.as_ref().filter(|_| self.dirty) {
             match file.sync_data() {
                 Ok(()) => self.dirty = false,

@@ -20,7 +20,7 @@ use crate::csr::DeviceKey;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// A file or directory that cannot be read or written.
     #[error("cannot {action} {}: {source}{}", .path.display(), hint(.source))]
     Io {
@@ -53,7 +53,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 /// `identity.json`: whose device this is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Enrolled {
+pub(crate) struct Enrolled {
     /// The hub's URL, as given to `enrol`.
     pub hub: String,
     /// SHA-256 of the hub CA's public key.
@@ -71,14 +71,14 @@ impl Enrolled {
     ///
     /// # Errors
     /// When the file was tampered with.
-    pub fn pin(&self) -> Result<Pin, StateError> {
+    pub(crate) fn pin(&self) -> Result<Pin, StateError> {
         self.pin.parse().map_err(|_| StateError::Damaged { path: IDENTITY.into(), why: "the pin is not one".into() })
     }
 }
 
 /// `request.json`: an enrolment that waits for a person, so that `enrol` can be interrupted and repeated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PendingRequest {
+pub(crate) struct PendingRequest {
     /// The hub's URL.
     pub hub: String,
     /// SHA-256 of the hub CA's public key.
@@ -94,7 +94,7 @@ pub struct PendingRequest {
 /// `link.json`: what a link needs to know of the ones before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LinkState {
+pub(crate) struct LinkState {
     /// Number of the last connection.
     pub link: u64,
     /// The last time that the hub told: certificate dates are checked against the later of this and the system clock.
@@ -112,18 +112,18 @@ const FILE_MAX: u64 = 1024 * 1024;
 
 /// The state directory.
 #[derive(Debug, Clone)]
-pub struct State {
+pub(crate) struct State {
     dir: PathBuf,
 }
 
 impl State {
     /// The state in `dir`. Touches nothing.
-    pub fn at(dir: impl Into<PathBuf>) -> Self {
+    pub(crate) fn at(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
 
     /// The directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -131,7 +131,7 @@ impl State {
     ///
     /// # Errors
     /// When it cannot be made or written: read-only, full, not ours.
-    pub fn prepare(&self) -> Result<(), StateError> {
+    pub(crate) fn prepare(&self) -> Result<(), StateError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(|source| StateError::Io {
             action: "make the state directory",
             path: self.dir.clone(),
@@ -148,7 +148,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn key(&self) -> Result<Option<DeviceKey>, StateError> {
+    pub(crate) fn key(&self) -> Result<Option<DeviceKey>, StateError> {
         let path = self.dir.join(KEY);
         let Some(pem) = read_bounded(&path)? else { return Ok(None) };
         DeviceKey::from_pem(&pem).map(Some).map_err(|why| StateError::Damaged { path, why })
@@ -158,7 +158,7 @@ impl State {
     ///
     /// # Errors
     /// When it can be neither read nor written.
-    pub fn key_or_new(&self) -> Result<DeviceKey, StateError> {
+    pub(crate) fn key_or_new(&self) -> Result<DeviceKey, StateError> {
         if let Some(key) = self.key()? {
             return Ok(key);
         }
@@ -171,7 +171,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn enrolled(&self) -> Result<Option<Enrolled>, StateError> {
+    pub(crate) fn enrolled(&self) -> Result<Option<Enrolled>, StateError> {
         self.read(IDENTITY)
     }
 
@@ -179,7 +179,7 @@ impl State {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn set_enrolled(&self, enrolled: &Enrolled) -> Result<(), StateError> {
+    pub(crate) fn set_enrolled(&self, enrolled: &Enrolled) -> Result<(), StateError> {
         self.write(IDENTITY, enrolled)?;
         let _ = std::fs::remove_file(self.dir.join(REQUEST));
         Ok(())
@@ -189,7 +189,7 @@ impl State {
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn pending(&self) -> Result<Option<PendingRequest>, StateError> {
+    pub(crate) fn pending(&self) -> Result<Option<PendingRequest>, StateError> {
         self.read(REQUEST)
     }
 
@@ -197,17 +197,17 @@ impl State {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn set_pending(&self, pending: &PendingRequest) -> Result<(), StateError> {
+    pub(crate) fn set_pending(&self, pending: &PendingRequest) -> Result<(), StateError> {
         self.write(REQUEST, pending)
     }
 
     /// Forgets the enrolment that waits.
-    pub fn forget_pending(&self) {
+    pub(crate) fn forget_pending(&self) {
         let _ = std::fs::remove_file(self.dir.join(REQUEST));
     }
 
     /// The numbers of the last link; zeros where there was none or they are unreadable: none of them is worth not starting.
-    pub fn link(&self) -> LinkState {
+    pub(crate) fn link(&self) -> LinkState {
         self.read(LINK).ok().flatten().unwrap_or_default()
     }
 
@@ -215,7 +215,7 @@ impl State {
     ///
     /// # Errors
     /// When they cannot be written; the caller goes on without.
-    pub fn set_link(&self, link: &LinkState) -> Result<(), StateError> {
+    pub(crate) fn set_link(&self, link: &LinkState) -> Result<(), StateError> {
         self.write(LINK, link)
     }
 
@@ -223,7 +223,7 @@ impl State {
     ///
     /// # Errors
     /// When there is no key, or the parts do not fit together.
-    pub fn client_tls(&self, enrolled: &Enrolled, clock: &tls::Clock) -> Result<std::sync::Arc<rustls::ClientConfig>, StateError> {
+    pub(crate) fn client_tls(&self, enrolled: &Enrolled, clock: &tls::Clock) -> Result<std::sync::Arc<rustls::ClientConfig>, StateError> {
         let damaged = |what: &str, why: String| StateError::Damaged { path: self.dir.join(what), why };
         let key = self.key()?.ok_or_else(|| damaged(KEY, "it is missing".into()))?;
         let identity = tls::Identity::from_pem(enrolled.identity.certificate.as_bytes(), key.to_pem().as_bytes())
@@ -260,7 +260,7 @@ fn read_bounded(path: &Path) -> Result<Option<String>, StateError> {
 ///
 /// # Errors
 /// When any step fails; the old file is then untouched and nothing is left beside it.
-pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), StateError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub mod batch;
+pub(crate) mod batch;
 mod parse;
+pub(crate) mod sampling;
 
 use parse::{Counters, Cpu};
 
@@ -23,7 +24,7 @@ const MOUNTS_MAX: usize = 12;
 /// Temperatures in a sample.
 const TEMPERATURES_MAX: usize = 12;
 /// Columns that local programs may add.
-pub const OWN_COLUMNS_MAX: usize = 64;
+pub(crate) const OWN_COLUMNS_MAX: usize = 64;
 /// Sensors, mounts and batteries come and go rarely; so often they are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
@@ -31,11 +32,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 const SPAN_MIN: f64 = 0.1;
 
 /// One measurement: values by column.
-pub type Values = Vec<(Arc<str>, Option<f64>)>;
+pub(crate) type Values = Vec<(Arc<str>, Option<f64>)>;
 
 /// Reads samples; keeps the counters of the one before, because most values are rates.
 #[derive(Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     names: Names,
     buffer: String,
     page: f64,
@@ -90,7 +91,7 @@ impl Default for Sampler {
 impl Sampler {
     /// A sampler that has taken its first look at the counters.
     #[expect(clippy::cast_precision_loss, reason = "a page is some kilobytes")]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut sampler = Self {
             names: Names::default(),
             buffer: String::new(),
@@ -104,7 +105,7 @@ impl Sampler {
     }
 
     /// Measures. `own` are the metrics of local programs.
-    pub fn sample(&mut self, own: &BTreeMap<String, f64>) -> Values {
+    pub(crate) fn sample(&mut self, own: &BTreeMap<String, f64>) -> Values {
         let now = Instant::now();
         if self.looked.is_none_or(|looked| now.duration_since(looked) >= LOOK_EVERY) {
             self.places = Places::look(&mut self.names);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use muster_proto::Millis;
 
 use super::{Decision, Limits, Policy, Request, refuse};
+use crate::settings::{Mistake, Mistakes};
 
 /// Largest policy file, in bytes: written by hand.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -18,29 +19,49 @@ const FILE_MAX: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// One text that says what is wrong with the file: all mistakes, or who may change it.
-pub fn load(path: &Path) -> Result<Policy, String> {
+pub(crate) fn load(path: &Path) -> Result<Policy, String> {
+    match read(path) {
+        Ok(policy) => Ok(policy.unwrap_or_default()),
+        Err(mistakes) => Err(format!("the policy {} cannot be used: {mistakes}", path.display())),
+    }
+}
+
+/// `check-config`: what there is to say of the policy.
+///
+/// # Errors
+/// All mistakes, each with its key.
+pub(crate) fn check(path: &Path) -> Result<String, Mistakes> {
+    Ok(match read(path)? {
+        Some(_) => format!("The policy {} is valid.", path.display()),
+        None => format!("There is no policy {}: the default holds (own terminal, loopback only).", path.display()),
+    })
+}
+
+/// `None` where there is no file.
+fn read(path: &Path) -> Result<Option<Policy>, Mistakes> {
+    let mistake = |what: String| Mistakes(vec![Mistake { key: String::new(), what }]);
+    let unreadable = |error| mistake(format!("it cannot be read: {error}"));
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Policy::default()),
-        Err(error) => return Err(format!("cannot read the policy {}: {error}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
     };
-    let unreadable = |error| format!("cannot read the policy {}: {error}", path.display());
     let metadata = file.metadata().map_err(unreadable)?;
     if rustix::process::getuid().is_root() {
-        check_owner(&metadata).map_err(|why| format!("the policy {} {why}", path.display()))?;
+        check_owner(&metadata).map_err(mistake)?;
     }
     let mut text = String::new();
     file.take(FILE_MAX).read_to_string(&mut text).map_err(unreadable)?;
-    Policy::parse(&text).map_err(|mistakes| format!("the policy {} has mistakes: {mistakes}", path.display()))
+    Policy::parse(&text).map(Some)
 }
 
 /// Only root may change the file, or whoever else can write it makes the policy.
 fn check_owner(metadata: &Metadata) -> Result<(), String> {
     if metadata.uid() != 0 {
-        return Err(format!("belongs to user {}, not to root: chown root it", metadata.uid()));
+        return Err(format!("it belongs to user {}, not to root: chown root it", metadata.uid()));
     }
     if metadata.mode() & 0o022 != 0 {
-        return Err(format!("may be written by others (mode {:o}): chmod go-w it", metadata.mode() & 0o777));
+        return Err(format!("it may be written by others (mode {:o}): chmod go-w it", metadata.mode() & 0o777));
     }
     Ok(())
 }
@@ -56,7 +77,7 @@ fn stamp(path: &Path) -> Stamp {
 
 /// A policy file that is read again when it changed.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     path: PathBuf,
     stamp: Stamp,
     policy: Result<Policy, String>,
@@ -64,7 +85,7 @@ pub struct Watched {
 
 impl Watched {
     /// Reads the file.
-    pub fn open(path: PathBuf) -> Self {
+    pub(crate) fn open(path: PathBuf) -> Self {
         let stamp = stamp(&path);
         let policy = load(&path);
         Self { path, stamp, policy }
@@ -74,7 +95,7 @@ impl Watched {
     ///
     /// # Errors
     /// As [`load`].
-    pub fn current(&mut self) -> Result<&Policy, &str> {
+    pub(crate) fn current(&mut self) -> Result<&Policy, &str> {
         let now = stamp(&self.path);
         if now != self.stamp {
             self.stamp = now;
@@ -88,7 +109,7 @@ impl Watched {
     }
 
     /// Decides by the policy as it is now; refuses everything where it is broken.
-    pub fn decide(&mut self, request: &Request<'_>, now: Millis) -> Decision {
+    pub(crate) fn decide(&mut self, request: &Request<'_>, now: Millis) -> Decision {
         match self.current() {
             Ok(policy) => policy.decide(request, now),
             Err(why) => refuse("policy_broken", format!("this device refuses everything because {why}")),
@@ -96,7 +117,7 @@ impl Watched {
     }
 
     /// The limits as they are now; nothing where the policy is broken.
-    pub fn limits(&mut self) -> Limits {
+    pub(crate) fn limits(&mut self) -> Limits {
         self.current().map_or(Limits { sessions: 0, streams: 0, idle_s: None, total_s: None }, Policy::limits)
     }
 }

@@ -16,7 +16,7 @@ use muster_proto::Millis;
 
 /// One sample: what was measured at one time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Its number in this life of the daemon.
     pub seq: u64,
     /// When taken.
@@ -27,7 +27,7 @@ pub struct Sample {
 
 /// What has been delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// The segment of the first sample that has not.
     pub segment: u64,
     /// How many samples of that segment have.
@@ -38,7 +38,7 @@ pub struct Position {
 
 /// One record, as read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Record {
+pub(crate) enum Record {
     /// First of a segment.
     Header {
         /// The daemon's life that wrote it.
@@ -61,7 +61,7 @@ const FRAME: usize = 8;
 const PAYLOAD_MAX: usize = 32 * 1024;
 
 /// Appends a segment's header.
-pub fn put_header(out: &mut Vec<u8>, boot: &str) {
+pub(crate) fn put_header(out: &mut Vec<u8>, boot: &str) {
     put(out, HEADER, |payload| {
         payload.extend_from_slice(MAGIC);
         payload.extend_from_slice(boot.as_bytes());
@@ -69,7 +69,7 @@ pub fn put_header(out: &mut Vec<u8>, boot: &str) {
 }
 
 /// Appends a schema.
-pub fn put_schema(out: &mut Vec<u8>, names: &[Arc<str>]) {
+pub(crate) fn put_schema(out: &mut Vec<u8>, names: &[Arc<str>]) {
     put(out, SCHEMA, |payload| {
         payload.extend_from_slice(&(names.len() as u16).to_le_bytes());
         for name in names {
@@ -80,7 +80,7 @@ pub fn put_schema(out: &mut Vec<u8>, names: &[Arc<str>]) {
 }
 
 /// Appends a sample. Its columns must be those of the schema before it.
-pub fn put_sample(out: &mut Vec<u8>, sample: &Sample) {
+pub(crate) fn put_sample(out: &mut Vec<u8>, sample: &Sample) {
     put(out, SAMPLE, |payload| {
         payload.extend_from_slice(&sample.seq.to_le_bytes());
         payload.extend_from_slice(&sample.t.to_le_bytes());
@@ -91,7 +91,7 @@ pub fn put_sample(out: &mut Vec<u8>, sample: &Sample) {
 }
 
 /// Appends a position.
-pub fn put_position(out: &mut Vec<u8>, position: Position) {
+pub(crate) fn put_position(out: &mut Vec<u8>, position: Position) {
     put(out, POSITION, |payload| {
         payload.extend_from_slice(&position.segment.to_le_bytes());
         payload.extend_from_slice(&position.samples.to_le_bytes());
@@ -112,13 +112,13 @@ fn put(out: &mut Vec<u8>, kind: u8, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// Reads records. The schema carries over, so a reader can be given a segment's bytes piece by piece from a record's start.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Reader {
+pub(crate) struct Reader {
     schema: Vec<Arc<str>>,
 }
 
 impl Reader {
     /// The next record and how many bytes it and the schemas before it take. `None` at the end, or where the bytes are torn or damaged.
-    pub fn next(&mut self, bytes: &[u8]) -> Option<(Record, usize)> {
+    pub(crate) fn next(&mut self, bytes: &[u8]) -> Option<(Record, usize)> {
         let mut taken = 0;
         loop {
             let (payload, len) = frame(&bytes[taken..])?;

@@ -12,10 +12,10 @@ use muster_proto::limits::{PAYLOAD_MAX, USAGE_COLUMNS_MAX, USAGE_SAMPLES_MAX};
 use crate::spool::{Batch, Spool};
 
 /// Samples in one batch at most: ten minutes at the usual step; a long backlog goes in several batches.
-pub const SAMPLES_MAX: usize = if USAGE_SAMPLES_MAX < 60 { USAGE_SAMPLES_MAX } else { 60 };
+pub(crate) const SAMPLES_MAX: usize = if USAGE_SAMPLES_MAX < 60 { USAGE_SAMPLES_MAX } else { 60 };
 
 /// The oldest samples of the spool and their bytes, within the wire's bound.
-pub fn next(spool: &mut Spool) -> Option<(Batch, Vec<u8>)> {
+pub(crate) fn next(spool: &mut Spool) -> Option<(Batch, Vec<u8>)> {
     let mut most = SAMPLES_MAX;
     loop {
         let batch = spool.peek(most)?;

@@ -1,0 +1,182 @@
+//! The daemon's control socket: `musterd status` asks, `musterd enrol` says that there is an identity, workers report events.
+//!
+//! One JSON line in, one out, per connection. Only the daemon's own user can open the socket (mode 0600), so nothing here is checked twice.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_proto::Millis;
+use muster_proto::id::{DeviceUid, OrgId};
+use muster_proto::mqtt::DeviceEvent;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use crate::certificate::Validity;
+use crate::daemon::{Daemon, LinkStatus, SessionStatus};
+use crate::log::warn;
+
+/// Longest line.
+const LINE_MAX: u64 = 64 * 1024;
+/// Longest exchange.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections at once; further ones wait in the socket's queue.
+const CONNECTIONS_MAX: usize = 16;
+
+/// What is asked of the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// How it is.
+    Status,
+    /// There is a new identity.
+    Reload,
+    /// A worker noted something.
+    Event {
+        /// What.
+        event: DeviceEvent,
+    },
+}
+
+/// `musterd status --json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// One life of the daemon.
+    pub boot: String,
+    /// Its process.
+    pub pid: u32,
+    /// The hub.
+    pub hub: Option<String>,
+    /// The organization.
+    pub org: Option<OrgId>,
+    /// The device's uid.
+    pub uid: Option<DeviceUid>,
+    /// What the organization calls it.
+    pub name: Option<String>,
+    /// The link.
+    pub link: LinkStatus,
+    /// End of the certificate.
+    pub certificate_expires_at: Option<Millis>,
+    /// When the last sample was taken.
+    pub last_sample: Option<Millis>,
+    /// Samples that wait for the hub.
+    pub spooled: u64,
+    /// Why samples do not wait on the disk, if they do not.
+    pub spool_fault: Option<String>,
+    /// Why everything is refused, if the policy is broken.
+    pub policy_fault: Option<String>,
+    /// Open sessions.
+    pub sessions: Vec<SessionStatus>,
+}
+
+/// Makes a socket that only our user can open. A dead one in its place is removed; a live one is another daemon.
+///
+/// # Errors
+/// When it cannot be made, or something answers on it already.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another musterd runs already"));
+    }
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until the daemon stops.
+pub(crate) async fn run(daemon: Arc<Daemon>, listener: UnixListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    let daemon = Arc::clone(&daemon);
+                    connections.spawn(async move {
+                        // Whoever asks and does not listen loses only its own answer.
+                        let _ = tokio::time::timeout(EXCHANGE_TIMEOUT, answer(&daemon, stream)).await;
+                    });
+                }
+                Err(error) => {
+                    warn!("control socket: {error}");
+                    if !daemon.pause(Duration::from_secs(1)).await {
+                        return;
+                    }
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = daemon.stopped() => return,
+        }
+    }
+}
+
+async fn answer(daemon: &Daemon, mut stream: UnixStream) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    BufReader::new(read.take(LINE_MAX)).read_line(&mut line).await?;
+    let mut reply = match serde_json::from_str(&line) {
+        Ok(Ask::Status) => serde_json::to_vec(&status(daemon))?,
+        Ok(Ask::Reload) => {
+            daemon.reload.notify_one();
+            b"{}".to_vec()
+        }
+        Ok(Ask::Event { event }) => {
+            daemon.report_event(event);
+            b"{}".to_vec()
+        }
+        Err(error) => serde_json::to_vec(&serde_json::json!({"error": error.to_string()}))?,
+    };
+    reply.push(b'\n');
+    write.write_all(&reply).await
+}
+
+fn status(daemon: &Daemon) -> Status {
+    let enrolled = daemon.state.enrolled().ok().flatten();
+    let identity = enrolled.as_ref().map(|enrolled| &enrolled.identity);
+    let (spooled, spool_fault) = {
+        let spool = daemon.spool();
+        (spool.waiting(), spool.fault().map(str::to_owned))
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        boot: daemon.boot.clone(),
+        pid: std::process::id(),
+        hub: enrolled.as_ref().map(|enrolled| enrolled.hub.clone()),
+        org: identity.map(|identity| identity.org.clone()),
+        uid: identity.map(|identity| identity.uid.clone()),
+        name: identity.map(|identity| identity.name.clone()),
+        link: daemon.link_status(),
+        certificate_expires_at: identity.and_then(|identity| Validity::of_pem(&identity.certificate)).map(|validity| validity.to),
+        last_sample: daemon.last_sample(),
+        spooled,
+        spool_fault,
+        policy_fault: crate::policy::load(&daemon.config.policy).err(),
+        sessions: daemon.sessions(),
+    }
+}
+
+/// Asks the daemon, blocking.
+///
+/// # Errors
+/// When it does not run or does not answer.
+pub(crate) fn ask(socket: &Path, ask: &Ask) -> io::Result<String> {
+    use std::io::{BufRead, Write};
+    let stream = std::os::unix::net::UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(EXCHANGE_TIMEOUT))?;
+    stream.set_write_timeout(Some(EXCHANGE_TIMEOUT))?;
+    let mut line = serde_json::to_vec(ask)?;
+    line.push(b'\n');
+    (&stream).write_all(&line)?;
+    let mut reply = String::new();
+    io::BufReader::new(&stream).read_line(&mut reply)?;
+    Ok(reply)
+}

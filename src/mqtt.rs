@@ -1,0 +1,467 @@
+//! The thin line that is always there: one MQTT link to the hub.
+//!
+//! [`run`] dials again and again, [`Link::run_once`] is one connection from the dial to its end, and each state of it is one method:
+//! open, greet, prove, serve, farewell. The back-off resets only when the link proved itself: let in, subscribed, and the birth acknowledged.
+//! This module carries orders and samples and knows neither what a session does nor how a sample is measured.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_link::dial::{Dialer, Endpoint};
+use muster_proto::backoff::Backoff;
+use muster_proto::limits::{HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
+use muster_proto::mqtt::{DeviceEvent, Heartbeat, Presence, encode};
+use muster_proto::topic::{Topic, Up, down_filter};
+use tokio::time::Instant;
+
+use crate::config::Transport;
+use crate::daemon::{Daemon, LinkStatus, wall_clock};
+use crate::log::{debug, error, info, warn};
+use crate::random;
+use crate::spool::Batch;
+use crate::state::Enrolled;
+use crate::usage::batch;
+
+mod orders;
+mod protocol;
+mod wire;
+
+use protocol::{Incoming, Protocol, Refusal, Taken, Will};
+use wire::{Wire, WireError};
+
+/// From the open connection to the acknowledged birth.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for a PINGRESP: with the heartbeat before it, a frozen broker is noticed within 45 s.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the acknowledgement of a batch or an event.
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest farewell: the whole stop has five seconds.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Keep alive is so much longer than the heartbeat, so that heartbeats alone keep the link alive.
+const KEEP_ALIVE_MARGIN: Duration = MQTT_KEEP_ALIVE.saturating_sub(HEARTBEAT_EVERY);
+/// Events under way at once.
+const EVENTS_UNDER_WAY: usize = 8;
+/// A message that the broker cannot take now is tried again with a new link after this, if the hub does not say.
+const NOT_NOW: Duration = Duration::from_secs(30);
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The daemon stops.
+    Stopped,
+    /// There is a new identity.
+    Reload,
+    /// The hub said that this device is no longer of the organization.
+    Revoked(String),
+    /// Anything else: try again.
+    Lost {
+        why: String,
+        retry_in: Option<Duration>,
+    },
+}
+
+impl End {
+    fn lost(why: impl Into<String>) -> Self {
+        Self::Lost { why: why.into(), retry_in: None }
+    }
+
+    fn refused(what: &str, refusal: Refusal) -> Self {
+        Self::Lost { why: format!("{what}: {}", refusal.reason), retry_in: refusal.retry_in }
+    }
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        Self::lost(format!("the link broke: {error}"))
+    }
+}
+
+impl From<protocol::ProtocolError> for End {
+    fn from(error: protocol::ProtocolError) -> Self {
+        Self::lost(error.to_string())
+    }
+}
+
+/// Keeps the link until the daemon stops. `enrolled` is asked for before every connection.
+pub(crate) async fn run(daemon: Arc<Daemon>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let Some(enrolled) = crate::enrol::wait_for_identity(&daemon).await else { return };
+        let end = match Link::new(&daemon, &enrolled) {
+            Ok(mut link) => {
+                let end = link.run_once().await;
+                link.give_back();
+                if link.proved {
+                    backoff.reset();
+                }
+                end
+            }
+            Err(why) => End::lost(why),
+        };
+        let (why, retry_in) = match end {
+            End::Stopped => return,
+            End::Reload => {
+                info!("the identity changed; linking anew");
+                continue;
+            }
+            End::Revoked(why) => {
+                error!("the hub revoked this device: {why}");
+                daemon.set_link_status(LinkStatus::Revoked { why });
+                // It may be admitted again one day; until then it asks rarely.
+                if !wait(&daemon, muster_proto::limits::BACKOFF_MAX).await {
+                    return;
+                }
+                continue;
+            }
+            End::Lost { why, retry_in } => (why, retry_in),
+        };
+        let delay = backoff.next(random::number(), retry_in);
+        warn!("{why}; next try in {:.1} s", delay.as_secs_f64());
+        let retry_at = wall_clock() + i64::try_from(delay.as_millis()).unwrap_or(0);
+        daemon.set_link_status(LinkStatus::Waiting { why, retry_at });
+        if !wait(&daemon, delay).await {
+            return;
+        }
+    }
+}
+
+/// Waits before the next try; a new identity ends the wait. `false` when the daemon stops.
+async fn wait(daemon: &Daemon, delay: Duration) -> bool {
+    tokio::select! {
+        go_on = daemon.pause(delay) => go_on,
+        () = daemon.reload.notified() => true,
+    }
+}
+
+/// One connection.
+struct Link<'a> {
+    daemon: &'a Daemon,
+    enrolled: &'a Enrolled,
+    dialer: Dialer,
+    protocol: Protocol,
+    number: u64,
+    heartbeat_every: Duration,
+    proved: bool,
+    heartbeats: u64,
+    /// The batch that waits for its acknowledgement.
+    batch: Option<(u16, Batch)>,
+    /// Events that wait for theirs.
+    events: BTreeMap<u16, DeviceEvent>,
+    /// Events that wait to be sent.
+    waiting: VecDeque<DeviceEvent>,
+    /// When the oldest unanswered message is overdue.
+    ack_by: Option<Instant>,
+    ping_by: Option<Instant>,
+    topics: Topics,
+}
+
+/// The topics that we publish to.
+struct Topics {
+    presence: String,
+    heartbeat: String,
+    usage: String,
+    event: String,
+}
+
+impl<'a> Link<'a> {
+    fn new(daemon: &'a Daemon, enrolled: &'a Enrolled) -> Result<Self, String> {
+        let topic = |up| Topic::Up(enrolled.identity.uid.clone(), up).to_string();
+        Ok(Self {
+            daemon,
+            enrolled,
+            dialer: daemon.dialer(enrolled)?,
+            protocol: Protocol::new(),
+            number: 0,
+            heartbeat_every: daemon.config.heartbeat_every,
+            proved: false,
+            heartbeats: 0,
+            batch: None,
+            events: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            ack_by: None,
+            ping_by: None,
+            topics: Topics {
+                presence: topic(Up::Presence),
+                heartbeat: topic(Up::Heartbeat),
+                usage: topic(Up::Usage),
+                event: topic(Up::Event),
+            },
+        })
+    }
+
+    /// One connection, from the dial to its end.
+    async fn run_once(&mut self) -> End {
+        let daemon = self.daemon;
+        let opened = tokio::select! {
+            opened = self.open() => opened,
+            () = daemon.stopped() => return End::Stopped,
+        };
+        let (mut wire, url) = match opened {
+            Ok(opened) => opened,
+            Err(end) => return end,
+        };
+        let greeted = tokio::select! {
+            greeted = tokio::time::timeout(GREETING_TIMEOUT, self.greet(&mut wire)) => greeted,
+            () = daemon.stopped() => return End::Stopped,
+        };
+        match greeted {
+            Ok(Ok(())) => {}
+            Ok(Err(end)) => return end,
+            Err(_) => return End::lost(format!("{url} did not answer MQTT within {} s", GREETING_TIMEOUT.as_secs())),
+        }
+        self.proved = true;
+        info!("online as {} ({}) at {url}, link {}", self.enrolled.identity.name, self.enrolled.identity.uid, self.number);
+        daemon.set_link_status(LinkStatus::Online { url: url.to_string(), since: wall_clock(), link: self.number });
+        let end = match self.serve(&mut wire).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        };
+        if matches!(end, End::Stopped | End::Reload) {
+            let reason = if matches!(end, End::Stopped) { "stopped" } else { "identity changed" };
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.farewell(&mut wire, reason)).await;
+            wire.close().await;
+        }
+        end
+    }
+
+    /// Opens a wire: the way that worked before, then the other one.
+    async fn open(&self) -> Result<(Wire, Endpoint), End> {
+        let mqtt = &self.enrolled.identity.mqtt;
+        let mut ways: Vec<(&str, bool)> = vec![(&mqtt.url, false)];
+        ways.extend(mqtt.websocket.as_deref().map(|url| (url, true)));
+        match self.daemon.config.transport {
+            Transport::Auto if self.daemon.prefers_websocket() => ways.reverse(),
+            Transport::Auto => {}
+            Transport::Tcp => ways.retain(|(_, websocket)| !websocket),
+            Transport::Websocket => ways.retain(|(_, websocket)| *websocket),
+        }
+        let mut failure = None;
+        for (url, websocket) in ways {
+            let endpoint: Endpoint = url.parse().map_err(|error| End::lost(format!("the hub named an unusable MQTT URL: {error}")))?;
+            self.daemon.set_link_status(LinkStatus::Connecting { url: url.to_owned() });
+            debug!("dialling {endpoint}");
+            match Wire::open(&self.dialer, &endpoint).await {
+                Ok(wire) => {
+                    if self.daemon.config.transport == Transport::Auto {
+                        self.daemon.remember_transport(websocket);
+                    }
+                    return Ok((wire, endpoint));
+                }
+                Err(error) => {
+                    debug!("{error}");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        Err(End::lost(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
+    }
+
+    /// CONNECT, SUBSCRIBE and the birth, until all three are answered.
+    async fn greet(&mut self, wire: &mut Wire) -> Result<(), End> {
+        self.number = self.daemon.next_link();
+        let will = encode(&self.presence(false));
+        let keep_alive = self.heartbeat_every + KEEP_ALIVE_MARGIN;
+        let will = Will { topic: &self.topics.presence, payload: &will };
+        self.protocol.connect(self.enrolled.identity.uid.as_str(), keep_alive, &will)?;
+        self.flush(wire).await?;
+        let (mut birth, mut subscribed, mut born) = (None, false, false);
+        while !(subscribed && born) {
+            for incoming in self.receive(wire).await? {
+                match incoming {
+                    Incoming::Connected { keep_alive } => {
+                        if let Some(keep_alive) = keep_alive {
+                            self.heartbeat_every = self.heartbeat_every.min(keep_alive * 3 / 4);
+                        }
+                        self.protocol.subscribe(&down_filter(&self.enrolled.identity.uid))?;
+                        let topic = self.topics.presence.clone();
+                        birth = Some(self.protocol.publish(&topic, encode(&self.presence(true)), true)?);
+                    }
+                    Incoming::Subscribed { granted: true } => subscribed = true,
+                    Incoming::Subscribed { granted: false } => return Err(End::lost("the hub does not grant the subscription to this device's own topics")),
+                    Incoming::Acknowledged { packet_id, taken } if Some(packet_id) == birth => {
+                        if taken != Taken::Yes {
+                            return Err(End::Lost { why: "the hub did not take the birth message".into(), retry_in: Some(NOT_NOW) });
+                        }
+                        born = true;
+                    }
+                    other => self.heard(other)?,
+                }
+            }
+            self.flush(wire).await?;
+        }
+        Ok(())
+    }
+
+    /// The linked state. Only an end leaves it.
+    async fn serve(&mut self, wire: &mut Wire) -> Result<std::convert::Infallible, End> {
+        let daemon = self.daemon;
+        // The first heartbeat soon, so that the list is right; then evenly, spread over the fleet.
+        let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
+        let mut usage = true;
+        loop {
+            self.send_events()?;
+            usage |= daemon.take_usage_due();
+            if usage && self.batch.is_none() {
+                usage = self.send_usage()?;
+            }
+            self.flush(wire).await?;
+            let overdue = [self.ack_by, self.ping_by].into_iter().flatten().min();
+            let wake_at = overdue.map_or(heartbeat_at, |overdue| overdue.min(heartbeat_at));
+            tokio::select! {
+                bytes = wire.read() => {
+                    for incoming in self.protocol.receive(&bytes?)? {
+                        self.heard(incoming)?;
+                    }
+                }
+                () = daemon.to_send.notified() => {}
+                () = tokio::time::sleep_until(wake_at) => {
+                    if overdue.is_some_and(|overdue| overdue <= Instant::now()) {
+                        return Err(End::lost("the hub has fallen silent"));
+                    }
+                    if heartbeat_at <= Instant::now() {
+                        self.send_heartbeat()?;
+                        heartbeat_at = Instant::now() + self.next_heartbeat();
+                    }
+                }
+                () = daemon.stopped() => return Err(End::Stopped),
+                () = daemon.reload.notified() => return Err(End::Reload),
+            }
+        }
+    }
+
+    /// Takes back the will and says good-bye.
+    async fn farewell(&mut self, wire: &mut Wire, reason: &str) -> Result<(), End> {
+        let death = Presence { reason: Some(reason.to_owned()), ..self.presence(false) };
+        let topic = self.topics.presence.clone();
+        let packet_id = self.protocol.publish(&topic, encode(&death), true)?;
+        self.flush(wire).await?;
+        loop {
+            let incoming = self.receive(wire).await?;
+            if incoming.iter().any(|incoming| matches!(incoming, Incoming::Acknowledged { packet_id: acked, .. } if *acked == packet_id)) {
+                break;
+            }
+            // A last batch may be acknowledged meanwhile. Orders are not taken any more.
+            for incoming in incoming {
+                if let Incoming::Acknowledged { .. } = incoming {
+                    self.heard(incoming)?;
+                }
+            }
+        }
+        self.protocol.disconnect()?;
+        self.flush(wire).await
+    }
+
+    /// What was under way when the link ended and has to be sent again. Samples are still in the spool.
+    fn give_back(&mut self) {
+        let events = std::mem::take(&mut self.events).into_values();
+        self.daemon.return_events(events.chain(std::mem::take(&mut self.waiting)).collect::<Vec<_>>().into_iter());
+    }
+
+    // ---- Sending -----------------------------------------------------------------------------------------------
+
+    fn presence(&self, online: bool) -> Presence {
+        let about = |value: String| online.then_some(value);
+        Presence {
+            online,
+            link: self.number,
+            boot: about(self.daemon.boot.clone()),
+            t: online.then(wall_clock),
+            agent: about(crate::facts::AGENT.to_owned()),
+            facts: online.then(crate::facts::read),
+            reason: None,
+        }
+    }
+
+    /// Around the set time, a tenth to either side.
+    fn next_heartbeat(&self) -> Duration {
+        let tenth = self.heartbeat_every / 10;
+        let spread = u64::try_from(tenth.as_millis()).unwrap_or(0) * 2;
+        self.heartbeat_every - tenth + Duration::from_millis(random::below(spread))
+    }
+
+    /// A heartbeat and a PINGREQ in one write: the answer tells a living broker from a frozen one.
+    fn send_heartbeat(&mut self) -> Result<(), End> {
+        let heartbeat = Heartbeat {
+            seq: self.heartbeats,
+            t: wall_clock(),
+            uptime_s: uptime_s(),
+            sessions: self.daemon.session_count(),
+            spooled: self.daemon.spool().waiting(),
+        };
+        self.heartbeats += 1;
+        self.protocol.publish_once(&self.topics.heartbeat, encode(&heartbeat))?;
+        self.protocol.ping()?;
+        self.ping_by.get_or_insert(Instant::now() + PING_TIMEOUT);
+        Ok(())
+    }
+
+    fn send_events(&mut self) -> Result<(), End> {
+        self.waiting.extend(self.daemon.take_events());
+        while self.events.len() < EVENTS_UNDER_WAY
+            && let Some(event) = self.waiting.pop_front()
+        {
+            let packet_id = self.protocol.publish(&self.topics.event, encode(&event), false)?;
+            self.events.insert(packet_id, event);
+            self.ack_by.get_or_insert(Instant::now() + ACK_TIMEOUT);
+        }
+        Ok(())
+    }
+
+    /// Sends the oldest samples. Whether there may be more.
+    fn send_usage(&mut self) -> Result<bool, End> {
+        let Some((batch, bytes)) = batch::next(&mut self.daemon.spool()) else { return Ok(false) };
+        let packet_id = self.protocol.publish(&self.topics.usage, bytes, false)?;
+        self.batch = Some((packet_id, batch));
+        self.ack_by.get_or_insert(Instant::now() + ACK_TIMEOUT);
+        Ok(true)
+    }
+
+    async fn flush(&mut self, wire: &mut Wire) -> Result<(), End> {
+        let bytes = self.protocol.take_output();
+        if !bytes.is_empty() {
+            wire.write(&bytes).await?;
+        }
+        Ok(())
+    }
+
+    // ---- Receiving ---------------------------------------------------------------------------------------------
+
+    async fn receive(&mut self, wire: &mut Wire) -> Result<Vec<Incoming>, End> {
+        let bytes = wire.read().await?;
+        Ok(self.protocol.receive(&bytes)?)
+    }
+
+    fn heard(&mut self, incoming: Incoming) -> Result<(), End> {
+        match incoming {
+            Incoming::Refused(refusal) => return Err(End::refused("the hub does not let this device in", refusal)),
+            Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", refusal)),
+            Incoming::Pong => self.ping_by = None,
+            Incoming::Acknowledged { packet_id, taken } => self.acknowledged(packet_id, taken)?,
+            Incoming::Message { topic, payload } => orders::take(self.daemon, self.enrolled, &topic, &payload)?,
+            Incoming::Connected { .. } | Incoming::Subscribed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&mut self, packet_id: u16, taken: Taken) -> Result<(), End> {
+        if taken == Taken::NotNow {
+            return Err(End::Lost { why: "the hub cannot store what this device sends now".into(), retry_in: Some(NOT_NOW) });
+        }
+        if let Some((_, batch)) = self.batch.take_if(|(sent, _)| *sent == packet_id) {
+            if taken == Taken::Never {
+                error!("the hub calls a batch of {} samples invalid; they are dropped", batch.samples.len());
+            }
+            self.daemon.spool().delivered(&batch);
+        } else if self.events.remove(&packet_id).is_some() && taken == Taken::Never {
+            warn!("the hub calls an event invalid; it is dropped");
+        }
+        let under_way = self.batch.is_some() || !self.events.is_empty();
+        self.ack_by = under_way.then(|| Instant::now() + ACK_TIMEOUT);
+        Ok(())
+    }
+}
+
+fn uptime_s() -> u64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec.unsigned_abs()
+}

@@ -1,0 +1,103 @@
+//! What the hub says on `down/`: parsed, checked against our own uid, and handed to whom it concerns.
+//!
+//! Nothing here acts by itself. What does not parse is logged and ignored: a newer hub may know more than we do.
+
+use std::time::{Duration, Instant};
+
+use muster_proto::limits::PAYLOAD_MAX;
+use muster_proto::mqtt::{AdmissionNotice, ConfigWish, SessionOrder, decode};
+use muster_proto::topic::{Down, Topic};
+
+use super::End;
+use crate::daemon::{Daemon, Pace};
+use crate::log::{debug, info, warn};
+use crate::state::Enrolled;
+
+/// Longest watch that one wish gives: as long as the hub may ask for.
+const WATCH_MAX: Duration = Duration::from_secs(600);
+
+/// Takes one message.
+pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &[u8]) -> Result<(), End> {
+    let down = match topic.parse() {
+        Ok(Topic::Down(uid, down)) if uid == enrolled.identity.uid => down,
+        _ => {
+            warn!("a message on the topic {topic:?} is not for this device; ignored");
+            return Ok(());
+        }
+    };
+    match down {
+        Down::Session => match decode::<SessionOrder>(payload, PAYLOAD_MAX) {
+            Ok(SessionOrder::Unknown) => debug!("a session order of a later version; ignored"),
+            Ok(order) => {
+                if let SessionOrder::Open(open) = &order {
+                    daemon.hub_told(open.t);
+                }
+                daemon.order(order);
+            }
+            Err(error) => warn!("a session order is ignored: {error}"),
+        },
+        Down::Config => match decode::<ConfigWish>(payload, PAYLOAD_MAX) {
+            Ok(wish) => take_wish(daemon, &wish),
+            Err(error) => warn!("a configuration wish is ignored: {error}"),
+        },
+        Down::Admission => match decode::<AdmissionNotice>(payload, PAYLOAD_MAX) {
+            Ok(notice) => return take_notice(daemon, enrolled, notice),
+            Err(error) => warn!("an admission notice is ignored: {error}"),
+        },
+        Down::Run(run) => warn!("run {run} is ignored: this version of the daemon runs no commands"),
+    }
+    Ok(())
+}
+
+fn take_wish(daemon: &Daemon, wish: &ConfigWish) {
+    daemon.hub_told(wish.now);
+    let pace = pace(daemon, wish);
+    daemon.pace.send_if_modified(|known| {
+        let changed = *known != pace;
+        *known = pace;
+        changed
+    });
+}
+
+/// The hub's wish within the device's bounds: never more often than the configuration says, but for a watch with an end.
+fn pace(daemon: &Daemon, wish: &ConfigWish) -> Pace {
+    let seconds = |wish: Option<u32>| Duration::from_secs(u64::from(wish.unwrap_or(0).min(3600)));
+    let sample_every = daemon.config.sample_every.max(seconds(wish.sample_every_s));
+    let publish_every = daemon.config.publish_every.max(seconds(wish.usage_every_s)).max(sample_every);
+    // A retained wish may be read long after it was said.
+    let now = wish.now.max(daemon.hub_now());
+    let left = wish.watch_until.and_then(|until| u64::try_from(until - now).ok()).filter(|left| *left > 0);
+    let watch_until = left.map(|left| Instant::now() + Duration::from_millis(left).min(WATCH_MAX));
+    Pace { sample_every, publish_every, watch_until }
+}
+
+fn take_notice(daemon: &Daemon, enrolled: &Enrolled, notice: AdmissionNotice) -> Result<(), End> {
+    match notice {
+        AdmissionNotice::Renew => daemon.renew.notify_one(),
+        AdmissionNotice::Revoked { reason } => {
+            daemon.end_sessions("the device was revoked");
+            return Err(End::Revoked(reason));
+        }
+        AdmissionNotice::Named { uid, org, name, now } => {
+            daemon.hub_told(now);
+            if uid != enrolled.identity.uid || org != enrolled.identity.org {
+                warn!("a name for another device ({uid} of {org}); ignored");
+            } else if name != enrolled.identity.name {
+                info!("the organization calls this device {name:?} now");
+                // Read again: the certificate may have been renewed since this link began.
+                let renamed = daemon.state.enrolled().and_then(|current| match current {
+                    Some(mut current) if current.identity.uid == uid => {
+                        current.identity.name = name;
+                        daemon.state.set_enrolled(&current)
+                    }
+                    _ => Ok(()),
+                });
+                if let Err(error) = renamed {
+                    warn!("{error}");
+                }
+            }
+        }
+        AdmissionNotice::Unknown => debug!("an admission notice of a later version; ignored"),
+    }
+    Ok(())
+}

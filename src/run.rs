@@ -1,0 +1,101 @@
+//! `musterd run`: starts the tasks, waits for the end, ends them in order.
+//!
+//! One thread. A task that ends by itself ends the process, and systemd starts it afresh.
+//! Order of the end: the link says farewell, the samples are synced, the sockets go; session workers live on.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::log::{error, info, warn};
+use crate::notify::Notifier;
+use crate::{control, metrics, mqtt, renew, usage, workers};
+
+/// Longest stop. systemd is told to wait longer.
+const STOP_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCode {
+    let notifier = Notifier::from_environment();
+    let control_socket = config.control_socket();
+    let listener = match control::bind(&control_socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            error!("cannot open the control socket {}: {error}", control_socket.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => {
+            error!("cannot wait for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let metrics_socket = config.metrics_socket();
+    let (daemon, commands) = Daemon::new(config, config_path);
+    let daemon = Arc::new(daemon);
+    if let Err(error) = daemon.state.prepare() {
+        warn!("{error}; the daemon goes on, and what it cannot keep is lost at its end");
+    }
+    if let Err(why) = crate::policy::load(&daemon.config.policy) {
+        error!("{why}; everything is refused until it is mended");
+    }
+    info!("musterd {} starts, boot {}", env!("CARGO_PKG_VERSION"), daemon.boot);
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(named("link", mqtt::run(Arc::clone(&daemon))));
+    tasks.spawn(named("usage", usage::sampling::run(Arc::clone(&daemon))));
+    tasks.spawn(named("workers", workers::run(Arc::clone(&daemon), commands)));
+    tasks.spawn(named("control", control::run(Arc::clone(&daemon), listener)));
+    tasks.spawn(named("renewal", renew::run(Arc::clone(&daemon))));
+    match metrics::bind(&metrics_socket) {
+        Ok(listener) => drop(tasks.spawn(named("metrics", metrics::run(Arc::clone(&daemon), listener)))),
+        Err(error) => warn!("cannot open the metrics socket {}: {error}; the daemon goes on without", metrics_socket.display()),
+    }
+    notifier.send("READY=1");
+
+    let code = loop {
+        tokio::select! {
+            _ = terminate.recv() => break ExitCode::SUCCESS,
+            _ = interrupt.recv() => break ExitCode::SUCCESS,
+            Some(ended) = tasks.join_next() => {
+                match ended {
+                    Ok(name) => error!("the {name} task ended by itself"),
+                    Err(error) => error!("a task failed: {error}"),
+                }
+                break ExitCode::FAILURE;
+            }
+            // This loop and the tasks share the thread: while it turns, they do.
+            () = alive(notifier.watchdog) => notifier.send("WATCHDOG=1"),
+        }
+    };
+    notifier.send("STOPPING=1");
+    info!("stopping");
+    daemon.stop();
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+        warn!("not everything ended in {} s", STOP_TIMEOUT.as_secs());
+    }
+    let _ = std::fs::remove_file(control_socket);
+    let _ = std::fs::remove_file(metrics_socket);
+    code
+}
+
+async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    name
+}
+
+async fn alive(watchdog: Option<Duration>) {
+    match watchdog {
+        Some(half) => tokio::time::sleep(half).await,
+        None => std::future::pending().await,
+    }
+}
