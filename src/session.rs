@@ -42,7 +42,7 @@ const IDLE_LOOKS: u32 = 8;
 const LAST_PROCESSES: Duration = Duration::from_millis(800);
 
 /// Runs the worker; the exit code is for the daemon's log only.
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     // Not in the daemon's process group any more, whoever started us: its end must not be ours.
     // Fails where the daemon has seen to it already.
     let _ = rustix::process::setsid();

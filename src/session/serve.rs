@@ -224,7 +224,9 @@ impl Server {
 
     /// Tells all processes of all terminals to go.
     pub(super) fn hang_up_all(&self) {
-        self.0.terminals.borrow().values().for_each(|terminal| drop(terminal.hang_up()));
+        self.0.terminals.borrow().values().for_each(|terminal| {
+            terminal.hang_up();
+        });
     }
 
     /// Waits until no terminal is left.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use muster_proto::backoff::Backoff;
 use muster_proto::id::{SessionId, StreamId};
-use muster_proto::session::{Event, Outgoing, Session, Side, code};
+use muster_proto::session::{Control, Event, Outgoing, Session, Side, code};
 use ring::rand::SecureRandom;
 use tokio::time::Sleep;
 
@@ -39,6 +39,8 @@ pub const CLOSE_REPLACED: u16 = 4409;
 const REDIAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// Bytes read from the leg in one go before what they caused is written: two reads of the WebSocket, so that end points get large writes.
 const BATCH: usize = 128 * 1024;
+/// How the relay begins its word on a session's end, sent right before [`CLOSE_ENDED`].
+const CLOSE_PREFIX: &str = "{\"type\":\"close\"";
 /// Bytes of stream id before the data of a binary message.
 const STREAM_ID: usize = 4;
 /// Longest farewell: flushing the last messages and closing the WebSocket in good order.
@@ -93,6 +95,8 @@ pub struct Driver<A> {
     /// When `closed` was set.
     closed_at: Duration,
     last_error: Option<LegError>,
+    /// What the relay said of the session's end while the other end was not there: the machine listens to its peer only.
+    word: Option<Control>,
     met: bool,
     /// Reused between polls.
     fresh: Vec<StreamId>,
@@ -121,6 +125,7 @@ impl<A: Application> Driver<A> {
             closed: None,
             closed_at: Duration::ZERO,
             last_error: None,
+            word: None,
             met: false,
             fresh: Vec::new(),
         }
@@ -277,6 +282,9 @@ impl<A: Application> Driver<A> {
                 }
                 Message::Text(text) => {
                     bytes += text.len();
+                    if !state.session.is_established() && text.starts_with(CLOSE_PREFIX) {
+                        self.word = Control::parse(&text).ok();
+                    }
                     state.session.receive_text(&text, now)
                 }
                 Message::Close { .. } => Ok(()),
@@ -292,7 +300,10 @@ impl<A: Application> Driver<A> {
 
     fn relay_closed(&mut self, code: u16, reason: &str, now: Duration) {
         match code {
-            CLOSE_ENDED => self.end(code::DONE, if reason.is_empty() { "the hub ended the session" } else { reason }, now),
+            CLOSE_ENDED => match self.word.take() {
+                Some(Control::Close { code, message }) => self.end(&code, &message, now),
+                _ => self.end(code::DONE, if reason.is_empty() { "the hub ended the session" } else { reason }, now),
+            },
             CLOSE_REPLACED => self.end(code::CANCELLED, "another connection took this end of the session over", now),
             _ => self.lost(if reason.is_empty() { "the hub closed the connection" } else { reason }),
         }

@@ -107,6 +107,7 @@ async fn run(listener: TcpListener, config: Arc<ServerConfig>, shared: Arc<Share
         }
         if shared.close_ended.load(Ordering::Relaxed) {
             for leg in legs.iter_mut().flatten() {
+                leg.queue_text(r#"{"type":"close","code":"revoked","message":"revoked by an owner"}"#);
                 leg.queue_close(CLOSE_ENDED, "revoked by an owner");
                 leg.flush().await.unwrap();
             }

@@ -295,6 +295,16 @@ fn a_session_that_the_relay_ends_is_not_dialled_again() {
 }
 
 #[test]
+fn the_relays_word_is_heard_while_the_other_end_is_away() {
+    on_local(async {
+        let relay = TestRelay::start().await;
+        relay.close_ended();
+        let (ended, _) = Driver::new(Side::Client, id(), relay.relay("client"), App::default()).run().await;
+        assert_eq!((ended.code.as_str(), ended.message.as_str()), ("revoked", "revoked by an owner"));
+    });
+}
+
+#[test]
 fn a_refused_resumption_ends_the_session_with_the_hubs_sentence() {
     on_local(async {
         let ends = ends().await;
