@@ -65,8 +65,11 @@ pub const CONTROL_MAX: usize = 16 * 1024;
 pub const WINDOW_FIRST: u32 = 256 * 1024;
 /// Largest window of a stream, in bytes.
 pub const WINDOW_MAX: u32 = 4 * 1024 * 1024;
-/// One turn of a stream in the round robin, in bytes.
-pub const TURN: usize = 16 * 1024;
+/// One turn of a stream in the round robin, in bytes: 16 KiB less the headers of a masked frame and of the message (8 and 4),
+/// so that it fills one TLS record and no second one.
+pub const TURN: usize = 16_372;
+/// Largest data payload that a sender makes, in bytes, while nobody else waits: four turns, four TLS records.
+pub const DATA_LONG: usize = 4 * TURN;
 /// Most streams open at once in one session.
 pub const STREAMS_MAX: usize = 4096;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use muster_proto::id::StreamId;
-use muster_proto::limits::{DATA_MAX, SESSION_GRACE, STREAMS_MAX, TURN, WINDOW_FIRST, WINDOW_MAX};
+use muster_proto::limits::{DATA_LONG, DATA_MAX, SESSION_GRACE, STREAMS_MAX, TURN, WINDOW_FIRST, WINDOW_MAX};
 use muster_proto::session::{Event, OpenError, Outgoing, ProtocolError, Session, Side, Target, code};
 use pair::{Pair, bytes, events, frame, receive, tcp, terminal};
 use serde_json::Value;
@@ -249,15 +249,17 @@ fn a_window_grows_while_the_receiver_keeps_up_and_only_then() {
 fn a_single_stream_is_not_cut_and_several_take_turns() {
     let mut pair = Pair::met();
     let (a, b) = (pair.open(tcp()), pair.open(tcp()));
+    pair.client.send(a, bytes(65_524));
     pair.client.send(a, bytes(DATA_MAX));
-    pair.client.send(a, bytes(DATA_MAX));
-    assert_eq!(said(&mut pair.client, pair.now).iter().filter_map(data).collect::<Vec<_>>(), [(a, DATA_MAX), (a, DATA_MAX)]);
+    let cut: Vec<_> = said(&mut pair.client, pair.now).iter().filter_map(data).collect();
+    assert_eq!(cut, [(a, 65_524), (a, DATA_LONG), (a, DATA_MAX - DATA_LONG)], "what fills four TLS records goes in one piece");
     let mut pair = Pair::met();
     assert_eq!((pair.open(tcp()), pair.open(tcp())), (a, b));
-    pair.client.send(a, bytes(DATA_MAX));
-    pair.client.send(b, bytes(DATA_MAX));
+    pair.client.send(a, bytes(65_524));
+    pair.client.send(b, bytes(DATA_LONG));
     let turns: Vec<_> = said(&mut pair.client, pair.now).iter().filter_map(data).collect();
-    assert_eq!(turns[..4], [(a, TURN), (b, TURN), (a, TURN), (b, TURN)]);
+    let last = TURN + 36;
+    assert_eq!(turns, [(a, TURN), (b, TURN), (a, TURN), (b, TURN), (a, TURN), (b, TURN), (a, last), (b, TURN)]);
 }
 
 /// Acknowledges at once all that `session` has said, so that the pace never stops it.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{DATA_MAX, TURN};
+use crate::limits::{DATA_LONG, TURN};
 
 /// Never less in flight before the line is known, nor on a fast one: four full messages, one in each stage of two hops.
 pub(super) const FLIGHT_FIRST: usize = 256 * 1024;
@@ -73,7 +73,7 @@ impl Pace {
     /// The most that one message may hold while nobody else waits: on a slow line a keystroke comes behind it.
     pub(super) fn message_max(&self) -> usize {
         let bandwidth = self.bandwidth();
-        if bandwidth == 0 || bandwidth / FLOOR_SHARE >= DATA_MAX as u64 { DATA_MAX } else { TURN }
+        if bandwidth == 0 || bandwidth / FLOOR_SHARE >= DATA_LONG as u64 { DATA_LONG } else { TURN }
     }
 
     /// The least round trip seen on this leg.

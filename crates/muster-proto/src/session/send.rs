@@ -14,8 +14,10 @@ use super::message::Control;
 use super::stream::{Class, Eof, Place, QUEUE_LOW, State, Stream};
 use super::{Event, Outgoing, Phase, Session};
 use crate::id::StreamId;
-use crate::limits::{DATA_MAX, TURN};
+use crate::limits::{DATA_LONG, DATA_MAX, TURN};
 
+/// A rest as short as this goes with the piece before it instead of alone.
+const CRUMB: usize = DATA_MAX - DATA_LONG - 12;
 /// What a message counts at least in its turn, so that many small ones do not make a turn endless.
 const TURN_COST_MIN: usize = TURN / 16;
 /// What terminals and fresh streams may send before one of the others has a turn.
@@ -229,8 +231,14 @@ fn take(stream: &mut Stream, id: StreamId, most: usize) -> Outgoing {
             }
         });
     };
-    let most = if stream.class == Class::Datagrams { DATA_MAX } else { most.min(stream.credit as usize) };
-    let payload = if next.len() > most { next.split_to(most) } else { std::mem::take(next) };
+    let payload = match stream.class {
+        Class::Datagrams => std::mem::take(next),
+        _ => {
+            let credit = stream.credit as usize;
+            let whole = next.len() <= (most + CRUMB).min(credit);
+            if whole { std::mem::take(next) } else { next.split_to(most.min(credit)) }
+        }
+    };
     if next.is_empty() {
         stream.queue.pop_front();
     }
