@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use muster_link::driver::{CLOSE_ENDED, CLOSE_REPLACED};
 use muster_link::websocket::{Message, QUEUE_TARGET, WebSocket};
 use muster_proto::session::{Control, Side};
 use muster_proto::websocket::close_code;
@@ -25,8 +26,6 @@ use super::{Command, End, Live, Stopped};
 const HELD_MAX: usize = 4;
 /// How long an end may take to read its good-bye.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Close code of a leg that a newer one replaced.
-const REPLACED: u16 = 4001;
 
 /// A running session's task.
 pub(super) struct Pump {
@@ -70,7 +69,7 @@ impl Pump {
             for leg in [self.client.take(), self.device.take()].into_iter().flatten() {
                 let mut socket = leg.socket;
                 socket.queue_text(&text);
-                socket.queue_close(close_code::NORMAL, &end.message);
+                socket.queue_close(CLOSE_ENDED, &end.message);
                 tokio::spawn(timeout(FAREWELL, socket.shutdown()));
             }
         }
@@ -114,7 +113,7 @@ impl Pump {
     fn attach(&mut self, side: Side, socket: WebSocket) {
         let leg = Leg { socket, heard: Instant::now(), received: 0, held: Vec::new() };
         if let Some(mut old) = self.slot(side).replace(leg) {
-            old.socket.queue_close(REPLACED, "a newer connection took its place");
+            old.socket.queue_close(CLOSE_REPLACED, "a newer connection took its place");
             tokio::spawn(timeout(FAREWELL, old.socket.shutdown()));
         }
         if self.legs.up(side) {
@@ -205,6 +204,7 @@ struct OtherBroke;
 impl Leg {
     fn forward(&mut self, to: &mut WebSocket, moved: &mut u64, cx: &mut Context<'_>) -> Result<Turn, OtherBroke> {
         for text in self.held.drain(..) {
+            *moved += text.len() as u64;
             to.queue_text(&text);
         }
         let turn = loop {

@@ -213,7 +213,7 @@ async fn messages_pass_both_ways_and_are_counted() {
     let close = Control::Close { code: "ended".into(), message: "by hand".into() }.encode();
     for socket in [&mut client, &mut device] {
         assert_eq!(text(socket).await, close);
-        assert_eq!(within(socket.read()).await.unwrap(), Some(Message::Close { code: 1000, reason: "by hand".into() }));
+        assert_eq!(within(socket.read()).await.unwrap(), Some(Message::Close { code: 4410, reason: "by hand".into() }));
     }
     let row = hub.row(&tickets.id).await;
     assert_eq!((row.to_device, row.to_client), (5, rounds * 65_540));
@@ -264,7 +264,7 @@ async fn a_leg_that_drops_comes_back_and_the_other_stays() {
 
     // A second leg of the same side takes the place of the first.
     let mut newer = hub.dial(&tickets.id, Side::Device, &tickets.device).await.unwrap();
-    assert!(matches!(within(device.read()).await.unwrap(), Some(Message::Close { code: 4001, .. })));
+    assert!(matches!(within(device.read()).await.unwrap(), Some(Message::Close { code: 4409, .. })));
     say(&mut newer, "three").await;
     assert_eq!(text(&mut client).await, "three");
     hub.stop().await;
