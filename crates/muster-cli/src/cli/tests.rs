@@ -1,0 +1,175 @@
+//! The grammar holds together, every command explains itself, and every example in the help can be typed.
+
+use super::*;
+
+/// Every command that can be run, in the order of the help.
+const COMMANDS: &[&str] = &[
+    "login",
+    "logout",
+    "whoami",
+    "profile list",
+    "profile use",
+    "org list",
+    "org create",
+    "org show",
+    "org use",
+    "org members",
+    "org member add",
+    "org member remove",
+    "project list",
+    "project create",
+    "project show",
+    "project use",
+    "project add-device",
+    "project remove-device",
+    "project participants",
+    "project participant add",
+    "project participant remove",
+    "token create",
+    "token list",
+    "token revoke",
+    "access-token create",
+    "access-token list",
+    "access-token revoke",
+    "devices",
+    "device show",
+    "device admit",
+    "device reject",
+    "device revoke",
+    "device replace",
+    "device edit",
+    "device delete",
+    "device history",
+    "device usage",
+    "top",
+    "ssh-config",
+    "sessions",
+    "session show",
+    "session end",
+    "audit",
+    "completion",
+];
+
+fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        let path = if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
+        if sub.has_subcommands() { leaves(sub, &path, found) } else { found.push((path, sub.clone())) }
+    }
+}
+
+fn try_parse(line: &str) -> Result<Cli, clap::Error> {
+    parse(words(line).into_iter().map(Into::into))
+}
+
+/// Splits as a shell would, as far as the examples need it.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => words.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn the_grammar_holds_together() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_command_and_every_flag_has_help() {
+    let mut found = Vec::new();
+    leaves(&command(), "", &mut found);
+    assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), COMMANDS);
+    for (path, command) in found {
+        let about = command.get_about().unwrap_or_else(|| panic!("{path} has no help")).to_string();
+        assert!(!about.ends_with('.') && about.len() <= 100, "{path}: {about}");
+        for arg in command.get_arguments() {
+            assert!(arg.get_help().is_some(), "{path}: {} has no help", arg.get_id());
+        }
+        let mut command = command.clone();
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("Usage: "), "{path}");
+        assert!(!help.chars().any(|c| c.is_control() && c != '\n'), "{path}");
+    }
+}
+
+#[test]
+fn the_help_lists_exit_codes_and_environment() {
+    let help = command().render_long_help().to_string();
+    for text in ["Exit codes:", "  6  the hub cannot be reached", "MUSTER_TOKEN", "NO_COLOR", "config.toml", "Examples:"] {
+        assert!(help.contains(text), "{text}\n{help}");
+    }
+    assert!(command().render_help().to_string().contains("Exit codes:"));
+    // A token in the environment must not be shown to somebody who looks over a shoulder.
+    assert!(!help.contains("mp1.a"));
+}
+
+#[test]
+fn every_example_can_be_typed() {
+    let mut found = Vec::new();
+    leaves(&command(), "", &mut found);
+    found.push((String::new(), command()));
+    let mut parsed = 0;
+    for (path, mut command) in found {
+        let help = command.render_long_help().to_string();
+        let Some((_, examples)) = help.split_once("Examples:\n") else { continue };
+        for line in examples.lines().take_while(|line| line.starts_with("  ")) {
+            // The first `muster` of the line up to a pipe, a redirection, a comment after spaces, or a closing bracket.
+            let Some(start) = line.match_indices("muster ").map(|(at, _)| at).find(|at| line[at + 7..].starts_with(|c: char| c != '|'))
+            else {
+                continue;
+            };
+            let typed = line[start..].trim_end();
+            let end = ["   ", " | ", " > ", " >> ", ")'", ")"].iter().filter_map(|stop| typed.find(stop)).min().unwrap_or(typed.len());
+            let mut typed = &typed[..end];
+            if line[..start].ends_with('\'') {
+                typed = typed.split('\'').next().unwrap_or(typed);
+            }
+            let outcome = try_parse(&typed.replace("%p", "22"));
+            if let Err(error) = &outcome {
+                let help = matches!(
+                    error.kind(),
+                    clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
+                assert!(help, "{path}: {typed}\n{error}");
+            }
+            parsed += 1;
+        }
+    }
+    assert!(parsed >= 40, "only {parsed} examples");
+}
+
+#[test]
+fn global_flags_stand_anywhere() {
+    let cli = try_parse("muster --json devices --project lab --org acme").unwrap();
+    assert!(cli.globals.json && cli.globals.project_on_line);
+    assert_eq!((cli.globals.project.as_deref(), cli.globals.org.as_deref()), (Some("lab"), Some("acme")));
+    assert!(try_parse("muster --project lab devices").unwrap().globals.project_on_line);
+    assert!(!try_parse("muster devices").unwrap().globals.project_on_line);
+}
+
+#[test]
+fn mistakes_are_usage_errors() {
+    for line in [
+        "muster nonsense",
+        "muster device edit robot-7",
+        "muster token create --uses 0",
+        "muster token create --expires 1y",
+        "muster org member add a@b --role god",
+        "muster session end nope",
+        "muster devices --online --offline",
+        "muster top --interval 0s",
+        "muster org create Bad_Id",
+    ] {
+        assert_eq!(try_parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
+    }
+}

@@ -1,0 +1,38 @@
+//! One module per command: its flags, its calls to the hub, what it prints.
+//!
+//! A command parses, calls and prints; what is shared stands in `client`, `context` and `output`.
+
+pub mod access_token;
+pub mod audit;
+pub mod completion;
+pub mod decide;
+pub mod device;
+pub mod devices;
+pub mod history;
+pub mod login;
+pub mod org;
+pub mod profiles;
+pub mod project;
+pub mod remote;
+pub mod sessions;
+pub mod ssh_config;
+pub mod token;
+pub mod top;
+
+use crate::failure::Failure;
+use crate::tty;
+
+/// Asks before something that cannot be undone.
+///
+/// # Errors
+/// When the person says no, or nobody can be asked.
+pub fn confirm(yes: bool, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    let question = crate::output::text::clean(question);
+    if !tty::interactive() {
+        return Err(Failure::usage(format!("{question} Nobody can be asked here")).hint("give --yes to do it without asking"));
+    }
+    if tty::confirm(&question)? { Ok(()) } else { Err(Failure::new(crate::failure::Exit::Failed, "nothing was changed")) }
+}

@@ -1,0 +1,195 @@
+//! Times for people: "3 min ago", local dates, and what they type as durations.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use muster_proto::Millis;
+
+const SECOND: i64 = 1000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
+
+/// Times within this of now are "now": clocks of two machines are never the same.
+const NOW: i64 = 5 * SECOND;
+
+/// This machine's clock.
+pub fn now() -> Millis {
+    Timestamp::now().as_millisecond()
+}
+
+/// A length of time in its one or two largest units.
+pub fn span(ms: i64) -> String {
+    match ms.abs() {
+        ms if ms < MINUTE => format!("{} s", ms / SECOND),
+        ms if ms < HOUR => format!("{} min", ms / MINUTE),
+        ms if ms < 10 * HOUR && ms % HOUR >= MINUTE => format!("{} h {} min", ms / HOUR, ms % HOUR / MINUTE),
+        ms if ms < 2 * DAY => format!("{} h", ms / HOUR),
+        ms => format!("{} days", ms / DAY),
+    }
+}
+
+/// How far a time lies from `now`: "3 min ago", "in 6 days".
+pub fn ago(now: Millis, t: Millis) -> String {
+    let away = now.saturating_sub(t);
+    if away.saturating_abs() < NOW {
+        "now".to_owned()
+    } else if away > 0 {
+        format!("{} ago", coarse(away))
+    } else {
+        format!("in {}", coarse(away.saturating_neg()))
+    }
+}
+
+/// A length of time in its largest unit.
+fn coarse(ms: i64) -> String {
+    match ms {
+        ms if ms < MINUTE => format!("{} s", ms / SECOND),
+        ms if ms < HOUR => format!("{} min", ms / MINUTE),
+        ms if ms < 2 * DAY => format!("{} h", ms / HOUR),
+        ms => format!("{} days", ms / DAY),
+    }
+}
+
+/// A time on this machine's calendar, to the second.
+pub fn local(t: Millis) -> String {
+    in_zone(t, TimeZone::system())
+}
+
+fn in_zone(t: Millis, zone: TimeZone) -> String {
+    match Timestamp::from_millisecond(t) {
+        Ok(at) => at.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => format!("{t} ms"),
+    }
+}
+
+/// A time on the calendar and how far away it is.
+pub fn local_ago(now: Millis, t: Millis) -> String {
+    format!("{} ({})", local(t), ago(now, t))
+}
+
+/// Parses a duration such as `90s`, `30m`, `12h`, `7d`, `2w` or `1d12h` to seconds.
+///
+/// # Errors
+/// When it is not one, or over a hundred years.
+pub fn parse_span(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is not a duration: write it as 90s, 30m, 12h, 7d or 1d12h");
+    let (mut total, mut rest) = (0u64, text.trim());
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest[..digits].parse().map_err(|_| bad())?;
+        rest = &rest[digits..];
+        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let unit = match &rest[..letters] {
+            "s" | "sec" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            "w" => 7 * 86_400,
+            _ => return Err(bad()),
+        };
+        rest = &rest[letters..];
+        total = number.checked_mul(unit).and_then(|s| total.checked_add(s)).filter(|s| *s <= 100 * 366 * 86_400).ok_or_else(bad)?;
+    }
+    Ok(total)
+}
+
+/// Parses a point in the past: a duration back from now, a local date or time, or one with a zone (RFC 3339).
+///
+/// # Errors
+/// When it is none of these.
+pub fn parse_since(text: &str) -> Result<Millis, String> {
+    parse_since_at(text, now(), &TimeZone::system())
+}
+
+fn parse_since_at(text: &str, now: Millis, zone: &TimeZone) -> Result<Millis, String> {
+    let text = text.trim();
+    if let Ok(seconds) = parse_span(text) {
+        return Ok(now - i64::try_from(seconds).unwrap_or(0) * SECOND);
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at.as_millisecond());
+    }
+    let civil = text.parse::<jiff::civil::DateTime>().or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.at(0, 0, 0, 0)));
+    match civil.and_then(|civil| civil.to_zoned(zone.clone())) {
+        Ok(zoned) => Ok(zoned.timestamp().as_millisecond()),
+        Err(_) => Err(format!("{text:?} is not a time: write 2h, 7d, 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00Z")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages() {
+        let now = 1_800_000_000_000;
+        for (back, text) in [
+            (0, "now"),
+            (4 * SECOND, "now"),
+            (-4 * SECOND, "now"),
+            (12 * SECOND, "12 s ago"),
+            (3 * MINUTE + 50 * SECOND, "3 min ago"),
+            (5 * HOUR, "5 h ago"),
+            (47 * HOUR, "47 h ago"),
+            (49 * HOUR, "2 days ago"),
+            (-6 * DAY - HOUR, "in 6 days"),
+        ] {
+            assert_eq!(ago(now, now - back), text);
+        }
+        assert!(ago(i64::MAX, i64::MIN).contains("days ago"));
+    }
+
+    #[test]
+    fn lengths() {
+        for (ms, text) in [
+            (0, "0 s"),
+            (59_999, "59 s"),
+            (3 * MINUTE, "3 min"),
+            (2 * HOUR + 5 * MINUTE, "2 h 5 min"),
+            (9 * HOUR, "9 h"),
+            (30 * HOUR, "30 h"),
+            (72 * HOUR, "3 days"),
+        ] {
+            assert_eq!(span(ms), text);
+        }
+    }
+
+    #[test]
+    fn typed_lengths() {
+        for (text, seconds) in
+            [("90s", 90), ("30m", 1800), ("30min", 1800), ("12h", 43_200), ("7d", 604_800), ("1d12h", 129_600), ("2w", 1_209_600)]
+        {
+            assert_eq!(parse_span(text), Ok(seconds), "{text}");
+        }
+        for bad in ["", "7", "d", "7 d", "-1d", "1y", "99999999999999999999d", "9999999w", "1.5h", "7d x"] {
+            assert!(parse_span(bad).unwrap_err().contains("is not a duration"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn typed_times() {
+        let now = 1_800_000_000_000;
+        let berlin = TimeZone::fixed(jiff::tz::offset(1));
+        for (text, t) in [
+            ("2h", now - 2 * HOUR),
+            ("2026-01-31T12:00:00Z", 1_769_860_800_000),
+            ("2026-01-31T12:00:00", 1_769_857_200_000),
+            ("2026-01-31 12:00", 1_769_857_200_000),
+            ("2026-01-31", 1_769_814_000_000),
+        ] {
+            assert_eq!(parse_since_at(text, now, &berlin), Ok(t), "{text}");
+        }
+        for bad in ["", "yesterday", "2026-13-01", "12"] {
+            assert!(parse_since_at(bad, now, &berlin).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dates() {
+        assert_eq!(in_zone(1_769_860_800_000, TimeZone::UTC), "2026-01-31 12:00:00");
+        assert_eq!(in_zone(i64::MAX, TimeZone::UTC), "9223372036854775807 ms");
+    }
+}
