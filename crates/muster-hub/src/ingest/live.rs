@@ -1,0 +1,264 @@
+//! What the list shows of every device, in memory: presence, last word, newest sample.
+//!
+//! The store has the truth; this is what would cost a query per row. One lock, held for a few instructions.
+//! Column names are shared between devices: ten thousand of one kind hold them once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use muster_proto::Millis;
+use muster_proto::api::{PresenceState, Sample};
+use muster_proto::id::DeviceUid;
+use muster_proto::mqtt::{Heartbeat, UsageBatch};
+
+use crate::presence::{Moment, Presence};
+use crate::store::telemetry::PresenceRow;
+
+/// What is known of a device now.
+#[derive(Debug, Clone)]
+pub struct LiveDevice {
+    /// Whether it is there.
+    pub presence: PresenceState,
+    /// Since when.
+    pub since: Option<Millis>,
+    /// When the hub last heard from it.
+    pub last_seen: Option<Millis>,
+    /// Why it is offline.
+    pub offline_reason: Option<String>,
+    /// Its newest sample.
+    pub usage: Option<Sample>,
+    /// Sessions, as its last heartbeat said.
+    pub sessions: u32,
+    /// Samples that wait on it, as its last heartbeat said.
+    pub spooled: u64,
+}
+
+impl Default for LiveDevice {
+    fn default() -> Self {
+        Self { presence: PresenceState::Never, since: None, last_seen: None, offline_reason: None, usage: None, sessions: 0, spooled: 0 }
+    }
+}
+
+/// How many devices are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Online.
+    pub online: usize,
+    /// Offline.
+    pub offline: usize,
+}
+
+/// The memory of all devices. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Live(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    devices: HashMap<DeviceUid, Entry>,
+    names: HashMap<Box<[Box<str>]>, Weak<Names>>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Names(Box<[Box<str>]>);
+
+#[derive(Debug)]
+struct Entry {
+    presence: Presence,
+    last_seen: Millis,
+    /// By the hub's uptime: when silence began.
+    heard: Duration,
+    sessions: u32,
+    spooled: u64,
+    /// `last_seen` and the counts are newer than what is stored.
+    dirty: bool,
+    newest: Option<Newest>,
+    /// Samples stored since the bound on them was last checked.
+    stored: u64,
+}
+
+#[derive(Debug)]
+struct Newest {
+    t: Millis,
+    boot: Box<str>,
+    seq: u64,
+    names: Arc<Names>,
+    values: Box<[f64]>,
+}
+
+impl Live {
+    /// What is known of a device.
+    pub fn get(&self, uid: &DeviceUid) -> LiveDevice {
+        let inner = self.lock();
+        let Some(entry) = inner.devices.get(uid) else { return LiveDevice::default() };
+        let (presence, offline_reason) = match (entry.presence.online, entry.presence.reason.as_str()) {
+            (true, _) => (PresenceState::Online, None),
+            (false, "") => (PresenceState::Never, None),
+            (false, reason) => (PresenceState::Offline, Some(reason.to_owned())),
+        };
+        LiveDevice {
+            presence,
+            since: (presence != PresenceState::Never).then_some(entry.presence.since),
+            last_seen: Some(entry.last_seen),
+            offline_reason,
+            usage: entry.newest.as_ref().map(Newest::sample),
+            sessions: entry.sessions,
+            spooled: entry.spooled,
+        }
+    }
+
+    /// Whether a device is online.
+    pub fn is_online(&self, uid: &DeviceUid) -> bool {
+        self.lock().devices.get(uid).is_some_and(|entry| entry.presence.online)
+    }
+
+    /// Drops what is known of a device that was deleted.
+    pub fn forget(&self, uid: &DeviceUid) {
+        self.lock().devices.remove(uid);
+    }
+
+    /// How many are online and offline.
+    pub fn counts(&self) -> Counts {
+        let inner = self.lock();
+        let online = inner.devices.values().filter(|entry| entry.presence.online).count();
+        Counts { online, offline: inner.devices.len() - online }
+    }
+
+    pub(super) fn load(&self, row: PresenceRow, newest: Option<Sample>, now: Moment) {
+        let mut inner = self.lock();
+        let newest = newest.map(|sample| {
+            let names = inner.intern(sample.values.keys().map(|name| name.as_str().into()).collect());
+            Newest { t: sample.t, boot: sample.boot.into(), seq: sample.seq, names, values: sample.values.into_values().collect() }
+        });
+        // The clock of silence begins anew: while the hub was away nobody could be heard.
+        let entry = Entry {
+            presence: row.presence,
+            last_seen: row.last_seen,
+            heard: now.uptime,
+            sessions: row.sessions,
+            spooled: row.spooled,
+            dirty: false,
+            newest,
+            stored: 0,
+        };
+        inner.devices.insert(row.uid, entry);
+    }
+
+    pub(super) fn presence(&self, uid: &DeviceUid) -> Option<Presence> {
+        self.lock().devices.get(uid).map(|entry| entry.presence.clone())
+    }
+
+    pub(super) fn put_presence(&self, uid: &DeviceUid, presence: Presence, heard: bool, now: Moment) {
+        let mut inner = self.lock();
+        let entry = inner.entry(uid, now);
+        entry.presence = presence;
+        if heard {
+            (entry.last_seen, entry.heard) = (now.wall, now.uptime);
+        }
+        if !entry.presence.online {
+            entry.sessions = 0;
+        }
+    }
+
+    /// Takes note of a sign of life. Whether it may bring the device back online, which is a matter for the store.
+    pub(super) fn heard(&self, uid: &DeviceUid, heartbeat: Option<&Heartbeat>, now: Moment) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.devices.get_mut(uid) else { return false };
+        (entry.last_seen, entry.heard, entry.dirty) = (now.wall, now.uptime, true);
+        if let Some(heartbeat) = heartbeat {
+            (entry.sessions, entry.spooled) = (heartbeat.sessions, heartbeat.spooled);
+        }
+        !entry.presence.online
+    }
+
+    /// Keeps the newest sample of a batch. Returns how many samples were stored since the bound was checked.
+    pub(super) fn sampled(&self, uid: &DeviceUid, batch: &UsageBatch, new: usize, now: Moment) -> u64 {
+        let mut inner = self.lock();
+        let last = batch.n.saturating_sub(1);
+        let seq = batch.first_seq + u64::from(last);
+        let t = batch.time_of(last as usize);
+        let entry = inner.entry(uid, now);
+        entry.stored += new as u64;
+        let stored = entry.stored;
+        let replaces = entry.newest.as_ref().is_none_or(|newest| {
+            if *newest.boot == *batch.boot { seq > newest.seq } else { t > newest.t || entry.presence.boot.as_ref() == Some(&batch.boot) }
+        });
+        if replaces {
+            // The names are the same as before in nearly every batch.
+            let same =
+                entry.newest.take().map(|newest| newest.names).filter(|names| {
+                    names.0.len() == batch.c.len() && names.0.iter().zip(batch.c.keys()).all(|(held, name)| **held == **name)
+                });
+            let names = same.unwrap_or_else(|| inner.intern(batch.c.keys().map(|name| name.as_str().into()).collect()));
+            let values = batch.c.values().map(|column| column.at(last as usize).unwrap_or(f64::NAN)).collect();
+            inner.entry(uid, now).newest = Some(Newest { t, boot: batch.boot.as_str().into(), seq, names, values });
+        }
+        stored
+    }
+
+    pub(super) fn bound_checked(&self, uid: &DeviceUid) {
+        if let Some(entry) = self.lock().devices.get_mut(uid) {
+            entry.stored = 0;
+        }
+    }
+
+    /// Devices that count as online and were silent for too long.
+    pub(super) fn silent(&self, most: Duration, now: Moment) -> Vec<DeviceUid> {
+        let inner = self.lock();
+        let silent = inner.devices.iter().filter(|(_, entry)| entry.presence.online && now.uptime.saturating_sub(entry.heard) >= most);
+        silent.map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Takes what is newer than stored, for [`crate::store::telemetry::touch`].
+    pub(super) fn take_dirty(&self) -> Vec<(DeviceUid, Millis, u32, u64)> {
+        let mut inner = self.lock();
+        let dirty = inner.devices.iter_mut().filter_map(|(uid, entry)| {
+            std::mem::take(&mut entry.dirty).then(|| (uid.clone(), entry.last_seen, entry.sessions, entry.spooled))
+        });
+        dirty.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn entry(&mut self, uid: &DeviceUid, now: Moment) -> &mut Entry {
+        self.devices.entry(uid.clone()).or_insert_with(|| Entry {
+            presence: Presence::never(),
+            last_seen: now.wall,
+            heard: now.uptime,
+            sessions: 0,
+            spooled: 0,
+            dirty: false,
+            newest: None,
+            stored: 0,
+        })
+    }
+
+    fn intern(&mut self, names: Box<[Box<str>]>) -> Arc<Names> {
+        if let Some(known) = self.names.get(&names).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Sets that nobody uses any more go when there are more of them than devices.
+        if self.names.len() > self.devices.len() + 64 {
+            self.names.retain(|_, names| names.strong_count() > 0);
+        }
+        let shared = Arc::new(Names(names.clone()));
+        self.names.insert(names, Arc::downgrade(&shared));
+        shared
+    }
+}
+
+impl Newest {
+    fn sample(&self) -> Sample {
+        let values = self.names.0.iter().zip(&self.values).filter(|(_, value)| !value.is_nan());
+        Sample {
+            t: self.t,
+            boot: self.boot.to_string(),
+            seq: self.seq,
+            values: values.map(|(name, value)| (name.to_string(), *value)).collect(),
+        }
+    }
+}

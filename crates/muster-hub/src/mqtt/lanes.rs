@@ -1,0 +1,113 @@
+//! How the hub speaks to a device: messages that wait for it, wishes that stay, and the end of its link.
+//!
+//! The same for the embedded endpoint and for an external broker; callers do not know which it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use muster_proto::Millis;
+use muster_proto::id::DeviceUid;
+use muster_proto::topic::{Down as Lane, Topic};
+
+use super::bounds::{DOWN_MAX, QUEUE_MAX};
+use super::links::{End, Links};
+use super::outbox::Down;
+use crate::clock;
+use crate::ingest::Ingest;
+use crate::store::{self, Store, mqtt};
+
+/// How a message is to be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct SendOptions {
+    /// It is a wish: the device gets it whenever it subscribes, until another takes its place.
+    pub retain: bool,
+    /// How long it waits for the device.
+    pub expiry: Duration,
+}
+
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// Too many wait already.
+    #[error("{QUEUE_MAX} messages wait for the device already; it has to come back first")]
+    Full,
+    /// Too large.
+    #[error("the message has {0} bytes; at most {DOWN_MAX} are allowed")]
+    TooLarge(usize),
+    /// It could not be stored.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// The hub's end of all devices' lanes. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Lanes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    ingest: Ingest,
+    links: Arc<Links>,
+    last_id: AtomicI64,
+}
+
+impl Lanes {
+    pub(super) fn embedded(store: Store, ingest: Ingest, links: Arc<Links>, last_id: i64) -> Self {
+        // Numbers go on from the clock, so that a number is not used twice even where the highest was done with before a restart.
+        let last_id = AtomicI64::new(last_id.max(clock::now()));
+        Self(Arc::new(Inner { store, ingest, links, last_id }))
+    }
+
+    /// Sends a message to a device; it waits for an absent one until it expires. Returns once it is safely kept.
+    ///
+    /// # Errors
+    /// When it is too large, too many wait, or it could not be kept.
+    pub async fn send(&self, uid: &DeviceUid, down: Lane, payload: Vec<u8>, options: SendOptions) -> Result<(), SendError> {
+        if payload.len() > DOWN_MAX {
+            return Err(SendError::TooLarge(payload.len()));
+        }
+        let topic = Topic::Down(uid.clone(), down).to_string();
+        let links = Arc::clone(&self.0.links);
+        let now = clock::now();
+        let expires_at = now.saturating_add(Millis::try_from(options.expiry.as_millis()).unwrap_or(Millis::MAX));
+        let id = self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let message = Down { id, topic, payload, expires_at: Some(expires_at), retain: false, sent: false };
+        // At once to a device that is there: a person waits for a shell. The store has it for every other case.
+        let early = links.get(uid);
+        if let Some(link) = &early {
+            link.deliver(message.clone());
+        }
+        let owner = uid.clone();
+        let kept = self.0.store.write(move |tx| {
+            if !mqtt::enqueue(tx, &owner, &message, options.retain, QUEUE_MAX, now)? {
+                return Ok(false);
+            }
+            // A link that came meanwhile has read the store before this write or after it: in the first case it must be told.
+            if let Some(link) = links.get(&owner).filter(|link| !early.as_ref().is_some_and(|early| Arc::ptr_eq(early, link))) {
+                link.deliver(message);
+            }
+            Ok(true)
+        });
+        if kept.await? { Ok(()) } else { Err(SendError::Full) }
+    }
+
+    /// Ends a device's link now, forgets its MQTT session, and notes that it is offline.
+    ///
+    /// # Errors
+    /// When the store fails or the broker does not answer. The link has been told all the same.
+    pub async fn cut(&self, uid: &DeviceUid, reason: &str) -> Result<(), SendError> {
+        if let Some(link) = self.0.links.get(uid) {
+            link.end(End::Cut(reason.to_owned()));
+        }
+        let owner = uid.clone();
+        self.0.store.write(move |tx| mqtt::forget(tx, &owner)).await?;
+        self.0.ingest.revoked(uid).await?;
+        Ok(())
+    }
+
+    /// Whether the device's MQTT link is up, as far as the hub can know.
+    pub fn is_linked(&self, uid: &DeviceUid) -> bool {
+        self.0.links.get(uid).is_some()
+    }
+}
