@@ -1,0 +1,329 @@
+//! Remote sessions: who may open one, the two addresses at which the relay takes its legs, the list, and the end.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use muster_proto::api::{Page, Session, SessionCreate, SessionState, SessionTicket};
+use muster_proto::id::{ProjectId, SessionId};
+use muster_proto::limits::SESSION_ORDER_EXPIRY;
+use muster_proto::mqtt::{SessionOpen, SessionOrder, encode};
+use muster_proto::problem::{Code, Problem};
+use muster_proto::session::Side;
+use muster_proto::topic::Down;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route};
+use crate::auth;
+use crate::clock;
+use crate::mqtt::{Lanes, SendOptions};
+use crate::peer::{PeerCertificate, RemoteAddr};
+use crate::random;
+use crate::relay::{End, Order, Relay, Ticket};
+use crate::rights::{self, Action};
+use crate::state::AppState;
+use crate::store::devices::DeviceRow;
+use crate::store::sessions::{self, Filter, SessionRow};
+
+/// Longest `want`, in characters.
+const WANT_MAX: usize = 40;
+/// Longest `reason`, in characters.
+const REASON_MAX: usize = 500;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post("/v1/orgs/{org}/devices/{device}/sessions", open).audited("session.open"),
+        Route::get("/v1/orgs/{org}/sessions", list),
+        Route::get("/v1/orgs/{org}/sessions/{id}", one),
+        Route::delete("/v1/orgs/{org}/sessions/{id}", end).audited("session.end"),
+        Route::get("/v1/sessions/{id}/client", client_leg),
+        Route::get("/v1/sessions/{id}/device", device_leg),
+    ]
+}
+
+/// How the relay tells a device to end a session's worker: on its lane, where it waits as long as an order to open does.
+pub fn order_through(lanes: Lanes) -> Order {
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(move |uid, order| {
+        let lanes = lanes.clone();
+        runtime.spawn(async move {
+            if let Err(error) = lanes.send(&uid, Down::Session, encode(&order), ORDER).await {
+                tracing::warn!(device = %uid, %error, "a device could not be told that a session has ended");
+            }
+        });
+    })
+}
+
+const ORDER: SendOptions = SendOptions { retain: false, expiry: SESSION_ORDER_EXPIRY };
+
+async fn open(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, device)): Path<(String, String)>,
+    MaybeBody(wanted): MaybeBody<SessionCreate>,
+) -> ApiResult<(StatusCode, Json<SessionTicket>)> {
+    let device = access.device(&state, &device).await?;
+    access.require_on(Action::Connect, &device)?;
+    let project = choose_project(&access, &device, wanted.project.as_ref())?;
+    check_text("want", wanted.want.as_deref(), WANT_MAX)?;
+    check_text("reason", wanted.reason.as_deref(), REASON_MAX)?;
+    if let Some(problem) = auth::admission_problem(&device) {
+        return Err(problem.into());
+    }
+    if !state.lanes.is_linked(&device.uid) {
+        let detail = format!(
+            "device {} is not connected to the hub now; `muster device show {}` says since when and why",
+            device.name, device.serial
+        );
+        return Err(ApiError::new(Code::DeviceOffline, detail));
+    }
+    state.relay.has_room(&device.uid)?;
+
+    let now = clock::now();
+    let ((client, client_ticket), (for_device, device_ticket)) = (Ticket::make(now), Ticket::make(now));
+    let row = SessionRow {
+        n: 0,
+        id: SessionId::from_random(random::bytes()),
+        org: access.org.clone(),
+        uid: device.uid.clone(),
+        device_name: device.name.clone(),
+        project: project.project,
+        role: project.role.as_str().to_owned(),
+        email: access.person.email.clone(),
+        address: access.person.from.map(|from| from.to_string()),
+        want: wanted.want,
+        reason: wanted.reason,
+        client_ticket,
+        device_ticket,
+        created_at: now,
+        opened_at: None,
+        ended_at: None,
+        end_code: None,
+        end_reason: None,
+        to_device: 0,
+        to_client: 0,
+    };
+    let entry = access.entry("session.open", device.uid.as_str()).with(json!({
+        "session": row.id, "project": row.project, "role": row.role, "want": row.want, "reason": row.reason,
+    }));
+    let filed = row.clone();
+    state
+        .store
+        .write(move |tx| {
+            sessions::insert(tx, &filed)?;
+            entry.ok(tx)
+        })
+        .await?;
+    state.relay.open(&row);
+    let order = SessionOrder::Open(SessionOpen {
+        session: row.id.clone(),
+        relay: format!("{}/v1/sessions/{}/device", state.endpoints.wss, row.id),
+        ticket: for_device,
+        user: row.email.clone(),
+        project: row.project.clone(),
+        role: row.role.clone(),
+        reason: row.reason.clone(),
+        t: now,
+    });
+    // Not waited for: the device gets it at once, and the caller may dial meanwhile. A failure ends the session, which the caller sees.
+    tokio::spawn(send_order(state.lanes.clone(), state.relay.clone(), row.clone(), order));
+    let ticket = SessionTicket {
+        relay: format!("{}/v1/sessions/{}/client", state.endpoints.wss, row.id),
+        session: row.id,
+        ticket: client,
+        device: row.uid,
+        device_name: row.device_name,
+    };
+    Ok((StatusCode::CREATED, Json(ticket)))
+}
+
+async fn send_order(lanes: Lanes, relay: Relay, row: SessionRow, order: SessionOrder) {
+    if let Err(error) = lanes.send(&row.uid, Down::Session, encode(&order), ORDER).await {
+        tracing::warn!(session = %row.id, device = %row.uid, %error, "a device could not be told to open a session");
+        relay.end(&row.id, End::by_hub("device_silent", format!("the device could not be told: {error}"))).await;
+    }
+}
+
+/// The project in whose name a session is opened: the one that was named, or the only one that gives the right.
+fn choose_project(access: &OrgAccess, device: &DeviceRow, named: Option<&ProjectId>) -> ApiResult<ProjectOn> {
+    let roles = access.project_roles(device);
+    if let Some(named) = named {
+        access.require_in(Action::Connect, named.as_str())?;
+        return roles
+            .into_iter()
+            .find(|project| project.project == *named)
+            .ok_or_else(|| ApiError::new(Code::NotFound, format!("device {} is not in project {named}", device.name)));
+    }
+    let mut fit: Vec<ProjectOn> =
+        roles.into_iter().filter(|project| !project.archived && rights::allows(Action::Connect, None, Some(project.role))).collect();
+    match fit.len() {
+        1 => Ok(fit.remove(0)),
+        0 => {
+            let detail = format!(
+                "device {} is in no project through which you could reach it; put it into one: muster device edit {} --add-project PROJECT",
+                device.name, device.serial
+            );
+            Err(ApiError::new(Code::Forbidden, detail))
+        }
+        _ => {
+            let list: Vec<&str> = fit.iter().map(|project| project.project.as_str()).collect();
+            let detail = format!("project: several projects let you reach device {}; name one of {}", device.name, list.join(", "));
+            Err(ApiError::new(Code::Invalid, detail))
+        }
+    }
+}
+
+fn check_text(field: &str, text: Option<&str>, max: usize) -> ApiResult<()> {
+    match text {
+        Some(text) if text.chars().count() > max || text.chars().any(char::is_control) => {
+            Err(ApiError::new(Code::Invalid, format!("{field}: it has at most {max} printable characters")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    device: Option<String>,
+    state: Option<StateFilter>,
+    cursor: Option<i64>,
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StateFilter {
+    Opening,
+    Open,
+    Interrupted,
+    Ended,
+    Alive,
+}
+
+impl StateFilter {
+    fn fits(self, state: SessionState) -> bool {
+        match self {
+            Self::Opening => state == SessionState::Opening,
+            Self::Open => state == SessionState::Open,
+            Self::Interrupted => state == SessionState::Interrupted,
+            Self::Ended => state == SessionState::Ended,
+            Self::Alive => state != SessionState::Ended,
+        }
+    }
+}
+
+async fn list(State(state): State<AppState>, access: OrgAccess, Query(query): Query<ListQuery>) -> ApiResult<Json<Page<Session>>> {
+    let uid = match &query.device {
+        Some(text) => Some(access.device(&state, text).await?.uid),
+        None => None,
+    };
+    let filter = Filter { uid, ended: query.state.map(|state| state == StateFilter::Ended), projects: visible_projects(&access) };
+    let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
+    let (org, cursor) = (access.org.clone(), query.cursor);
+    let rows = state.store.read(move |db| sessions::list(db, &org, &filter, cursor, limit)).await?;
+    let next = if rows.len() == limit { rows.last().map(|row| row.n.to_string()) } else { None };
+    let items = rows.into_iter().map(|row| shown(&state.relay, row));
+    let items = items.filter(|session| query.state.is_none_or(|filter| filter.fits(session.state))).collect();
+    Ok(Json(Page { items, next }))
+}
+
+/// The projects whose sessions somebody sees; `None` for all.
+fn visible_projects(access: &OrgAccess) -> Option<Vec<ProjectId>> {
+    if rights::allows(Action::ViewDevice, access.role, None) {
+        return None;
+    }
+    let seen = access.projects.iter().filter(|(_, project)| rights::allows(Action::ViewDevice, access.role, Some(project.role)));
+    Some(seen.map(|(id, _)| id.clone()).collect())
+}
+
+async fn one(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Path<(String, String)>) -> ApiResult<Json<Session>> {
+    let row = find(&state, &access, &id).await?;
+    Ok(Json(shown(&state.relay, row)))
+}
+
+async fn end(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Path<(String, String)>) -> ApiResult<StatusCode> {
+    let row = find(&state, &access, &id).await?;
+    let role = access.projects.get(&row.project).map(|project| project.role);
+    if row.email != access.person.email && !rights::allows(Action::EndSession, access.role, role) {
+        let detail = format!("to end another person's session you need the role maintain in project {}, or owner", row.project);
+        return Err(ApiError::new(Code::Forbidden, detail));
+    }
+    let email = access.person.email;
+    let end = End { code: "cancelled".into(), message: format!("ended by {email}"), by: email };
+    if !state.relay.end(&row.id, end).await {
+        return Err(ApiError::new(Code::SessionEnded, row.end_reason.unwrap_or_else(|| "the session is over".to_owned())));
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn find(state: &AppState, access: &OrgAccess, id: &str) -> ApiResult<SessionRow> {
+    let missing = || ApiError::not_found("session", id);
+    let wanted: SessionId = id.parse().map_err(|_| missing())?;
+    let row = state.store.read(move |db| sessions::by_id(db, &wanted)).await?.ok_or_else(missing)?;
+    let seen = visible_projects(access).is_none_or(|projects| projects.contains(&row.project));
+    if row.org == access.org && (seen || row.email == access.person.email) { Ok(row) } else { Err(missing()) }
+}
+
+fn shown(relay: &Relay, row: SessionRow) -> Session {
+    let now = relay.now(&row.id).filter(|_| row.ended_at.is_none());
+    let (to_device, to_client) = now.map_or((row.to_device, row.to_client), |now| (now.to_device, now.to_client));
+    let state = match now {
+        Some(now) => now.state,
+        // It ends in this very moment, and its record follows.
+        None => SessionState::Ended,
+    };
+    Session {
+        id: row.id,
+        device: row.uid,
+        device_name: row.device_name,
+        user: row.email,
+        project: row.project,
+        want: row.want,
+        reason: row.reason,
+        state,
+        created_at: row.created_at,
+        opened_at: row.opened_at,
+        ended_at: row.ended_at,
+        end_reason: row.end_reason,
+        to_device,
+        to_client,
+    }
+}
+
+async fn client_leg(State(state): State<AppState>, Path(id): Path<String>, request: Request) -> ApiResult<Response> {
+    leg(&state, &id, Side::Client, request).await
+}
+
+async fn device_leg(State(state): State<AppState>, Path(id): Path<String>, request: Request) -> ApiResult<Response> {
+    leg(&state, &id, Side::Device, request).await
+}
+
+async fn leg(state: &AppState, id: &str, side: Side, request: Request) -> ApiResult<Response> {
+    let id: SessionId = id.parse().map_err(|_| Problem::new(Code::NotFound, format!("there is no session {id:?} here")))?;
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+    let peer = match side {
+        Side::Client => None,
+        Side::Device => {
+            let certificate = request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone());
+            let from = request.extensions().get::<RemoteAddr>().map(|remote| remote.0.ip().to_canonical());
+            let certificate = certificate.ok_or_else(|| {
+                ApiError::new(Code::Unauthenticated, "the device's leg of a session needs the device's certificate (mutual TLS)")
+            })?;
+            Some(auth::authenticate(&state.store, &certificate, from).await?)
+        }
+    };
+    let admitted = state.relay.admit(&id, side, bearer).await?;
+    if let Some(peer) = peer
+        && peer.uid != *admitted.device()
+    {
+        tracing::warn!(session = %id, device = %peer.uid, "a device showed the ticket of another device's session");
+        return Err(ApiError::new(Code::Forbidden, "this session is with another device"));
+    }
+    Ok(admitted.attach(request)?)
+}
