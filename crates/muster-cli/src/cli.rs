@@ -6,12 +6,13 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::cmds::{
-    access_token, audit, completion, device, devices, login, org, profiles, project, sessions, ssh_config, token, top,
+    access_token, audit, completion, device, devices, login, org, profiles, project, remote, sessions, ssh_config, token, top,
 };
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::output::When;
+use crate::session;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -25,6 +26,9 @@ Examples:
   muster token create --uses 1 --expires 7d      then, on the device, the line that it prints
   muster devices
   muster device admit ABCD-2345
+  muster shell robot-7
+  muster ssh pi@robot-7
+  muster forward robot-7 8765
   muster devices --json | jq '.[] | select(.presence == \"offline\") | .name'";
 
 const ENVIRONMENT: &str = "\
@@ -127,6 +131,14 @@ pub enum Command {
     Device(device::DeviceArgs),
     /// Watch devices, or one device's usage, live
     Top(top::TopArgs),
+    /// Open a terminal on a device, or run a command; needs no sshd there
+    Shell(remote::ShellArgs),
+    /// Run OpenSSH to a device's sshd
+    Ssh(remote::SshArgs),
+    /// Connect standard input and output to a port of a device, for OpenSSH's ProxyCommand
+    Proxy(remote::ProxyArgs),
+    /// Forward local ports to a device
+    Forward(remote::ForwardArgs),
     /// Print Host blocks for OpenSSH, so that ssh, scp, rsync and editors know the devices
     SshConfig(ssh_config::SshConfigArgs),
     /// List sessions
@@ -177,6 +189,10 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Devices(args) => devices::run(&context()?, globals, &args).await,
         Command::Device(args) => device::run(&context()?, args).await,
         Command::Top(args) => top::run(&context()?, globals, &args).await,
+        Command::Shell(args) => session::shell(&context()?, args).await,
+        Command::Ssh(args) => session::ssh(&context()?, args).await,
+        Command::Proxy(args) => session::proxy(&context()?, args).await,
+        Command::Forward(args) => session::forward(&context()?, args).await,
         Command::SshConfig(args) => ssh_config::run(&context()?, globals, &args).await,
         Command::Sessions(args) => sessions::list(&context()?, args).await,
         Command::Session(args) => sessions::run(&context()?, args).await,

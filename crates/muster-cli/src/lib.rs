@@ -11,6 +11,7 @@ pub mod context;
 pub mod failure;
 pub mod output;
 pub mod profile;
+pub mod session;
 pub mod tty;
 
 use std::process::ExitCode;

@@ -149,6 +149,7 @@ impl<A: Application> Driver<A> {
         // Dropping a stream's slot ends its task and closes its end point.
         let slots = self.handle.look(|state| {
             state.driver = None;
+            state.over = true;
             std::mem::take(&mut state.slots)
         });
         for slot in slots.into_values() {

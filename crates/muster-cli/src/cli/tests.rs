@@ -42,6 +42,10 @@ const COMMANDS: &[&str] = &[
     "device history",
     "device usage",
     "top",
+    "shell",
+    "ssh",
+    "proxy",
+    "forward",
     "ssh-config",
     "sessions",
     "session show",
@@ -145,7 +149,7 @@ fn every_example_can_be_typed() {
             parsed += 1;
         }
     }
-    assert!(parsed >= 40, "only {parsed} examples");
+    assert!(parsed >= 45, "only {parsed} examples");
 }
 
 #[test]
@@ -155,6 +159,17 @@ fn global_flags_stand_anywhere() {
     assert_eq!((cli.globals.project.as_deref(), cli.globals.org.as_deref()), (Some("lab"), Some("acme")));
     assert!(try_parse("muster --project lab devices").unwrap().globals.project_on_line);
     assert!(!try_parse("muster devices").unwrap().globals.project_on_line);
+}
+
+#[test]
+fn what_follows_the_device_belongs_to_ssh() {
+    let Command::Ssh(args) = try_parse("muster ssh --port 2222 pi@robot-7 -L 8080:localhost:80 -N -- uptime").unwrap().command else {
+        panic!("not ssh")
+    };
+    assert_eq!((args.destination.as_str(), args.port), ("pi@robot-7", 2222));
+    assert_eq!(args.args, ["-L", "8080:localhost:80", "-N", "--", "uptime"]);
+    let Command::Shell(args) = try_parse("muster shell robot-7 --user pi -- ls -l --json").unwrap().command else { panic!("not shell") };
+    assert_eq!(args.command, ["ls", "-l", "--json"]);
 }
 
 #[test]

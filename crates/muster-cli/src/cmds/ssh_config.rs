@@ -114,7 +114,7 @@ fn blocks(devices: &[Device], program: &str, flags: &[String], user: Option<&str
 }
 
 /// A word that a POSIX shell takes as it is.
-fn shell_word(word: &str) -> String {
+pub(crate) fn shell_word(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+=,[]".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }

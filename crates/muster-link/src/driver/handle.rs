@@ -42,6 +42,7 @@ pub(super) struct State {
     pub(super) fresh: Vec<StreamId>,
     /// Bytes that came in and went out, for the books.
     pub(super) traffic: Traffic,
+    pub(super) over: bool,
 }
 
 /// Bytes of streams' data.
@@ -133,8 +134,15 @@ impl Slot {
 
 impl Handle {
     pub(super) fn new(session: Session, origin: Instant) -> Self {
-        let state =
-            State { session, slots: HashMap::new(), driver: None, buffer: BytesMut::new(), fresh: Vec::new(), traffic: Traffic::default() };
+        let state = State {
+            session,
+            slots: HashMap::new(),
+            driver: None,
+            buffer: BytesMut::new(),
+            fresh: Vec::new(),
+            traffic: Traffic::default(),
+            over: false,
+        };
         Self(Rc::new(Shared { state: RefCell::new(state), origin }))
     }
 
@@ -297,6 +305,11 @@ impl Handle {
     /// Whose session this is.
     pub fn session(&self) -> SessionId {
         self.look(|state| state.session.id().clone())
+    }
+
+    /// Whether the session is over, and [`super::Driver::run`] about to say how.
+    pub fn is_over(&self) -> bool {
+        self.look(|state| state.over)
     }
 
     /// How many streams exist on this end.
