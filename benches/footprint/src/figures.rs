@@ -1,0 +1,94 @@
+//! The figures: read from `/proc`, compared over a span, printed as one table with the goals.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Counters and sizes at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    binary: u64,
+    resident: u64,
+    private_dirty: u64,
+    threads: u64,
+    cpu_ns: u64,
+    switches: u64,
+    wire: u64,
+}
+
+/// What a span comes to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    binary: f64,
+    resident: f64,
+    private_dirty: f64,
+    threads: f64,
+    cpu_per_hour: f64,
+    switches_per_second: f64,
+    pub(crate) wire_per_hour: f64,
+}
+
+impl Figures {
+    /// Reads a process's figures.
+    pub(crate) fn read(pid: u32, wire: u64, program: &Path) -> Result<Self> {
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("a program ended while it was measured")?;
+        let kib = |name: &str| -> u64 {
+            let line = rollup.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        let (mut threads, mut cpu_ns, mut switches) = (0, 0, 0);
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?.path();
+            threads += 1;
+            let scheduled = std::fs::read_to_string(task.join("schedstat"))?;
+            cpu_ns += scheduled.split_ascii_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+            let status = std::fs::read_to_string(task.join("status"))?;
+            let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+            switches += counts.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+        }
+        let binary = std::fs::metadata(program)?.len();
+        Ok(Self { binary, resident: kib("Rss:"), private_dirty: kib("Private_Dirty:"), threads, cpu_ns, switches, wire })
+    }
+
+    /// What was used since.
+    pub(crate) fn since(&self, before: &Self, seconds: f64) -> Cost {
+        let per_hour = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds * 3600.0;
+        Cost {
+            binary: self.binary as f64 / 1e6,
+            resident: self.resident as f64 / 1e6,
+            private_dirty: self.private_dirty as f64 / 1e6,
+            threads: self.threads as f64,
+            cpu_per_hour: per_hour(self.cpu_ns, before.cpu_ns) / 1e9,
+            switches_per_second: per_hour(self.switches, before.switches) / 3600.0,
+            wire_per_hour: per_hour(self.wire, before.wire) / 1e3,
+        }
+    }
+}
+
+/// Prints the table; returns how many goals are missed.
+pub(crate) fn print_table(floor: &Cost, musterd: &Cost, seconds: f64) -> usize {
+    let rows: [(&str, f64, f64, Option<f64>); 7] = [
+        ("stripped binary, MB", floor.binary, musterd.binary, Some(4.0)),
+        ("resident, MB", floor.resident, musterd.resident, Some(4.0)),
+        ("of it private dirty, MB", floor.private_dirty, musterd.private_dirty, Some(1.0)),
+        ("CPU seconds per hour", floor.cpu_per_hour, musterd.cpu_per_hour, Some(1.0)),
+        ("context switches per second", floor.switches_per_second, musterd.switches_per_second, Some(1.0)),
+        ("bytes on the wire per hour, KB", floor.wire_per_hour, musterd.wire_per_hour, Some(60.0)),
+        ("threads", floor.threads, musterd.threads, Some(1.0)),
+    ];
+    println!("| idle for {seconds:.0} s, linked over mutual TLS | floor | musterd | goal | |");
+    println!("|---|---|---|---|---|");
+    let mut missed = 0;
+    for (name, floor, musterd, goal) in rows {
+        let verdict = match goal {
+            Some(goal) if musterd > goal => {
+                missed += 1;
+                "missed"
+            }
+            _ => "met",
+        };
+        let goal = goal.map_or_else(String::new, |goal| format!("{goal}"));
+        println!("| {name} | {floor:.2} | {musterd:.2} | {goal} | {verdict} |");
+    }
+    missed
+}
