@@ -15,8 +15,10 @@ use tokio::sync::Mutex;
 
 use crate::failure::{Exit, Failure};
 
-/// Rows asked for at once.
+/// Rows asked for at once, where a whole list is wanted.
 const PAGE: usize = 200;
+/// Most rows that a hub gives at once. A list without cursors, such as usage, is cut there.
+pub const PAGE_MAX: u32 = 1000;
 /// Most rows that one list command takes, so that a hub that pages in a circle cannot fill the memory.
 const ROWS_MAX: usize = 1_000_000;
 
@@ -115,8 +117,8 @@ impl Hub {
     /// # Errors
     /// As [`Self::get`].
     pub async fn list<T: DeserializeOwned>(&self, path: &str, most: Option<usize>) -> Result<Vec<T>, Failure> {
-        let most = most.unwrap_or(ROWS_MAX).min(ROWS_MAX);
-        self.pages(path, most, most.min(PAGE), |_| (true, true)).await
+        let page = most.unwrap_or(PAGE).min(PAGE_MAX as usize);
+        self.pages(path, most.unwrap_or(ROWS_MAX), page, |_| (true, true)).await
     }
 
     /// The first `most` rows of a list for which `look` says (take it, go on), page by page.

@@ -100,6 +100,10 @@ fn every_command_and_every_flag_has_help() {
             assert!(arg.get_help().is_some(), "{path}: {} has no help", arg.get_id());
         }
         let mut command = command.clone();
+        let extra = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in extra.lines().filter(|line| line.starts_with("  ")) {
+            assert!(line.len() <= 98, "{path}: a terminal would break this example: {line}");
+        }
         let help = command.render_long_help().to_string();
         assert!(help.contains("Usage: "), "{path}");
         assert!(!help.chars().any(|c| c.is_control() && c != '\n'), "{path}");

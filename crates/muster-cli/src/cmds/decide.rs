@@ -83,12 +83,12 @@ pub async fn decide(context: &Context, names: &[String], decision: &Decision, ye
         if let Some(question) = decision.question(&device) {
             confirm(yes, &question)?;
         }
-        one(context, &device, decision).await
+        one(context, &device, name, decision).await
     })
     .await
 }
 
-async fn one(context: &Context, device: &Device, decision: &Decision) -> Result<(), Failure> {
+async fn one(context: &Context, device: &Device, named: &str, decision: &Decision) -> Result<(), Failure> {
     let (hub, out) = (context.hub(), &context.out);
     let path = context.device_path(device.uid.as_str(), "").await?;
     let reasoned = |reason: &Option<String>| DeviceDecision { reason: reason.clone() };
@@ -122,7 +122,10 @@ async fn one(context: &Context, device: &Device, decision: &Decision) -> Result<
             out.done(&revoked, format!("Revoked {} (serial {}).", revoked.name, revoked.id))
         }
         Decision::Replace => {
-            let replaced: Device = hub.post(&format!("{path}/replace"), &DeviceDecision::default()).await?;
+            // Where several keys ask, the code says which; the hub asks for it otherwise.
+            let code =
+                (named != device.name && named != device.id.as_str() && named != device.uid.as_str()).then(|| named.to_ascii_uppercase());
+            let replaced: Device = hub.post(&format!("{path}/replace"), &serde_json::json!({ "pairing_code": code })).await?;
             out.done(&replaced, format!("{} (serial {}) now has the new key.", replaced.name, replaced.id))
         }
         Decision::Delete => {

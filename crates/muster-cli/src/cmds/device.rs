@@ -122,7 +122,7 @@ net_rx, shows all that begin so.
 
 Examples:
   muster device usage robot-7
-  muster device usage robot-7 --since 24h --limit 2000 --columns cpu,temp --json")]
+  muster device usage robot-7 --since 24h --limit 1000 --columns cpu,temp --json")]
     Usage(history::UsageArgs),
 }
 

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::Millis;
 use muster_proto::api::{PresenceChange, PresenceState, Sample};
 
-use crate::client::query;
+use crate::client::{PAGE_MAX, query};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -27,8 +27,8 @@ pub struct HistoryArgs {
     /// From when on, such as 7d or 2026-01-31
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Millis>,
-    /// Most rows
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Most rows, the newest ones; 1000 at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_MAX)))]
     limit: u32,
 }
 
@@ -41,8 +41,8 @@ pub struct UsageArgs {
     /// From when on, such as 30m, 24h or 2026-01-31T12:00
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Millis>,
-    /// Most samples, the newest ones
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Most samples, the newest ones; 1000 at most
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_MAX)))]
     limit: u32,
     /// Columns of the table, or `all`
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

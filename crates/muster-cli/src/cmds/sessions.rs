@@ -67,22 +67,9 @@ pub async fn list(context: &Context, args: SessionsArgs) -> Result<u8, Failure> 
         Some(name) => Some(context.device(name).await?.uid),
         None => None,
     };
-    let path = format!("{}{}", context.org_path("/sessions").await?, query([("device", device.map(String::from))]));
-    let limit = args.limit as usize;
-    let sessions: Vec<Session> = if args.all {
-        context.hub().list(&path, Some(limit)).await?
-    } else {
-        // Live ones are few, and they may stand behind many that ended.
-        let mut live: Vec<Session> = Vec::new();
-        for state in ["opening", "open", "interrupted"] {
-            let join = if path.contains('?') { '&' } else { '?' };
-            live.extend(context.hub().list::<Session>(&format!("{path}{join}state={state}"), Some(limit)).await?);
-        }
-        live.sort_by_key(|session| std::cmp::Reverse(session.created_at));
-        live.dedup_by(|a, b| a.id == b.id);
-        live.truncate(limit);
-        live
-    };
+    let state = (!args.all).then(|| "alive".to_owned());
+    let path = format!("{}{}", context.org_path("/sessions").await?, query([("device", device.map(String::from)), ("state", state)]));
+    let sessions: Vec<Session> = context.hub().list(&path, Some(args.limit as usize)).await?;
     let nothing = if args.all { "no sessions" } else { "no open sessions; --all shows those that ended" };
     context.out.list(&sessions, nothing, |sessions| table(sessions, now()))?;
     Ok(0)

@@ -55,7 +55,7 @@ The token names the hub that it trusts, so nothing else has to be copied to the 
 Devices join the project of --project, or else the one in use; --no-project leaves them in none.
 
 Examples:
-  muster token create                                   pending devices wait for `muster device admit`
+  muster token create                                   devices wait for `device admit`
   muster token create --uses 1 --admit auto             one device, admitted at once
   muster token create --project lab --expires 30d --admit auto --serials serials.txt
   ssh pi@10.0.0.7 sudo $(muster token create --uses 1 --admit auto --quiet)")]
