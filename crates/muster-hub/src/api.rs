@@ -1,5 +1,122 @@
-//! The HTTP API under `/v1`.
+//! The HTTP API: one table of routes, and the layer around all of them.
+//!
+//! Handlers read roles through [`OrgAccess`], change through the store, and record an audit event in the same transaction.
+//! Whatever fails leaves as `application/problem+json`.
 
+mod access;
+mod audit;
+mod decisions;
+mod devices;
+mod enrol;
+mod enrolment_tokens;
+mod extract;
+mod hub;
+mod layer;
+mod mqtt_ws;
+mod orgs;
+mod people;
 mod problem;
+mod projects;
+pub mod sessions;
+mod telemetry;
+mod why;
 
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use muster_proto::limits::HTTP_BODY_MAX;
+use muster_proto::problem::Code;
+
+use crate::state::AppState;
+
+pub use access::{OrgAccess, ProjectOn};
+pub use decisions::Replace;
+pub use extract::{Body, MaybeBody, Path, Query};
+pub use layer::Trail;
 pub use problem::{ApiError, ApiResult};
+pub use why::why;
+
+/// Most rows in one page of a list.
+pub const PAGE_MAX: usize = 1000;
+/// Rows in a page when nobody says how many.
+pub const PAGE_DEFAULT: usize = 100;
+
+/// One method on one path.
+pub struct Route {
+    /// "GET", "POST", ...
+    pub method: &'static str,
+    /// As axum matches it: `/v1/orgs/{org}`.
+    pub path: &'static str,
+    /// The audit log's name for it. Every route that changes something has one.
+    pub action: Option<&'static str>,
+    handler: MethodRouter<AppState>,
+}
+
+macro_rules! methods {
+    ($($name:ident $method:literal;)*) => {
+        impl Route {
+            $(
+                #[doc = concat!("A route for ", $method, ".")]
+                pub fn $name<H, T>(path: &'static str, handler: H) -> Self
+                where
+                    H: Handler<T, AppState>,
+                    T: 'static,
+                {
+                    Self { method: $method, path, action: None, handler: $name(handler) }
+                }
+            )*
+        }
+    };
+}
+
+methods! {
+    get "GET";
+    post "POST";
+    put "PUT";
+    patch "PATCH";
+    delete "DELETE";
+}
+
+impl Route {
+    /// Names it in the audit log: the layer records its refusals under this name.
+    pub fn audited(mut self, action: &'static str) -> Self {
+        self.action = Some(action);
+        self
+    }
+}
+
+/// All routes of the hub.
+pub fn routes() -> Vec<Route> {
+    let mut routes = hub::routes();
+    routes.extend(enrol::routes());
+    routes.extend(people::routes());
+    routes.extend(orgs::routes());
+    routes.extend(projects::routes());
+    routes.extend(enrolment_tokens::routes());
+    routes.extend(devices::routes());
+    routes.extend(decisions::routes());
+    routes.extend(sessions::routes());
+    routes.extend(telemetry::routes());
+    routes.extend(mqtt_ws::routes());
+    routes.extend(audit::routes());
+    routes
+}
+
+/// The router of the HTTPS port.
+pub fn router(state: AppState) -> Router {
+    let routes = routes();
+    let layer = layer::Around::new(&state, &routes);
+    let mut router = Router::new();
+    for route in routes {
+        router = router.route(route.path, route.handler);
+    }
+    router
+        .fallback(async || ApiError::new(Code::NotFound, "there is nothing at this path; GET /v1/openapi.json lists what there is"))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(Code::MethodNotAllowed, "this path does not know this method; GET /v1/openapi.json lists what there is")
+        })
+        .layer(DefaultBodyLimit::max(HTTP_BODY_MAX))
+        .layer(axum::middleware::from_fn_with_state(layer, layer::around))
+        .with_state(state)
+}

@@ -1,16 +1,15 @@
 //! Who did what, to what, from where, and how it ended: one append-only event for every change, refused ones too.
 //!
 //! A change that succeeds records its event in its own transaction: neither is there without the other.
-//! A refusal is recorded by [`audited`] afterwards. Secrets never go into an event.
+//! Refusals are recorded by the layer around the API's routes. Secrets never go into an event.
 
 use std::net::IpAddr;
 
 use muster_proto::id::{DeviceUid, OrgId};
-use muster_proto::problem::Problem;
 use rusqlite::Transaction;
 use serde_json::Value;
 
-use crate::store::{self, Store};
+use crate::store;
 
 /// An event that is about to happen.
 #[derive(Debug, Clone)]
@@ -62,28 +61,4 @@ impl Entry {
     pub fn record(&self, tx: &Transaction<'_>, result: &str) -> store::Result<()> {
         store::audit::insert(tx, self, result)
     }
-}
-
-/// Does `work`, which records its own success, and records a refusal. The caller gets what `work` gave.
-///
-/// # Errors
-/// Whatever `work` returns.
-pub async fn audited<T, E>(store: &Store, entry: Entry, work: impl AsyncFnOnce(Entry) -> Result<T, E>) -> Result<T, E>
-where
-    E: AsProblem,
-{
-    let done = work(entry.clone()).await;
-    if let Err(error) = &done {
-        let code = error.as_problem().code.clone();
-        if let Err(error) = store.write(move |tx| entry.record(tx, &code)).await {
-            tracing::error!(%error, "a refusal could not be recorded in the audit log");
-        }
-    }
-    done
-}
-
-/// An error that carries a problem.
-pub trait AsProblem {
-    /// The problem.
-    fn as_problem(&self) -> &Problem;
 }

@@ -12,11 +12,12 @@ use muster_proto::api::Admission;
 use muster_proto::id::{DeviceUid, OrgId};
 use muster_proto::problem::{Code, Problem};
 use muster_proto::token::{InvalidToken, Token, TokenKind};
+use rusqlite::Transaction;
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
-use crate::api::ApiError;
+use crate::api::{ApiError, Trail};
 use crate::audit::Entry;
 use crate::ca::PeerName;
 use crate::clock;
@@ -24,7 +25,7 @@ use crate::peer::{PeerCertificate, RemoteAddr};
 use crate::random;
 use crate::state::AppState;
 use crate::store::devices::{self, DeviceRow, Key, KeyState};
-use crate::store::{Store, tokens};
+use crate::store::{self, Store, tokens};
 
 /// A token's last use is noted to this precision: reading a list must not write each time.
 const USED_PRECISION: Millis = 60 * clock::SECOND;
@@ -44,6 +45,13 @@ pub struct Person {
     pub token: String,
     /// From where.
     pub from: Option<IpAddr>,
+}
+
+impl Person {
+    /// An audit entry of this person, of no organization.
+    pub fn entry(&self, action: &'static str, target: impl Into<String>) -> Entry {
+        Entry { org: None, actor: self.email.clone(), action, target: target.into(), from: self.from, details: serde_json::Value::Null }
+    }
 }
 
 /// An admitted device, proved by the key of its certificate.
@@ -122,7 +130,12 @@ pub async fn identify(store: &Store, certificate: &CertificateDer<'_>, from: Opt
         .filter(|key| key.uid == uid)
         .ok_or_else(|| refuse("the hub does not know this device's key; enrol again with a new token: musterd enrol URL TOKEN"))?;
     if key.state == KeyState::Retired {
-        return Err(alarm(store, &uid, digest, key, from).await);
+        let problem = store.write(move |tx| {
+            // Another connection of the copy may have been faster: the alarm's time is read again here.
+            let key = devices::key(tx, &digest)?.unwrap_or(key);
+            raise_alarm(tx, &digest, &key, from, clock::now())
+        });
+        return Err(problem.await?.into());
     }
     let device = device.ok_or_else(|| refuse("this device is no longer listed; enrol it again with a new token"))?;
     if key.state == KeyState::Next {
@@ -164,37 +177,29 @@ pub fn admission_problem(device: &DeviceRow) -> Option<Problem> {
     }
 }
 
-async fn alarm(store: &Store, uid: &DeviceUid, digest: [u8; 32], key: Key, from: Option<IpAddr>) -> ApiError {
-    let reason = key.reason.as_deref().unwrap_or("replaced").to_owned();
-    let now = clock::now();
+/// A retired key is used: records the alarm, at most once in a while for each key, and gives what its holder is told.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn raise_alarm(tx: &Transaction<'_>, digest: &[u8; 32], key: &Key, from: Option<IpAddr>, now: Millis) -> store::Result<Problem> {
+    let reason = key.reason.as_deref().unwrap_or("replaced");
     if key.alarm_at.is_none_or(|last| now - last >= ALARM_EVERY) {
-        tracing::warn!(%uid, ?from, reason, "a key that was retired is used again: there may be a copy of the device");
-        let mut entry = Entry::of_device(uid, &key.org, "device.clone_alarm").with(json!({
-            "key": random::to_hex(&digest),
-            "retired": reason.clone(),
+        tracing::warn!(uid = %key.uid, ?from, reason, "a key that was retired is used again: there may be a copy of the device");
+        let mut entry = Entry::of_device(&key.uid, &key.org, "device.clone_alarm").with(json!({
+            "key": random::to_hex(digest),
+            "retired": reason,
             "message": "a key that was retired is used again: a copy of the device, or the old unit, is still running",
         }));
         entry.from = from;
-        let noted = store
-            .write(move |tx| {
-                // Another connection of the copy may have been faster.
-                if devices::key(tx, &digest)?.is_some_and(|key| key.alarm_at.is_some_and(|last| now - last < ALARM_EVERY)) {
-                    return Ok(());
-                }
-                entry.record(tx, Code::DeviceRevoked.as_str())?;
-                devices::note_alarm(tx, &digest, now)
-            })
-            .await;
-        if let Err(error) = noted {
-            tracing::error!(%error, %uid, "the alarm could not be recorded");
-        }
+        entry.record(tx, Code::DeviceRevoked.as_str())?;
+        devices::note_alarm(tx, digest, now)?;
     }
-    let why = match reason.as_str() {
-        "deleted" => "this device was deleted from the list; enrol it again with a new key: remove key.pem from its state directory",
+    let why = match reason {
+        "deleted" => "this device was deleted from the list; enrol it again with a new token",
         "renewed" => "this key was replaced by a newer one of the same device; if that was not this machine, there is a copy of it",
         _ => "another key took this device's place (`muster device replace`); this one is dead and its use was reported",
     };
-    ApiError::new(Code::DeviceRevoked, why)
+    Ok(Problem::new(Code::DeviceRevoked, why))
 }
 
 fn bearer(parts: &Parts) -> Option<&str> {
@@ -206,7 +211,11 @@ impl FromRequestParts<AppState> for Person {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        person(state, bearer(parts), address(parts)).await
+        let person = person(state, bearer(parts), address(parts)).await?;
+        if let Some(trail) = parts.extensions.get::<Trail>() {
+            trail.set_actor(&person.email);
+        }
+        Ok(person)
     }
 }
 
@@ -220,7 +229,12 @@ impl FromRequestParts<AppState> for DevicePeer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        authenticate(&state.store, &certificate(parts)?, address(parts)).await
+        let peer = authenticate(&state.store, &certificate(parts)?, address(parts)).await?;
+        if let Some(trail) = parts.extensions.get::<Trail>() {
+            trail.set_actor(&format!("device:{}", peer.uid));
+            trail.set_org(&peer.org);
+        }
+        Ok(peer)
     }
 }
 

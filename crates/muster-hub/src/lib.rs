@@ -3,15 +3,23 @@
 //! A library, so that the tests run a whole hub in-process on port 0; `main.rs` is only its command line.
 //! It knows `muster-proto` and the transport parts of `muster-link`, and nothing of the daemon or the `muster` command line.
 
+pub mod accounts;
 pub mod api;
 pub mod audit;
 pub mod auth;
 pub mod ca;
 pub mod clock;
 pub mod config;
+pub mod ingest;
+pub mod listener;
 pub mod metrics;
+pub mod mqtt;
+pub mod openapi;
 pub mod peer;
+pub mod presence;
 pub mod random;
+pub mod relay;
+pub mod rights;
 pub mod state;
 pub mod store;
 pub mod tls;

@@ -69,6 +69,8 @@ actions! {
     Connect: "open a terminal, ssh, a forward; copy files from the device", org nobody, project Connect;
     /// Usage, presence, sessions.
     ViewDevice: "see a device's details, usage, history, sessions", org Owner, project View;
+    /// A session of another person.
+    EndSession: "end another person's session", org Owner, project Maintain;
     /// One sample per second for a while.
     WatchDevice: "ask a device for one sample per second for a while", org Owner, project View;
 }
@@ -106,6 +108,7 @@ pub fn changes_project(action: Action) -> bool {
         | Action::CreateProject
         | Action::ManageProject
         | Action::SeeProject
+        | Action::EndSession
         | Action::ViewDevice => false,
     }
 }
@@ -182,6 +185,7 @@ mod tests {
         (Action::Connect, "-", "connect"),
         (Action::ViewDevice, "owner", "view"),
         (Action::WatchDevice, "owner", "view"),
+        (Action::EndSession, "owner", "maintain"),
     ];
 
     #[test]
@@ -195,7 +199,8 @@ mod tests {
         for (action, org_least, project_least) in AGREED {
             for org in org_roles {
                 for project in &project_roles {
-                    let by_org = org.and_then(|role| org_rank(role.as_str())).zip(org_rank(org_least)).is_some_and(|(have, need)| have >= need);
+                    let by_org =
+                        org.and_then(|role| org_rank(role.as_str())).zip(org_rank(org_least)).is_some_and(|(have, need)| have >= need);
                     let by_project = project
                         .and_then(|role| project_rank(role.as_str()))
                         .zip(project_rank(project_least))
@@ -205,7 +210,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, 19 * 4 * 6);
+        assert_eq!(cells, 20 * 4 * 6);
     }
 
     #[test]
@@ -242,6 +247,9 @@ mod tests {
             std::fs::write(path, document()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(page == document(), "docs/permissions.md is not what the table gives; write it with MUSTER_WRITE_DOCS=1 cargo test -p muster-hub rights");
+        assert!(
+            page == document(),
+            "docs/permissions.md is not what the table gives; write it with MUSTER_WRITE_DOCS=1 cargo test -p muster-hub rights"
+        );
     }
 }

@@ -8,9 +8,13 @@ use muster_proto::api::MqttEndpoint;
 use muster_proto::id::DeviceUid;
 use tokio::sync::broadcast;
 
+use crate::accounts::LoginLimit;
 use crate::ca::Ca;
 use crate::config::{Config, Origin};
+use crate::ingest::Ingest;
 use crate::metrics::Metrics;
+use crate::mqtt::{self, Lanes};
+use crate::relay::Relay;
 use crate::store::Store;
 
 /// The shared state, as axum's handlers get it.
@@ -29,6 +33,16 @@ pub struct App {
     pub endpoints: Endpoints,
     /// Counters.
     pub metrics: Metrics,
+    /// The bound on guessing passwords.
+    pub logins: LoginLimit,
+    /// What devices say, and what is known of them now.
+    pub ingest: Ingest,
+    /// The hub's way to speak to devices.
+    pub lanes: Lanes,
+    /// The embedded MQTT endpoint, for `/mqtt`.
+    pub mqtt: mqtt::Endpoint,
+    /// Remote sessions.
+    pub relay: Relay,
     /// Decisions on devices, for those who wait for one.
     pub admissions: Admissions,
 }

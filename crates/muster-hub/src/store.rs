@@ -8,9 +8,13 @@
 pub mod accounts;
 pub mod audit;
 pub mod devices;
-
+pub mod enrolment_tokens;
+pub mod enrolments;
 mod migrate;
-
+pub mod mqtt;
+pub mod orgs;
+pub mod sessions;
+pub mod telemetry;
 pub mod tokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,6 +53,9 @@ pub enum Error {
     /// SQLite failed.
     #[error("database: {0}")]
     Sql(#[from] rusqlite::Error),
+    /// The certificate authority failed inside a transaction.
+    #[error(transparent)]
+    Sign(#[from] crate::ca::CaError),
     /// The transaction that carried the write could not be committed.
     #[error("database: commit failed: {0}")]
     Commit(String),

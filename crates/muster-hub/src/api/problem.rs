@@ -6,7 +6,6 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use muster_proto::problem::{Code, MEDIA_TYPE, Problem};
 
-use crate::audit::AsProblem;
 use crate::{ca, store};
 
 /// What a handler returns.
@@ -41,12 +40,6 @@ impl std::fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
-
-impl AsProblem for ApiError {
-    fn as_problem(&self) -> &Problem {
-        &self.0
-    }
-}
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {

@@ -336,3 +336,22 @@ pub fn delete(tx: &Transaction<'_>, uid: &DeviceUid, now: Millis) -> Result<()> 
     tx.prepare_cached("DELETE FROM devices WHERE uid = ?1")?.execute([uid.as_str()])?;
     Ok(())
 }
+
+/// The digest of the key that speaks for a device.
+///
+/// # Errors
+/// When the database fails.
+pub fn current_key(connection: &Connection, uid: &DeviceUid) -> Result<Option<[u8; 32]>> {
+    let mut statement = connection.prepare_cached("SELECT key FROM device_keys WHERE uid = ?1 AND state = 'current'")?;
+    Ok(statement.query_row([uid.as_str()], |row| row.get(0)).optional()?)
+}
+
+/// Takes over what a unit said of itself when it asked for the place.
+///
+/// # Errors
+/// When the database fails.
+pub fn take_facts(tx: &Transaction<'_>, uid: &DeviceUid, request: &str) -> Result<()> {
+    tx.prepare_cached("UPDATE devices SET facts = (SELECT e.facts FROM enrolments e WHERE e.request = ?2) WHERE uid = ?1")?
+        .execute([uid.as_str(), request])?;
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! What a person has in the organization that a path names: roles, projects, and the devices that they show.
+//!
+//! An organization, project or device that somebody may not know of is answered like one that is not there.
+
+use std::collections::BTreeMap;
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use http::request::Parts;
+use muster_proto::Millis;
+use muster_proto::api::{Org, OrgRole, ProjectRole, Visibility};
+use muster_proto::id::{OrgId, ProjectId};
+use muster_proto::problem::Code;
+use serde_json::Value;
+
+use super::{ApiError, ApiResult, Trail};
+use crate::audit::Entry;
+use crate::auth::Person;
+use crate::rights::{self, Action};
+use crate::state::AppState;
+use crate::store::devices::{self, DeviceRow};
+use crate::store::orgs;
+
+/// A person in an organization: an extractor for paths with `{org}`.
+#[derive(Debug, Clone)]
+pub struct OrgAccess {
+    /// Who.
+    pub person: Person,
+    /// Where.
+    pub org: OrgId,
+    /// The organization's display name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Millis,
+    /// The role there; `None` for a collaborator.
+    pub role: Option<OrgRole>,
+    /// Projects in which the person has a role.
+    pub projects: BTreeMap<ProjectId, ProjectAccess>,
+}
+
+/// A person in a project.
+#[derive(Debug, Clone)]
+pub struct ProjectAccess {
+    /// Its display name.
+    pub name: String,
+    /// Who sees it.
+    pub visibility: Visibility,
+    /// The person's role.
+    pub role: ProjectRole,
+    /// Whether it is read-only.
+    pub archived: bool,
+    /// When made.
+    pub created_at: Millis,
+}
+
+/// A project that a device is in, and the person's role there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectOn {
+    /// Which.
+    pub project: ProjectId,
+    /// The role.
+    pub role: ProjectRole,
+    /// Whether it is read-only.
+    pub archived: bool,
+}
+
+impl FromRequestParts<AppState> for OrgAccess {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let person = Person::from_request_parts(parts, state).await?;
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|error| ApiError::internal(&error))?;
+        let text = params.iter().find(|(name, _)| *name == "org").map(|(_, value)| value.to_owned()).unwrap_or_default();
+        let access = Self::load(state, person, &text).await?;
+        if let Some(trail) = parts.extensions.get::<Trail>() {
+            trail.set_org(&access.org);
+        }
+        Ok(access)
+    }
+}
+
+impl OrgAccess {
+    /// Reads what a person has in an organization.
+    ///
+    /// # Errors
+    /// `not_found` when there is no such organization or the person has nothing there.
+    pub async fn load(state: &AppState, person: Person, text: &str) -> ApiResult<Self> {
+        let missing = || ApiError::not_found("organization", text);
+        let org: OrgId = text.parse().map_err(|_| missing())?;
+        let (id, account) = (org.clone(), person.account);
+        let standing = state.store.read(move |db| orgs::standing(db, &id, account)).await?.ok_or_else(missing)?;
+        let projects: BTreeMap<_, _> = standing
+            .projects
+            .into_iter()
+            .filter_map(|project| {
+                let role = rights::project_role(standing.role, project.visibility, project.participant)?;
+                let (name, visibility) = (project.name, project.visibility);
+                let access = ProjectAccess { name, visibility, role, archived: project.archived, created_at: project.created_at };
+                Some((project.id, access))
+            })
+            .collect();
+        if standing.role.is_none() && projects.is_empty() {
+            return Err(missing());
+        }
+        Ok(Self { person, org, name: standing.name, created_at: standing.created_at, role: standing.role, projects })
+    }
+
+    /// The organization as the person sees it.
+    pub fn to_org(&self) -> Org {
+        Org { id: self.org.clone(), name: self.name.clone(), role: self.role, created_at: self.created_at }
+    }
+
+    /// An audit entry of this person in this organization.
+    pub fn entry(&self, action: &'static str, target: impl Into<String>) -> Entry {
+        Entry {
+            org: Some(self.org.clone()),
+            actor: self.person.email.clone(),
+            action,
+            target: target.into(),
+            from: self.person.from,
+            details: Value::Null,
+        }
+    }
+
+    /// Lets only those go on who may do it in the organization as a whole.
+    ///
+    /// # Errors
+    /// `forbidden`, with the role that is needed.
+    pub fn require(&self, action: Action) -> ApiResult<()> {
+        if rights::allows(action, self.role, None) { Ok(()) } else { Err(self.forbidden(action)) }
+    }
+
+    /// A project that the person has a role in.
+    ///
+    /// # Errors
+    /// `not_found`, also for a project that the person may not know of.
+    pub fn project(&self, text: &str) -> ApiResult<(ProjectId, &ProjectAccess)> {
+        let found = text.parse::<ProjectId>().ok().and_then(|id| self.projects.get_key_value(&id));
+        found.map(|(id, access)| (id.clone(), access)).ok_or_else(|| ApiError::not_found("project", text))
+    }
+
+    /// Lets only those go on who may do it in a project. An archived project is read-only.
+    ///
+    /// # Errors
+    /// `not_found`, `forbidden` or `archived`.
+    pub fn require_in(&self, action: Action, text: &str) -> ApiResult<ProjectId> {
+        let (id, project) = self.project(text)?;
+        if !rights::allows(action, self.role, Some(project.role)) {
+            return Err(self.forbidden(action));
+        }
+        if project.archived && rights::changes_project(action) {
+            return Err(ApiError::new(Code::Archived, format!("project {id} is archived: it is read-only")));
+        }
+        Ok(id)
+    }
+
+    /// The projects that a device is in and the person has a role in, the highest role first.
+    pub fn project_roles(&self, device: &DeviceRow) -> Vec<ProjectOn> {
+        let mut roles: Vec<ProjectOn> = device
+            .projects
+            .iter()
+            .filter_map(|id| {
+                let project = self.projects.get(id)?;
+                Some(ProjectOn { project: id.clone(), role: project.role, archived: project.archived })
+            })
+            .collect();
+        roles.sort_by(|a, b| b.role.cmp(&a.role).then_with(|| a.project.cmp(&b.project)));
+        roles
+    }
+
+    /// Whether the person sees a device at all.
+    pub fn sees(&self, device: &DeviceRow) -> bool {
+        self.allows_on(Action::SeeDevices, device)
+    }
+
+    /// Whether the person may do it to a device, in the organization or in a project that it is in.
+    pub fn allows_on(&self, action: Action, device: &DeviceRow) -> bool {
+        let open = |project: &ProjectOn| !(project.archived && rights::changes_project(action));
+        let best = self.project_roles(device).into_iter().filter(open).map(|project| project.role).max();
+        rights::allows(action, self.role, best)
+    }
+
+    /// Lets only those go on who may do it to a device.
+    ///
+    /// # Errors
+    /// `forbidden`, with the role that is needed.
+    pub fn require_on(&self, action: Action, device: &DeviceRow) -> ApiResult<()> {
+        if self.allows_on(action, device) { Ok(()) } else { Err(self.forbidden(action)) }
+    }
+
+    /// The device that a text names: a uid, a serial number, a name or a pairing code.
+    ///
+    /// # Errors
+    /// `not_found`, also for a device that the person may not know of; `conflict` when several bear the name.
+    pub async fn device(&self, state: &AppState, text: &str) -> ApiResult<DeviceRow> {
+        let (org, name) = (self.org.clone(), text.to_owned());
+        let mut found = state.store.read(move |db| devices::named(db, &org, &name)).await?;
+        found.retain(|device| self.sees(device));
+        if found.len() > 1 {
+            let list: Vec<String> = found.iter().map(|device| format!("{} (id {})", device.uid, device.serial)).collect();
+            let why = format!("{} devices are called {text:?}: {}; name one by its id or uid", found.len(), list.join(", "));
+            return Err(ApiError::new(Code::Conflict, why));
+        }
+        found.pop().ok_or_else(|| ApiError::not_found("device", text))
+    }
+
+    fn forbidden(&self, action: Action) -> ApiError {
+        let least = action.least();
+        let mut needed = Vec::new();
+        if let Some(role) = least.org {
+            needed.push(format!("the role {} in {}", role.as_str(), self.org));
+        }
+        if let Some(role) = least.project {
+            needed.push(format!("{} in one of its projects", role.as_str()));
+        }
+        let have = self.role.map_or("a collaborator", OrgRole::as_str);
+        ApiError::new(Code::Forbidden, format!("to {} you need {}; you are {have} here", action.text(), needed.join(" or ")))
+    }
+}

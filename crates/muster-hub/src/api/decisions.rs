@@ -1,0 +1,221 @@
+//! Decisions on a device: admit, reject, revoke, replace. What they end, they end at once.
+
+use axum::Json;
+use axum::extract::State;
+use muster_proto::api::{Admission, Device, DeviceDecision};
+use muster_proto::id::DeviceUid;
+use muster_proto::problem::Code;
+use rusqlite::Transaction;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::devices::reread;
+use super::{ApiError, ApiResult, MaybeBody, OrgAccess, Path, Route};
+use crate::audit::Entry;
+use crate::clock;
+use crate::relay::End;
+use crate::rights::Action;
+use crate::state::AppState;
+use crate::store::devices::{self, DeviceRow};
+use crate::store::{self, enrolments, problem};
+
+/// Longest reason, in characters.
+const REASON_MAX: usize = 500;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post("/v1/orgs/{org}/devices/{device}/admit", admit).audited("device.admit"),
+        Route::post("/v1/orgs/{org}/devices/{device}/reject", reject).audited("device.reject"),
+        Route::post("/v1/orgs/{org}/devices/{device}/revoke", revoke).audited("device.revoke"),
+        Route::post("/v1/orgs/{org}/devices/{device}/replace", replace).audited("device.replace"),
+    ]
+}
+
+/// Which key takes the place, where several ask.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replace {
+    /// The pairing code that the new device shows.
+    #[serde(default)]
+    pub pairing_code: Option<String>,
+}
+
+type Named = Path<(String, String)>;
+
+async fn decide_on(state: &AppState, access: &OrgAccess, name: &str) -> ApiResult<DeviceRow> {
+    let device = access.device(state, name).await?;
+    access.require_on(Action::DecideDevice, &device)?;
+    Ok(device)
+}
+
+/// The device as it is inside the transaction that decides on it.
+fn fresh(tx: &Transaction<'_>, uid: &DeviceUid) -> store::Result<DeviceRow> {
+    devices::by_uid(tx, uid)?.ok_or_else(|| problem(Code::NotFound, "the device was deleted meanwhile"))
+}
+
+async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name)): Named) -> ApiResult<Json<Device>> {
+    let device = decide_on(&state, &access, &name).await?;
+    let (uid, by) = (device.uid.clone(), access.person.email.clone());
+    let entry = access.entry("device.admit", uid.as_str());
+    let work = move |tx: &Transaction<'_>| {
+        let device = fresh(tx, &uid)?;
+        if device.admission == Admission::Admitted {
+            return Ok(());
+        }
+        admit_now(tx, &device, &by)?;
+        entry.with(json!({ "serial": device.serial, "was": device.admission })).ok(tx)
+    };
+    state.store.write(work).await?;
+    admitted(&state, &device.uid);
+    reread(&state, &access, &device.uid).await
+}
+
+fn admit_now(tx: &Transaction<'_>, device: &DeviceRow, by: &str) -> store::Result<()> {
+    let now = clock::now();
+    if devices::current_key(tx, &device.uid)?.is_some() {
+        // It was revoked, and keeps the key that it had.
+        return devices::decide(tx, &device.uid, Admission::Admitted, None, by, now);
+    }
+    let first = enrolments::first_key(tx, &device.uid)?
+        .ok_or_else(|| problem(Code::Conflict, "no key waits for this device: enrol it again, then replace or admit it"))?;
+    enrolments::admit_key(tx, &device.uid, &device.org, &first.key, by, "replaced", now)
+}
+
+async fn reject(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, name)): Named,
+    MaybeBody(decision): MaybeBody<DeviceDecision>,
+) -> ApiResult<Json<Device>> {
+    let device = decide_on(&state, &access, &name).await?;
+    let reason = checked_reason(decision)?;
+    let (uid, by) = (device.uid.clone(), access.person.email.clone());
+    let entry = access.entry("device.reject", uid.as_str()).with(json!({ "reason": reason }));
+    let work = move |tx: &Transaction<'_>| {
+        let device = fresh(tx, &uid)?;
+        // Where another key asks for the place, it is this wish that is refused; the device stays what it is.
+        let replacement = device.replacement.is_some();
+        match device.admission {
+            _ if replacement => {
+                enrolments::reject(tx, &uid, true)?;
+            }
+            Admission::Pending => {
+                enrolments::reject(tx, &uid, false)?;
+                devices::decide(tx, &uid, Admission::Rejected, reason.as_deref(), &by, clock::now())?;
+            }
+            Admission::Rejected => return Ok(()),
+            Admission::Admitted | Admission::Revoked => {
+                let why = format!("{} was admitted; a device that belonged is revoked: muster device revoke", device.name);
+                return Err(problem(Code::Conflict, why));
+            }
+        }
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    state.admissions.decided(&device.uid);
+    reread(&state, &access, &device.uid).await
+}
+
+async fn revoke(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, name)): Named,
+    MaybeBody(decision): MaybeBody<DeviceDecision>,
+) -> ApiResult<Json<Device>> {
+    let device = decide_on(&state, &access, &name).await?;
+    let reason = checked_reason(decision)?;
+    let told = match &reason {
+        Some(reason) => format!("revoked by an owner of {}: {reason}", access.org),
+        None => format!("revoked by an owner of {}", access.org),
+    };
+    let (uid, by) = (device.uid.clone(), access.person.email.clone());
+    let entry = access.entry("device.revoke", uid.as_str()).with(json!({ "reason": reason }));
+    let work = move |tx: &Transaction<'_>| {
+        let device = fresh(tx, &uid)?;
+        match device.admission {
+            Admission::Admitted => {}
+            Admission::Revoked => return Ok(()),
+            Admission::Pending | Admission::Rejected => {
+                let why = format!("{} was never admitted; refuse it with: muster device reject", device.name);
+                return Err(problem(Code::Conflict, why));
+            }
+        }
+        devices::decide(tx, &uid, Admission::Revoked, reason.as_deref(), &by, clock::now())?;
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    cut(&state, &device.uid, &told).await;
+    state.admissions.decided(&device.uid);
+    reread(&state, &access, &device.uid).await
+}
+
+async fn replace(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, name)): Named,
+    MaybeBody(wanted): MaybeBody<Replace>,
+) -> ApiResult<Json<Device>> {
+    let device = decide_on(&state, &access, &name).await?;
+    let (uid, by) = (device.uid.clone(), access.person.email.clone());
+    let entry = access.entry("device.replace", uid.as_str());
+    // The device may have been named by the pairing code of the new key.
+    let code = wanted.pairing_code.or_else(|| is_pairing_code(&name).then_some(name));
+    let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
+    state.store.write(work).await?;
+    cut(&state, &device.uid, "another key took this device's place").await;
+    admitted(&state, &device.uid);
+    reread(&state, &access, &device.uid).await
+}
+
+fn replace_now(tx: &Transaction<'_>, uid: &DeviceUid, code: Option<&str>, by: &str, entry: Entry) -> store::Result<()> {
+    let device = fresh(tx, uid)?;
+    let mut asking = enrolments::replacements(tx, uid)?;
+    if let Some(code) = code {
+        asking.retain(|enrolment| enrolment.pairing_code.eq_ignore_ascii_case(code));
+    }
+    let chosen = match (asking.pop(), asking.is_empty()) {
+        (Some(only), true) => only,
+        (None, _) => {
+            let why = format!(
+                "no other key asks for the place of {}: enrol the new unit with the serial number {} first",
+                device.name, device.serial
+            );
+            return Err(problem(Code::Conflict, why));
+        }
+        (Some(last), false) => {
+            let codes: Vec<String> = asking.into_iter().chain([last]).map(|enrolment| enrolment.pairing_code).collect();
+            let why = format!("several keys ask for the place of {}: name one by its pairing code: {}", device.name, codes.join(", "));
+            return Err(problem(Code::Conflict, why));
+        }
+    };
+    enrolments::admit_key(tx, uid, &device.org, &chosen.key, by, "replaced", clock::now())?;
+    devices::take_facts(tx, uid, &chosen.request)?;
+    entry.with(json!({ "serial": device.serial, "pairing_code": chosen.pairing_code, "was": device.admission })).ok(tx)
+}
+
+fn is_pairing_code(text: &str) -> bool {
+    text.len() == 9 && text.as_bytes()[4] == b'-' && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn checked_reason(decision: DeviceDecision) -> ApiResult<Option<String>> {
+    match decision.reason.filter(|reason| !reason.trim().is_empty()) {
+        Some(reason) if reason.chars().count() > REASON_MAX || reason.chars().any(char::is_control) => {
+            Err(ApiError::new(Code::Invalid, format!("reason: it has at most {REASON_MAX} printable characters")))
+        }
+        reason => Ok(reason),
+    }
+}
+
+/// A device belongs from now on: whoever waits for it hears so.
+pub(super) fn admitted(state: &AppState, uid: &DeviceUid) {
+    state.admissions.decided(uid);
+}
+
+/// Ends a device's MQTT link and its live sessions, now.
+pub(super) async fn cut(state: &AppState, uid: &DeviceUid, reason: &str) {
+    let end = End::by_hub(Code::DeviceRevoked.as_str(), reason);
+    let (_, cut) = tokio::join!(state.relay.end_device(uid, &end), state.lanes.cut(uid, reason));
+    if let Err(error) = cut {
+        tracing::error!(%uid, %error, "the device's MQTT link could not be cut");
+    }
+}

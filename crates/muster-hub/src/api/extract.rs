@@ -1,0 +1,112 @@
+//! Takes requests apart: body, query, path. What does not fit is a problem that names the field.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use muster_proto::problem::Code;
+use serde::de::DeserializeOwned;
+
+use super::ApiError;
+use crate::state::AppState;
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+/// A JSON body that may be left out.
+#[derive(Debug)]
+pub struct MaybeBody<T>(pub T);
+
+/// The query's parameters.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+/// The path's parameters.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let is_json = media_type_is_json(request.headers());
+        let body = bytes(request, state).await?;
+        if !is_json {
+            return Err(ApiError::new(Code::MediaType, "the body must be JSON: send it with Content-Type: application/json"));
+        }
+        parse(&body).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Default> FromRequest<AppState> for MaybeBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
+        let is_json = media_type_is_json(request.headers());
+        let body = bytes(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        if !is_json {
+            return Err(ApiError::new(Code::MediaType, "the body must be JSON: send it with Content-Type: application/json"));
+        }
+        parse(&body).map(Self)
+    }
+}
+
+fn media_type_is_json(headers: &http::HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
+}
+
+async fn bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|rejection| {
+        if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
+            ApiError::new(Code::TooLarge, "the body is larger than 256 KiB")
+        } else {
+            ApiError::new(Code::Invalid, "the body was cut off before its end")
+        }
+    })
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let why = error.into_inner();
+        if path == "." {
+            ApiError::new(Code::Invalid, format!("body: {why}"))
+        } else {
+            ApiError::new(Code::Invalid, format!("{path}: {why}"))
+        }
+    })?;
+    reader.end().map_err(|error| ApiError::new(Code::Invalid, format!("body: {error}")))?;
+    Ok(value)
+}
+
+impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        let axum::extract::Query(query) = axum::extract::Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::new(Code::Invalid, format!("query: {}", rejection.body_text())))?;
+        Ok(Self(query))
+    }
+}
+
+impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        // An id that cannot exist is an id of nothing.
+        let axum::extract::Path(path) = axum::extract::Path::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::new(Code::NotFound, format!("there is nothing of this name: {}", rejection.body_text())))?;
+        Ok(Self(path))
+    }
+}

@@ -1,0 +1,143 @@
+//! People: login, who am I, personal access tokens.
+
+use axum::Json;
+use axum::extract::{FromRequest as _, Request, State};
+use http::StatusCode;
+use muster_proto::Millis;
+use muster_proto::api::{AccessToken, AccessTokenCreate, LoginRequest, Me, Page};
+use muster_proto::limits::NAME_MAX;
+use muster_proto::problem::Code;
+use muster_proto::token::{Token, TokenKind};
+use serde_json::{Value, json};
+
+use super::{ApiError, ApiResult, Body, Path, Route};
+use crate::accounts::{self, PASSWORD_MAX};
+use crate::audit::Entry;
+use crate::auth::{self, Person};
+use crate::clock::{self, DAY};
+use crate::random;
+use crate::state::AppState;
+use crate::store::{accounts as stored, orgs, problem, tokens};
+
+/// Tokens of one account that are good at the same time: a script that logs in for ever is stopped.
+const TOKENS_MAX: u32 = 200;
+/// Longest life of a token, in days.
+const TOKEN_DAYS_MAX: u32 = 360;
+/// Life of a token from a login, in days.
+const LOGIN_DAYS: u32 = 90;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post("/v1/login", login).audited("account.login"),
+        Route::get("/v1/me", me),
+        Route::get("/v1/tokens", list),
+        Route::post("/v1/tokens", create).audited("token.create"),
+        Route::delete("/v1/tokens/{id}", delete).audited("token.delete"),
+    ]
+}
+
+async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(StatusCode, Json<AccessToken>)> {
+    let (parts, body) = request.into_parts();
+    let from = auth::address(&parts);
+    let trail = parts.extensions.get::<super::Trail>().cloned();
+    let request = Request::from_parts(parts, body);
+    let Body(login): Body<LoginRequest> = Body::from_request(request, &state).await?;
+
+    let refused = || ApiError::new(Code::Unauthenticated, "the e-mail or the password is wrong");
+    let email = accounts::parse_email(&login.email).map_err(|_| refused())?;
+    if login.password.len() > PASSWORD_MAX {
+        return Err(refused());
+    }
+    if let Err(seconds) = state.logins.attempt(&email, from, clock::now()) {
+        let mut error = ApiError::new(Code::RateLimited, format!("too many attempts to log in; wait {seconds} s"));
+        error.0.retry_in = Some(seconds);
+        return Err(error);
+    }
+    // Bounded by the limit above, so that a failed attempt may stand in the records under the name that was tried.
+    if let Some(trail) = trail {
+        trail.set_actor(&email);
+    }
+    let by_email = email.clone();
+    let account = state.store.read(move |db| stored::by_email(db, &by_email)).await?;
+    let right = accounts::verify(login.password, account.as_ref().and_then(|account| account.password.clone())).await;
+    let Some(account) = account.filter(|_| right) else { return Err(refused()) };
+    state.logins.succeeded(&email, from);
+    let name = login.token_name.unwrap_or_else(|| "login".into());
+    check_name(&name)?;
+    let entry = Entry { org: None, actor: email, action: "account.login", target: String::new(), from, details: Value::Null };
+    issue(&state, account.id, name, LOGIN_DAYS, entry).await
+}
+
+async fn me(State(state): State<AppState>, person: Person) -> ApiResult<Json<Me>> {
+    let account = person.account;
+    let orgs = state.store.read(move |db| orgs::of_account(db, account)).await?;
+    Ok(Json(Me { email: person.email, name: person.name, orgs }))
+}
+
+async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<Page<AccessToken>>> {
+    let items = state.store.read(move |db| tokens::list(db, person.account)).await?;
+    Ok(Json(Page { items, next: None }))
+}
+
+async fn create(
+    State(state): State<AppState>,
+    person: Person,
+    Body(wanted): Body<AccessTokenCreate>,
+) -> ApiResult<(StatusCode, Json<AccessToken>)> {
+    check_name(&wanted.name)?;
+    if !(1..=TOKEN_DAYS_MAX).contains(&wanted.expires_days) {
+        return Err(ApiError::new(Code::Invalid, format!("expires_days: {} is not from 1 to {TOKEN_DAYS_MAX}", wanted.expires_days)));
+    }
+    let entry = person.entry("token.create", "");
+    issue(&state, person.account, wanted.name, wanted.expires_days, entry).await
+}
+
+async fn delete(State(state): State<AppState>, person: Person, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    let entry = person.entry("token.delete", &id);
+    let account = person.account;
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        if !tokens::delete(tx, account, &id)? {
+            return Err(problem(Code::NotFound, format!("you have no token {id:?}")));
+        }
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn check_name(name: &str) -> ApiResult<()> {
+    if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(char::is_control) {
+        return Err(ApiError::new(Code::Invalid, format!("name: a token's name has 1 to {NAME_MAX} printable characters")));
+    }
+    Ok(())
+}
+
+async fn issue(state: &AppState, account: i64, name: String, days: u32, entry: Entry) -> ApiResult<(StatusCode, Json<AccessToken>)> {
+    let (token, shown) = new_token(state.ca.pin(), name, days, clock::now());
+    let row = shown.clone();
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        if tokens::count_valid(tx, account, row.created_at)? >= TOKENS_MAX {
+            return Err(problem(Code::Conflict, format!("you have {TOKENS_MAX} tokens already; withdraw some")));
+        }
+        tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), &row)?;
+        let mut entry = entry;
+        entry.target.clone_from(&row.id);
+        entry.with(json!({ "name": row.name, "expires_at": row.expires_at })).ok(tx)
+    };
+    state.store.write(work).await?;
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+/// Draws a personal access token: what is stored of it, and what is shown once.
+pub(crate) fn new_token(pin: muster_proto::token::Pin, name: String, days: u32, now: Millis) -> (Token, AccessToken) {
+    let token = Token::from_random(TokenKind::Personal, random::bytes(), pin);
+    let shown = AccessToken {
+        id: token.id.clone(),
+        token: Some(token.to_string()),
+        name,
+        created_at: now,
+        expires_at: now + Millis::from(days) * DAY,
+        used_at: None,
+    };
+    (token, shown)
+}

@@ -1,0 +1,136 @@
+//! What the bodies look like: `field:kind`, with `?` where it may be absent or null. The tests hold it to the types.
+
+/// Texts with few values.
+pub(super) const ENUMS: &[(&str, &[&str])] = &[
+    ("Admission", &["pending", "admitted", "rejected", "revoked"]),
+    ("AdmitRule", &["auto", "manual"]),
+    ("EnrolOutcome", &["pending", "replacement", "admitted", "rejected"]),
+    ("OrgRole", &["viewer", "member", "owner"]),
+    ("PresenceState", &["online", "offline", "never"]),
+    ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
+    ("SessionState", &["opening", "open", "interrupted", "ended"]),
+    ("Visibility", &["private", "internal"]),
+];
+
+/// Objects.
+pub(super) const SCHEMAS: &[(&str, &str)] = &[
+    ("AccessToken", "id:string token?:string name:string created_at:millis expires_at:millis used_at?:millis"),
+    ("AccessTokenCreate", "name:string expires_days?:int"),
+    ("AuditEvent", "id:int t:millis actor:string action:string target:string from?:string result:string details:any"),
+    (
+        "Device",
+        "id:string uid:string name:string admission:Admission presence:PresenceState why:string presence_since?:millis last_seen?:millis \
+         projects:[string] facts:any usage?:Sample pairing_code?:string replacement?:string agent?:string sessions:int spooled:int \
+         certificate_expires_at?:millis created_at:millis",
+    ),
+    ("DeviceDecision", "reason?:string"),
+    ("DeviceEdit", "name?:string add_projects?:[string] remove_projects?:[string]"),
+    ("DeviceReplace", "pairing_code?:string"),
+    ("DeviceSelf", "uid:string org:string name:string admission:Admission presence:PresenceState why:string now:millis"),
+    ("EnrolRequest", "token:string serial:string csr:string facts:any"),
+    ("EnrolState", "request:string pairing_code:string org:string state:EnrolOutcome why:string now:millis identity?:Identity"),
+    (
+        "EnrolmentToken",
+        "id:string token?:string project?:string uses?:int used:int admit:AdmitRule serials?:[string] note?:string created_by:string \
+         created_at:millis expires_at:millis revoked_at?:millis",
+    ),
+    ("EnrolmentTokenCreate", "project?:string uses?:int expires_s?:int admit?:AdmitRule serials?:[string] note?:string"),
+    ("HubInfo", "service:string version:string now:millis pin:string mqtt:MqttEndpoint"),
+    ("Identity", "uid:string org:string name:string certificate:string ca:string mqtt:MqttEndpoint"),
+    ("LoginRequest", "email:string password:string token_name?:string"),
+    ("Me", "email:string name:string orgs:[Org]"),
+    ("Member", "email:string name:string role:OrgRole since:millis"),
+    ("MemberPut", "role:OrgRole"),
+    ("MqttEndpoint", "url:string websocket?:string"),
+    ("Org", "id:string name:string role?:OrgRole created_at:millis"),
+    ("OrgCreate", "id:string name?:string"),
+    ("Participant", "email:string role:ProjectRole"),
+    ("ParticipantPut", "role:ProjectRole"),
+    ("PresenceChange", "t:millis presence:PresenceState reason:string"),
+    ("Problem", "code:string status:int detail:string request?:string retry_in?:int"),
+    ("Project", "id:string name:string visibility:Visibility role:ProjectRole devices:int online:int created_at:millis"),
+    ("ProjectCreate", "id:string name?:string visibility?:Visibility"),
+    ("RenewRequest", "csr:string"),
+    ("Sample", "t:millis boot:string seq:int values:numbers"),
+    (
+        "Session",
+        "id:string device:string device_name:string user:string project:string want?:string reason?:string state:SessionState \
+         created_at:millis opened_at?:millis ended_at?:millis end_reason?:string to_device:int to_client:int",
+    ),
+    ("SessionCreate", "project?:string want?:string reason?:string"),
+    ("SessionTicket", "session:string relay:string ticket:string device:string device_name:string"),
+    ("WatchRequest", "seconds:int"),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::collections::BTreeSet;
+
+    use muster_proto::{api, problem};
+    use serde::de::value::Error;
+    use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
+
+    use super::*;
+
+    /// A deserializer that only looks which fields, or which variants, a type asks for.
+    struct Names<'a>(&'a Cell<&'static [&'static str]>);
+
+    impl<'de> Deserializer<'de> for Names<'_> {
+        type Error = Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
+            Err(Error::custom("not a struct"))
+        }
+        fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], _: V) -> Result<V::Value, Error> {
+            self.0.set(fields);
+            Err(Error::custom("seen"))
+        }
+        fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, variants: &'static [&'static str], _: V) -> Result<V::Value, Error> {
+            self.0.set(variants);
+            Err(Error::custom("seen"))
+        }
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map identifier ignored_any
+        }
+    }
+
+    fn names_of<T: for<'de> Deserialize<'de>>() -> BTreeSet<&'static str> {
+        let names = Cell::new(&[][..]);
+        assert!(T::deserialize(Names(&names)).is_err());
+        names.get().iter().copied().collect()
+    }
+
+    macro_rules! types {
+        ($($name:ident)*) => { vec![$((stringify!($name), names_of::<api::$name>())),*] };
+    }
+
+    #[test]
+    fn every_body_has_exactly_the_fields_of_its_type() {
+        let mut types = types![
+            AccessToken AccessTokenCreate AuditEvent Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
+            EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate Participant ParticipantPut
+            PresenceChange Project ProjectCreate RenewRequest Sample Session SessionCreate SessionTicket WatchRequest
+        ];
+        types.push(("Problem", names_of::<problem::Problem>()));
+        types.push(("DeviceReplace", names_of::<crate::api::Replace>()));
+        assert_eq!(types.len(), SCHEMAS.len(), "a body without a type, or a type without a body");
+        for (name, fields) in types {
+            let told = SCHEMAS.iter().find(|(schema, _)| *schema == name).unwrap_or_else(|| panic!("{name} is not described")).1;
+            let told: BTreeSet<&str> =
+                told.split_whitespace().filter_map(|field| field.split_once(':')).map(|(field, _)| field.trim_end_matches('?')).collect();
+            assert_eq!(told, fields, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_choice_has_exactly_the_values_of_its_type() {
+        let types = types![Admission AdmitRule EnrolOutcome OrgRole PresenceState ProjectRole SessionState Visibility];
+        assert_eq!(types.len(), ENUMS.len());
+        for (name, variants) in types {
+            let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;
+            assert_eq!(told.iter().copied().collect::<BTreeSet<_>>(), variants, "{name}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What can be asked: one line per method and path.
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Auth {
+    Nobody,
+    Person,
+    Device,
+    Ticket,
+}
+
+/// One operation.
+pub(super) struct Operation {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub summary: &'static str,
+    pub auth: Auth,
+    /// `name:kind` of the query's parameters, separated by spaces.
+    pub query: &'static str,
+    /// Kind of the body; with `?` if it may be left out; empty for none.
+    pub body: &'static str,
+    pub status: u16,
+    /// Kind of the answer; empty for none.
+    pub answer: &'static str,
+}
+
+macro_rules! operations {
+    ($($auth:ident $method:literal $path:literal $(? $query:literal)? $(< $body:literal)? => $status:literal $answer:literal, $summary:literal;)*) => {
+        &[$(Operation {
+            method: $method,
+            path: $path,
+            summary: $summary,
+            auth: Auth::$auth,
+            query: concat!("" $(, $query)?),
+            body: concat!("" $(, $body)?),
+            status: $status,
+            answer: $answer,
+        },)*]
+    };
+}
+
+pub(super) const OPERATIONS: &[Operation] = operations! {
+    Nobody "GET" "/healthz" => 200 "any", "The process serves";
+    Nobody "GET" "/readyz" => 200 "any", "The database answers and writes";
+    Nobody "GET" "/metrics" => 200 "text", "Prometheus' page; a personal access token is needed from other machines";
+    Nobody "GET" "/v1/openapi.json" => 200 "any", "This document";
+    Nobody "GET" "/v1/hub" => 200 "HubInfo", "What anybody may know of this hub";
+
+    Nobody "POST" "/v1/enrol" < "EnrolRequest" => 200 "EnrolState", "Ask for a place on the list; asking again with the same key gives the same request";
+    Nobody "GET" "/v1/enrol/{request}" ? "wait:int" => 200 "EnrolState", "What was decided; waits up to `wait` seconds for a decision";
+    Device "POST" "/v1/device/renew" < "RenewRequest" => 200 "Identity", "A new certificate for the device that asks";
+    Device "GET" "/v1/device/self" => 200 "DeviceSelf", "What the hub thinks of the device that asks";
+    Device "GET" "/mqtt" => 101 "", "MQTT 5 as WebSocket, sub-protocol mqtt";
+
+    Nobody "POST" "/v1/login" < "LoginRequest" => 201 "AccessToken", "A personal access token for an e-mail and its password";
+    Person "GET" "/v1/me" => 200 "Me", "Who asks";
+    Person "GET" "/v1/tokens" => 200 "Page<AccessToken>", "Your personal access tokens";
+    Person "POST" "/v1/tokens" < "AccessTokenCreate" => 201 "AccessToken", "Make a personal access token";
+    Person "DELETE" "/v1/tokens/{id}" => 204 "", "Withdraw one of your personal access tokens";
+
+    Person "GET" "/v1/orgs" => 200 "Page<Org>", "Your organizations";
+    Person "POST" "/v1/orgs" < "OrgCreate" => 201 "Org", "Make an organization and become its owner";
+    Person "GET" "/v1/orgs/{org}" => 200 "Org", "An organization";
+    Person "GET" "/v1/orgs/{org}/members" => 200 "Page<Member>", "Its members";
+    Person "PUT" "/v1/orgs/{org}/members/{email}" < "MemberPut" => 200 "Member", "Make an account a member, or change its role";
+    Person "DELETE" "/v1/orgs/{org}/members/{email}" => 204 "", "Take a member out of the organization and its projects";
+    Person "GET" "/v1/orgs/{org}/audit" ? "cursor:int limit:int" => 200 "Page<AuditEvent>", "Who did what, newest first";
+
+    Person "GET" "/v1/orgs/{org}/projects" => 200 "Page<Project>", "The projects that you see";
+    Person "POST" "/v1/orgs/{org}/projects" < "ProjectCreate" => 201 "Project", "Make a project";
+    Person "GET" "/v1/orgs/{org}/projects/{project}" => 200 "Project", "A project";
+    Person "GET" "/v1/orgs/{org}/projects/{project}/participants" => 200 "Page<Participant>", "Its participants";
+    Person "PUT" "/v1/orgs/{org}/projects/{project}/participants/{email}" < "ParticipantPut" => 200 "Participant", "Give somebody a role in it";
+    Person "DELETE" "/v1/orgs/{org}/projects/{project}/participants/{email}" => 204 "", "Take a participant out of it";
+
+    Person "GET" "/v1/orgs/{org}/enrolment-tokens" => 200 "Page<EnrolmentToken>", "Enrolment tokens, newest first";
+    Person "POST" "/v1/orgs/{org}/enrolment-tokens" < "EnrolmentTokenCreate" => 201 "EnrolmentToken", "Make an enrolment token";
+    Person "DELETE" "/v1/orgs/{org}/enrolment-tokens/{id}" => 204 "", "Withdraw an enrolment token; devices that it enrolled stay";
+
+    Person "GET" "/v1/orgs/{org}/devices" ? "project:string admission:Admission presence:PresenceState cursor:string limit:int" => 200 "Page<Device>", "The device list";
+    Person "GET" "/v1/orgs/{org}/devices/{device}" => 200 "Device", "A device, by uid, id (serial number), name or pairing code";
+    Person "PATCH" "/v1/orgs/{org}/devices/{device}" < "DeviceEdit" => 200 "Device", "Change its name and projects";
+    Person "DELETE" "/v1/orgs/{org}/devices/{device}" => 204 "", "Take it off the list";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/admit" => 200 "Device", "Admit it";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/reject" < "DeviceDecision?" => 200 "Device", "Say no to it, or to the key that asks for its place";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/revoke" < "DeviceDecision?" => 200 "Device", "Cut it off at once";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/replace" < "DeviceReplace?" => 200 "Device", "Give its place to the key that asks for it";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/watch" < "WatchRequest" => 204 "", "One sample per second for a while";
+    Person "GET" "/v1/orgs/{org}/devices/{device}/presence" ? "since:millis limit:int" => 200 "Page<PresenceChange>", "When it came and went, newest first";
+    Person "GET" "/v1/orgs/{org}/devices/{device}/usage" ? "since:millis limit:int" => 200 "Page<Sample>", "Its samples";
+
+    Person "POST" "/v1/orgs/{org}/devices/{device}/sessions" < "SessionCreate" => 201 "SessionTicket", "Open a session to it";
+    Person "GET" "/v1/orgs/{org}/sessions" ? "device:string state:SessionState cursor:string limit:int" => 200 "Page<Session>", "Sessions, newest first";
+    Person "GET" "/v1/orgs/{org}/sessions/{id}" => 200 "Session", "A session";
+    Person "DELETE" "/v1/orgs/{org}/sessions/{id}" => 204 "", "End a session";
+    Ticket "GET" "/v1/sessions/{id}/client" => 101 "", "The client's leg of a session, sub-protocol muster.session.v1";
+    Ticket "GET" "/v1/sessions/{id}/device" => 101 "", "The device's leg of a session; its client certificate is needed as well";
+};
