@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use muster_link::tls;
@@ -268,6 +268,7 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), S
         // A left-over of a killed process with our number would keep its mode.
         let _ = std::fs::remove_file(&beside);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+        give_to_owner(&file, path)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&beside, path)?;
@@ -282,10 +283,16 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), S
     })
 }
 
+/// `sudo musterd enrol` writes for the daemon, which runs as a user of its own: what root puts into that user's directory is that user's.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let Some(dir) = path.parent().filter(|_| rustix::process::geteuid().is_root()) else { return Ok(()) };
+    let owner = std::fs::metadata(dir)?;
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn the_key_is_made_once_and_for_us_alone() {
@@ -300,6 +307,20 @@ mod tests {
         assert_eq!(std::fs::metadata(state.dir()).unwrap().mode() & 0o777, 0o700);
         let names: Vec<_> = std::fs::read_dir(state.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [KEY], "nothing else is left behind");
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_the_directorys_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            std::os::unix::fs::chown(dir.path(), Some(12345), Some(12346)).unwrap();
+        }
+        let path = dir.path().join("file");
+        write_atomic(&path, b"new", 0o600).unwrap();
+        let (file, dir) = (std::fs::metadata(&path).unwrap(), std::fs::metadata(dir.path()).unwrap());
+        assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (dir.uid(), dir.gid(), 0o600));
+        assert_eq!(root, file.uid() == 12345);
     }
 
     #[test]
