@@ -49,7 +49,7 @@ impl Backoff {
 
 /// An even share of `whole`.
 fn share(whole: Duration, random: u64) -> Duration {
-    let nanos = u128::from(random) * whole.as_nanos() >> 64;
+    let nanos = (u128::from(random) * whole.as_nanos()) >> 64;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 

@@ -1,4 +1,5 @@
 //! The bytes of the MQTT payloads, frozen: literal JSON of every payload, both ways.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use muster_proto::limits::{HEARTBEAT_MAX, PAYLOAD_MAX, PRESENCE_MAX};
 use muster_proto::mqtt::{

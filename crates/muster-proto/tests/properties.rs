@@ -1,5 +1,6 @@
 //! Properties of every decoder: what is encoded decodes to the same, and nothing that arrives makes one panic,
 //! be it cut at any byte, with any bit flipped, or made up.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! A session on lines of a given speed and delay: it fills them, and makes no standing queue in them.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/pair.rs"]
 mod pair;

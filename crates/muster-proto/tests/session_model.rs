@@ -5,6 +5,7 @@
 //! stream comes to its end, what is held is bounded by the credits, and no end calls the other a breaker of rules.
 //!
 //! What the transport promises, and the model keeps: order, and nothing of an older leg after the first message of a newer one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

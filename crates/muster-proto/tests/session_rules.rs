@@ -1,4 +1,5 @@
 //! Single rules of the session: windows, turns, bounds, legs, and what a peer that breaks a rule gets.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/pair.rs"]
 mod pair;
@@ -304,6 +305,48 @@ fn a_connection_that_was_quiet_goes_ahead_of_bulk() {
     pair.client.send(ssh, Bytes::from_static(b"z"));
     assert!(matches!(pair.client.poll_transmit(pair.now), Some(Outgoing::Control(_))));
     assert_eq!(data(&pair.client.poll_transmit(pair.now).unwrap()), Some((ssh, 1)));
+}
+
+#[test]
+fn a_conversation_stays_ahead_of_bulk_and_one_that_stops_and_starts_does_not() {
+    let mut pair = Pair::met();
+    let copies: Vec<StreamId> = (0..8).map(|_| pair.open(tcp())).collect();
+    let (talk, bursts) = (pair.open(tcp()), pair.open(tcp()));
+    pair.pass(Duration::from_millis(50));
+    let mut counted = 10;
+    let mut sent = BTreeMap::<StreamId, usize>::new();
+    let mut talked = 0;
+    for round in 0..2000 {
+        for copy in &copies {
+            let room = pair.client.writable(*copy);
+            pair.client.send(*copy, bytes(room));
+        }
+        // A burst of two turns as soon as the last one is gone: more than is due to it, but never a standing queue.
+        if sent.get(&bursts).copied().unwrap_or(0) % (2 * TURN) == 0 && pair.client.writable(bursts) >= WINDOW_FIRST as usize / 2 {
+            pair.client.send(bursts, bytes(2 * TURN));
+        }
+        if round % 5 == 0 {
+            pair.client.send(talk, bytes(64));
+        }
+        let message = loop {
+            let message = pair.client.poll_transmit(pair.now).unwrap();
+            match data(&message) {
+                Some((stream, size)) => break (stream, size),
+                None => assert!(texts(&[message])[0].contains("ack")),
+            }
+        };
+        if round % 5 == 0 && message.0 == talk {
+            talked += 1;
+        }
+        *sent.entry(message.0).or_default() += message.1;
+        let credit = format!(r#"{{"type":"credit","stream":{},"bytes":{}}}"#, message.0, message.1);
+        pair.client.receive_text(&credit, pair.now).unwrap();
+        acknowledge(&mut pair.client, &mut counted, pair.now);
+        events(&mut pair.client);
+    }
+    assert!(talked >= 350, "a small message went at once {talked} times of 400");
+    let copy = copies.iter().map(|copy| sent[copy]).min().unwrap();
+    assert!(sent[&bursts] < 3 * copy, "{} in bursts, {copy} as a copy", sent[&bursts]);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The bytes of the session protocol, frozen: literal text of every control message, both ways.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/pair.rs"]
 mod pair;

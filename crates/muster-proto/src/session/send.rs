@@ -1,9 +1,9 @@
 //! What goes next: control messages first, then terminals, then streams that were idle, then the others in turns.
 //!
-//! Streams wait in three lists. A stream that had nothing to send begins in `fresh` and has one turn there, ahead of
-//! the bulk: so a keystroke in a forwarded connection does not wait behind a file. When its turn is used up, or it
-//! runs dry, it goes to the end of `bulk`, where it has to be reached once before it counts as fresh again; else a
-//! stream that stops and starts would always be ahead. After four turns ahead of the others, one of the others goes.
+//! Streams wait in three lists. One that had nothing to send begins in `fresh`, ahead of the bulk, so that a keystroke
+//! in a forwarded connection does not wait behind a file. It may send one turn there for each round of the bulk, in pieces
+//! as small as it likes; beyond that it goes to the end of `bulk` like the others, or one that stops and starts would
+//! always be ahead. After four turns ahead of the others, one of the others goes, so that none starves.
 //! All steps take constant time, however many streams there are.
 
 use std::collections::VecDeque;
@@ -39,6 +39,8 @@ pub(super) struct Turns {
     express: usize,
     /// Who is next when terminals let the others through.
     bulk_was_last: bool,
+    /// Turns of `bulk` so far.
+    bulk_turns: u32,
     /// Streams whose peer is to be given credit.
     credits: VecDeque<StreamId>,
 }
@@ -83,6 +85,9 @@ impl Turns {
 
     /// A stream of this place sent something.
     fn served(&mut self, place: Place, cost: usize) {
+        if place == Place::Bulk {
+            self.bulk_turns = self.bulk_turns.wrapping_add(1);
+        }
         if place == Place::Bulk || self.express >= EXPRESS_MAX {
             self.express = 0;
             self.bulk_was_last = place == Place::Bulk;
@@ -156,7 +161,6 @@ impl Session {
             };
             if !stream.is_sendable() {
                 stream.place = Place::Idle;
-                stream.spent = 0;
                 self.turns.list(place).pop_front();
                 self.turns.waiting -= 1;
                 continue;
@@ -178,18 +182,16 @@ impl Session {
         self.turns.served(place, cost);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.spent += cost;
-        let sendable = stream.is_sendable();
-        if !sendable || stream.spent >= TURN {
-            stream.spent = 0;
+        if !stream.is_sendable() {
+            // What it has spent stays with it until the bulk has had a round.
+            stream.place = Place::Idle;
             self.turns.list(place).pop_front();
-            if sendable || place == Place::Fresh {
-                let next = if place == Place::Terminals { place } else { Place::Bulk };
-                stream.place = next;
-                self.turns.list(next).push_back(id);
-            } else {
-                stream.place = Place::Idle;
-                self.turns.waiting -= 1;
-            }
+            self.turns.waiting -= 1;
+        } else if stream.spent >= TURN {
+            stream.spent = 0;
+            stream.place = if place == Place::Terminals { place } else { Place::Bulk };
+            self.turns.list(place).pop_front();
+            self.turns.list(stream.place).push_back(id);
         }
         if stream.eof == Eof::Sent && stream.peer_eof {
             self.forget(id);
@@ -204,7 +206,19 @@ impl Session {
         if stream.place != Place::Idle || !stream.is_sendable() {
             return;
         }
-        stream.place = if stream.class == Class::Terminal { Place::Terminals } else { Place::Fresh };
+        let round = u32::try_from(self.turns.bulk.len()).unwrap_or(u32::MAX);
+        if self.turns.bulk_turns.wrapping_sub(stream.round) >= round {
+            stream.round = self.turns.bulk_turns;
+            stream.spent = 0;
+        }
+        stream.place = match stream.class {
+            Class::Terminal => Place::Terminals,
+            _ if stream.spent < TURN => Place::Fresh,
+            _ => Place::Bulk,
+        };
+        if stream.place != Place::Fresh {
+            stream.spent = 0;
+        }
         self.turns.list(stream.place).push_back(id);
         self.turns.waiting += 1;
     }

@@ -86,6 +86,8 @@ pub(super) struct Stream {
     pub(super) place: Place,
     /// Cost of what was sent in the present turn.
     pub(super) spent: usize,
+    /// The bulk's turns when the right to be ahead of it was last given.
+    pub(super) round: u32,
     /// Whether a `Writable` event is owed.
     pub(super) hungry: bool,
 
@@ -118,6 +120,7 @@ impl Stream {
             eof: Eof::No,
             place: Place::Idle,
             spent: 0,
+            round: 0,
             hungry: false,
             window: WINDOW_FIRST,
             granted: WINDOW_FIRST,
