@@ -1,3 +1,5 @@
+//! Tests of dialling: each way in which a hub is not reached has its own error with its own sentence.
+
 use super::*;
 
 #[test]
