@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod api;
 pub mod audit;
 pub mod auth;
+pub mod broker;
 pub mod ca;
 pub mod clock;
 pub mod config;

@@ -14,8 +14,10 @@ mod machine;
 mod machine_tests;
 mod opening;
 mod outbox;
+mod websocket;
 
 pub use bounds::{DOWN_MAX, PACKET_MAX, QUEUE_MAX};
 pub use endpoint::Endpoint;
 pub use lanes::{Lanes, SendError, SendOptions};
 pub use outbox::{Down, Subscription};
+pub use websocket::Wrapped;

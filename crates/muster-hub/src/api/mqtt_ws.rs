@@ -26,9 +26,8 @@ async fn upgrade(State(state): State<AppState>, request: Request) -> ApiResult<R
         return Err(ApiError::new(Code::NotFound, detail));
     }
     let certificate = request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone());
-    let certificate = certificate.ok_or_else(|| {
-        ApiError::new(Code::Unauthenticated, "/mqtt is for devices: connect with the device's certificate (mutual TLS)")
-    })?;
+    let certificate = certificate
+        .ok_or_else(|| ApiError::new(Code::Unauthenticated, "/mqtt is for devices: connect with the device's certificate (mutual TLS)"))?;
     let from = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
     let from = from.ok_or_else(|| ApiError::new(Code::Internal, "the connection's address is not known"))?;
     let upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection> = request.extract().await;
@@ -41,7 +40,10 @@ async fn upgrade(State(state): State<AppState>, request: Request) -> ApiResult<R
     }
     let size = PACKET_MAX as usize;
     let endpoint = state.mqtt.clone();
-    Ok(upgrade.read_buffer_size(BUFFER).write_buffer_size(0).max_message_size(size).max_frame_size(size).on_upgrade(
-        async move |socket: ws::WebSocket| endpoint.serve_websocket(Wrapped::new(socket), certificate, from).await,
-    ))
+    Ok(upgrade
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(size)
+        .max_frame_size(size)
+        .on_upgrade(async move |socket: ws::WebSocket| endpoint.serve_websocket(Wrapped::new(socket), certificate, from).await))
 }

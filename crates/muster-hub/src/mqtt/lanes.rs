@@ -13,6 +13,7 @@ use muster_proto::topic::{Down as Lane, Topic};
 use super::bounds::{DOWN_MAX, QUEUE_MAX};
 use super::links::{End, Links};
 use super::outbox::Down;
+use crate::broker::Broker;
 use crate::clock;
 use crate::ingest::Ingest;
 use crate::store::{self, Store, mqtt};
@@ -38,6 +39,9 @@ pub enum SendError {
     /// It could not be stored.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The external broker did not take it.
+    #[error("the MQTT broker did not take the message: {0}")]
+    Broker(String),
 }
 
 /// The hub's end of all devices' lanes. Clones share it.
@@ -48,15 +52,25 @@ pub struct Lanes(Arc<Inner>);
 struct Inner {
     store: Store,
     ingest: Ingest,
-    links: Arc<Links>,
-    last_id: AtomicI64,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Embedded { links: Arc<Links>, last_id: AtomicI64 },
+    External(Broker),
 }
 
 impl Lanes {
     pub(super) fn embedded(store: Store, ingest: Ingest, links: Arc<Links>, last_id: i64) -> Self {
         // Numbers go on from the clock, so that a number is not used twice even where the highest was done with before a restart.
         let last_id = AtomicI64::new(last_id.max(clock::now()));
-        Self(Arc::new(Inner { store, ingest, links, last_id }))
+        Self(Arc::new(Inner { store, ingest, way: Way::Embedded { links, last_id } }))
+    }
+
+    /// Lanes through an external broker.
+    pub fn external(store: Store, ingest: Ingest, broker: Broker) -> Self {
+        Self(Arc::new(Inner { store, ingest, way: Way::External(broker) }))
     }
 
     /// Sends a message to a device; it waits for an absent one until it expires. Returns once it is safely kept.
@@ -68,10 +82,13 @@ impl Lanes {
             return Err(SendError::TooLarge(payload.len()));
         }
         let topic = Topic::Down(uid.clone(), down).to_string();
-        let links = Arc::clone(&self.0.links);
+        let (links, last_id) = match &self.0.way {
+            Way::External(broker) => return broker.publish(topic, payload, options).await,
+            Way::Embedded { links, last_id } => (Arc::clone(links), last_id),
+        };
         let now = clock::now();
         let expires_at = now.saturating_add(Millis::try_from(options.expiry.as_millis()).unwrap_or(Millis::MAX));
-        let id = self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let message = Down { id, topic, payload, expires_at: Some(expires_at), retain: false, sent: false };
         // At once to a device that is there: a person waits for a shell. The store has it for every other case.
         let early = links.get(uid);
@@ -92,22 +109,42 @@ impl Lanes {
         if kept.await? { Ok(()) } else { Err(SendError::Full) }
     }
 
+    /// Lets a device in that was admitted. Only an external broker has to be told.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub async fn admit(&self, uid: &DeviceUid) -> Result<(), SendError> {
+        match &self.0.way {
+            Way::Embedded { .. } => Ok(()),
+            Way::External(broker) => broker.admit(uid).await,
+        }
+    }
+
     /// Ends a device's link now, forgets its MQTT session, and notes that it is offline.
     ///
     /// # Errors
     /// When the store fails or the broker does not answer. The link has been told all the same.
     pub async fn cut(&self, uid: &DeviceUid, reason: &str) -> Result<(), SendError> {
-        if let Some(link) = self.0.links.get(uid) {
-            link.end(End::Cut(reason.to_owned()));
-        }
+        let told = match &self.0.way {
+            Way::Embedded { links, .. } => {
+                if let Some(link) = links.get(uid) {
+                    link.end(End::Cut(reason.to_owned()));
+                }
+                Ok(())
+            }
+            Way::External(broker) => broker.cut(uid).await,
+        };
         let owner = uid.clone();
         self.0.store.write(move |tx| mqtt::forget(tx, &owner)).await?;
         self.0.ingest.revoked(uid).await?;
-        Ok(())
+        told
     }
 
     /// Whether the device's MQTT link is up, as far as the hub can know.
     pub fn is_linked(&self, uid: &DeviceUid) -> bool {
-        self.0.links.get(uid).is_some()
+        match &self.0.way {
+            Way::Embedded { links, .. } => links.get(uid).is_some(),
+            Way::External(_) => self.0.ingest.live().is_online(uid),
+        }
     }
 }

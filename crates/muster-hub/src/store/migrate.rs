@@ -9,7 +9,11 @@ use super::{Error, Result};
 use crate::{clock, random};
 
 /// All migrations, oldest first.
-const MIGRATIONS: &[(&str, &str)] = &[("0001_core", include_str!("../../migrations/0001_core.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_core", include_str!("../../migrations/0001_core.sql")),
+    ("0002_mqtt_telemetry", include_str!("../../migrations/0002_mqtt_telemetry.sql")),
+    ("0003_sessions", include_str!("../../migrations/0003_sessions.sql")),
+];
 
 /// Brings the schema up to date.
 pub(super) fn run(connection: &mut Connection) -> Result<()> {

@@ -159,3 +159,13 @@ pub fn prune(tx: &Transaction<'_>, now: Millis, slice: i64) -> Result<()> {
         .execute([now, slice])?;
     Ok(())
 }
+
+/// All devices that belong, for an external broker's list.
+///
+/// # Errors
+/// When the database fails.
+pub fn admitted(db: &Connection) -> Result<Vec<DeviceUid>> {
+    let mut statement = db.prepare("SELECT uid FROM devices WHERE admission = 'admitted' ORDER BY uid")?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    rows.map(|uid| Ok(uid?.parse()?)).collect()
+}
