@@ -15,7 +15,7 @@ help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: ## build, start a hub with all parts embedded, enrol this machine, say what to try next
-	cargo build --workspace --bins
+	cargo build --bins
 	@exec "$(TARGET)/debug/muster-hub" quickstart
 
 check: ## install what the tests need, then lints and every test
@@ -29,8 +29,8 @@ lint: ## rustfmt, clippy with warnings as errors, cargo-deny where it is install
 	scripts/deny
 
 test: ## every test, on the real programs, OpenSSH and Mosquitto
-	cargo build --workspace --bins
-	cargo test --workspace
+	cargo build --bins
+	cargo test
 
 fmt: ## format all Rust files
 	cargo fmt --all

@@ -29,7 +29,7 @@ fn beside(name: &str) -> PathBuf {
 fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_musterd")).parent().expect("a program lies in a folder").to_owned();
     let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo.args(["build", "--workspace", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
