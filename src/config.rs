@@ -161,11 +161,7 @@ fn read(settings: &mut Settings) -> Config {
             }
             None => PathBuf::from(default),
         };
-        (
-            directory("state_dir", "/var/lib/musterd"),
-            directory("run_dir", "/run/musterd"),
-            directory("policy", "/etc/musterd/policy.toml"),
-        )
+        (directory("state_dir", "/var/lib/musterd"), directory("run_dir", "/run/musterd"), directory("policy", "/etc/musterd/policy.toml"))
     };
     let identity = read_identity(settings);
     let transport = match settings.section("mqtt").one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {

@@ -252,7 +252,11 @@ async fn admission(config: &Config, state: &State, enrolled: &Enrolled, clock: &
     let mut api = Hub::new(&endpoint, dialer.clone());
     match api.json::<DeviceSelf>(&Request::new("GET", "/v1/device/self")).await {
         Ok(answer) if answer.admission == Admission::Admitted => {
-            report.add("admission", Verdict::Ok, format!("The hub has admitted this device as {}: {}.", answer.name, answer.why.trim_end_matches('.')));
+            report.add(
+                "admission",
+                Verdict::Ok,
+                format!("The hub has admitted this device as {}: {}.", answer.name, answer.why.trim_end_matches('.')),
+            );
         }
         Ok(answer) => report.add("admission", Verdict::Failed, answer.why),
         Err(error @ CallError::Dial(_)) => {
@@ -262,7 +266,9 @@ async fn admission(config: &Config, state: &State, enrolled: &Enrolled, clock: &
     }
     let mqtt = &enrolled.identity.mqtt;
     let mut failures = Vec::new();
-    for (url, what) in [Some((&mqtt.url, "on its own port")), mqtt.websocket.as_ref().map(|url| (url, "as WebSocket"))].into_iter().flatten() {
+    for (url, what) in
+        [Some((&mqtt.url, "on its own port")), mqtt.websocket.as_ref().map(|url| (url, "as WebSocket"))].into_iter().flatten()
+    {
         match url.parse::<Endpoint>() {
             Ok(endpoint) => match dialer.dial(&endpoint).await {
                 Ok(_) if failures.is_empty() => return report.add("mqtt", Verdict::Ok, format!("MQTT {what} can be reached at {url}.")),

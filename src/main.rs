@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     }
     let config = Config::load(cli.config.as_deref());
     if let Command::CheckConfig = cli.command {
-        return check(config);
+        return check(&config);
     }
     let config = match config {
         Ok(config) => config,
@@ -164,8 +164,8 @@ async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -
     }
 }
 
-fn check(config: Result<Config, Mistakes>) -> ExitCode {
-    let policy_path = match &config {
+fn check(config: &Result<Config, Mistakes>) -> ExitCode {
+    let policy_path = match config {
         Ok(config) => {
             println!("The configuration is valid.");
             config.policy.clone()

@@ -55,10 +55,7 @@ enum End {
     /// The hub said that this device is no longer of the organization.
     Revoked(String),
     /// Anything else: try again.
-    Lost {
-        why: String,
-        retry_in: Option<Duration>,
-    },
+    Lost { why: String, retry_in: Option<Duration> },
 }
 
 impl End {
@@ -66,7 +63,7 @@ impl End {
         Self::Lost { why: why.into(), retry_in: None }
     }
 
-    fn refused(what: &str, refusal: Refusal) -> Self {
+    fn refused(what: &str, refusal: &Refusal) -> Self {
         Self::Lost { why: format!("{what}: {}", refusal.reason), retry_in: refusal.retry_in }
     }
 }
@@ -278,7 +275,9 @@ impl<'a> Link<'a> {
                         birth = Some(self.protocol.publish(&topic, encode(&self.presence(true)), true)?);
                     }
                     Incoming::Subscribed { granted: true } => subscribed = true,
-                    Incoming::Subscribed { granted: false } => return Err(End::lost("the hub does not grant the subscription to this device's own topics")),
+                    Incoming::Subscribed { granted: false } => {
+                        return Err(End::lost("the hub does not grant the subscription to this device's own topics"));
+                    }
                     Incoming::Acknowledged { packet_id, taken } if Some(packet_id) == birth => {
                         if taken != Taken::Yes {
                             return Err(End::Lost { why: "the hub did not take the birth message".into(), retry_in: Some(NOT_NOW) });
@@ -434,8 +433,8 @@ impl<'a> Link<'a> {
 
     fn heard(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
-            Incoming::Refused(refusal) => return Err(End::refused("the hub does not let this device in", refusal)),
-            Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", refusal)),
+            Incoming::Refused(refusal) => return Err(End::refused("the hub does not let this device in", &refusal)),
+            Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", &refusal)),
             Incoming::Pong => self.ping_by = None,
             Incoming::Acknowledged { packet_id, taken } => self.acknowledged(packet_id, taken)?,
             Incoming::Message { topic, payload } => orders::take(self.daemon, self.enrolled, &topic, &payload)?,

@@ -84,8 +84,6 @@ pub(crate) enum Target<'a> {
         /// Its path.
         path: &'a str,
     },
-    /// Whatever else the protocol knows, by its name.
-    Other(&'a str),
 }
 
 /// The answer.
@@ -229,7 +227,6 @@ impl Policy {
                     refuse("policy_unix", format!("this device's policy does not name the Unix socket {path:?} in [unix] allow"))
                 }
             }
-            Target::Other(kind) => refuse("policy_target", format!("this device's policy allows no target of the kind {kind:?}")),
         }
     }
 
@@ -243,9 +240,10 @@ impl Policy {
             Some(user) if self.terminal_users.iter().any(|allowed| allowed == user) => {
                 Decision::Allow(Grant { run_as: Some(user.to_owned()), dial: None })
             }
-            Some(user) => {
-                refuse("policy_run_as", format!("this device's policy does not name {user:?} in [terminal] users; leave the user out for {own_user:?}"))
-            }
+            Some(user) => refuse(
+                "policy_run_as",
+                format!("this device's policy does not name {user:?} in [terminal] users; leave the user out for {own_user:?}"),
+            ),
         }
     }
 
@@ -326,7 +324,6 @@ mod tests {
             (Target::Tcp { host: "", port: 22 }, "policy_host"),
             (Target::Unix { path: "/run/docker.sock" }, "policy_unix"),
             (Target::Unix { path: "" }, "policy_unix"),
-            (Target::Other("put"), "policy_target"),
         ];
         for (target, want) in cases {
             assert_eq!(code(&policy.decide(&ask(target), MONDAY_NOON)), want, "{target:?}");

@@ -59,7 +59,11 @@ pub(crate) struct Batch {
 #[derive(Debug, Clone, PartialEq)]
 enum Place {
     /// The segment, where the batch ends in it, and the reader there.
-    Disk { segment: u64, offset: u64, reader: Reader },
+    Disk {
+        segment: u64,
+        offset: u64,
+        reader: Reader,
+    },
     Memory,
 }
 

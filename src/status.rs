@@ -57,7 +57,9 @@ fn sentences(status: &Status, now: Millis) -> String {
             say(format_args!("{name} is offline: {why}. Next try in {}. `musterd doctor` looks closer.", span(retry_at - now)));
         }
         LinkStatus::NotEnrolled => say(format_args!("This device is not enrolled: run `musterd enrol URL TOKEN`.")),
-        LinkStatus::Pending { pairing_code, why } => say(format_args!("The enrolment waits for a person; pairing code {pairing_code}. {why}")),
+        LinkStatus::Pending { pairing_code, why } => {
+            say(format_args!("The enrolment waits for a person; pairing code {pairing_code}. {why}"));
+        }
         LinkStatus::Revoked { why } => say(format_args!("{name} was revoked by {org}: {why}")),
     }
     match status.spooled {

@@ -116,7 +116,7 @@ impl Sampler {
         let seconds = before.as_ref().map(|before| now.duration_since(before.at).as_secs_f64()).filter(|seconds| *seconds >= SPAN_MIN);
         let rate = |now: u64, then: u64| seconds.map(|seconds| now.saturating_sub(then) as f64 / seconds);
 
-        let cpu = self.read("/proc/stat").and_then(|text| parse::cpu(text));
+        let cpu = self.read("/proc/stat").and_then(parse::cpu);
         let ratio = before.as_ref().and_then(|before| cpu?.busy_since(before.cpu?));
         self.put(&mut out, "cpu", ratio.map(|ratio| fixed(ratio, 3)));
         let load = self.read("/proc/loadavg").and_then(parse::first_number);
@@ -140,9 +140,8 @@ impl Sampler {
         let interfaces = self.interfaces();
         for (name, now) in &interfaces {
             let then = before.as_ref().and_then(|before| before.interfaces.get(name));
-            let values = then.map_or([None; 3], |then| {
-                [rate(now.received, then.received), rate(now.sent, then.sent), rate(now.errors, then.errors)]
-            });
+            let values = then
+                .map_or([None; 3], |then| [rate(now.received, then.received), rate(now.sent, then.sent), rate(now.errors, then.errors)]);
             for (prefix, value) in ["net_rx", "net_tx", "net_err"].into_iter().zip(values) {
                 self.put(&mut out, &format!("{prefix}:{name}"), value.map(|value| significant(value, 2)));
             }
@@ -166,7 +165,7 @@ impl Sampler {
         self.put(&mut out, "agent_mem", own_memory.map(|pages| significant(pages * page, 2)));
         for (name, value) in own.iter().take(OWN_COLUMNS_MAX) {
             if !out.iter().any(|(known, _)| **known == **name) {
-                self.put(&mut out, name, Some(*value));
+                self.put(&mut out, name, Some(significant(*value, 12)));
             }
         }
         // A second look within moments would leave the next one nothing to compare with.
@@ -236,7 +235,8 @@ impl Places {
             for number in 1..=TEMPERATURES_MAX {
                 let input = chip.join(format!("temp{number}_input"));
                 if input.exists() {
-                    let label = text(chip.join(format!("temp{number}_label"))).map_or(chip_name.clone(), |label| format!("{chip_name} {label}"));
+                    let label =
+                        text(chip.join(format!("temp{number}_label"))).map_or(chip_name.clone(), |label| format!("{chip_name} {label}"));
                     taken.push((input, label));
                 }
             }

@@ -114,7 +114,11 @@ impl Workers {
         }
         let most = self.policy.limits().sessions;
         if self.live.len() >= most as usize {
-            return self.refuse(session, "policy_sessions", format!("this device's policy allows {most} sessions at once, and so many are open"));
+            return self.refuse(
+                session,
+                "policy_sessions",
+                format!("this device's policy allows {most} sessions at once, and so many are open"),
+            );
         }
         if let Err(error) = self.start(open) {
             warn!("session {session}: cannot start a worker: {error}");
@@ -161,7 +165,8 @@ impl Workers {
             let _ = kill_process_group(pid, Signal::KILL);
             return Err(error);
         }
-        let status = SessionStatus { session: session.clone(), user, project, since: wall_clock(), pid: pid.as_raw_nonzero().get().unsigned_abs() };
+        let status =
+            SessionStatus { session: session.clone(), user, project, since: wall_clock(), pid: pid.as_raw_nonzero().get().unsigned_abs() };
         self.remember(&status, pid);
         info!("session {session} for {} in {}: worker {}", status.user, status.project, status.pid);
         self.daemon.report(DeviceEventKind::SessionOpened { session: session.clone() });
@@ -211,11 +216,8 @@ impl Workers {
 
     fn close(&self, session: &SessionId) {
         let path = self.report_path(session);
-        let report = read_json::<Report>(&path).unwrap_or_else(|| Report {
-            reason: "the session's worker was lost".into(),
-            received: 0,
-            sent: 0,
-        });
+        let report =
+            read_json::<Report>(&path).unwrap_or_else(|| Report { reason: "the session's worker was lost".into(), received: 0, sent: 0 });
         let _ = std::fs::remove_file(&path);
         let _ = std::fs::remove_file(self.record_path(session));
         info!("session {session} closed: {} ({} bytes in, {} out)", report.reason, report.received, report.sent);

@@ -35,10 +35,7 @@ pub(super) enum WireError {
 /// An open connection.
 pub(super) enum Wire {
     /// MQTT over TLS.
-    Tcp {
-        stream: TlsStream<TcpStream>,
-        buffer: Vec<u8>,
-    },
+    Tcp { stream: Box<TlsStream<TcpStream>>, buffer: Vec<u8> },
     /// MQTT in binary messages.
     Websocket(Box<WebSocket>),
 }
@@ -48,7 +45,7 @@ impl Wire {
     pub(super) async fn open(dialer: &Dialer, endpoint: &Endpoint) -> Result<Self, WireError> {
         let stream = dialer.dial(endpoint).await?;
         if &*endpoint.scheme != "wss" {
-            return Ok(Self::Tcp { stream, buffer: Vec::new() });
+            return Ok(Self::Tcp { stream: Box::new(stream), buffer: Vec::new() });
         }
         let address = endpoint.authority();
         let upgrade = Upgrade { host: &address, path: &endpoint.path, protocol: SUBPROTOCOL, bearer: None };
@@ -70,7 +67,7 @@ impl Wire {
     pub(super) async fn read(&mut self) -> io::Result<Vec<u8>> {
         match self {
             Self::Tcp { stream, buffer } => {
-                // Reserved here and given away below: nothing is held while the link is idle.
+                // A library's default buffer of 8 KiB and more would be held for every idle hour; a message fits this.
                 buffer.reserve(READ_SIZE);
                 match stream.read_buf(buffer).await? {
                     0 => Err(closed()),
@@ -81,7 +78,9 @@ impl Wire {
                 match websocket.read().await.map_err(io::Error::other)? {
                     Some(Message::Binary(bytes)) if bytes.is_empty() => {}
                     Some(Message::Binary(bytes)) => return Ok(bytes.to_vec()),
-                    Some(Message::Text(_)) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the hub sent text where MQTT belongs")),
+                    Some(Message::Text(_)) => {
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, "the hub sent text where MQTT belongs"));
+                    }
                     Some(Message::Close { .. }) | None => return Err(closed()),
                 }
             },

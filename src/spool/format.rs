@@ -155,11 +155,7 @@ impl Reader {
             return None;
         }
         let values = values.iter().map(|value| Some(f64::from_le_bytes(*value)).filter(|value| value.is_finite()));
-        Some(Sample {
-            seq: u64::from_le_bytes(*seq),
-            t: i64::from_le_bytes(*t),
-            values: self.schema.iter().cloned().zip(values).collect(),
-        })
+        Some(Sample { seq: u64::from_le_bytes(*seq), t: i64::from_le_bytes(*t), values: self.schema.iter().cloned().zip(values).collect() })
     }
 }
 

@@ -33,7 +33,7 @@ fn encode(batch: &Batch) -> Vec<u8> {
     let samples = &batch.samples;
     let (first_seq, t0) = samples.first().map_or((0, 0), |first| (first.seq, first.t));
     let step_ms = samples.get(1).map_or(0, |second| second.t - t0);
-    let even = step_ms >= 0 && step_ms <= 86_400_000 && samples.iter().enumerate().all(|(i, sample)| sample.t == t0 + i as i64 * step_ms);
+    let even = (0..=86_400_000).contains(&step_ms) && samples.iter().enumerate().all(|(i, sample)| sample.t == t0 + i as i64 * step_ms);
 
     let mut out = format!("{{\"boot\":\"{}\",\"first_seq\":{first_seq},\"n\":{},\"t0\":{t0},\"step_s\":", batch.boot, samples.len());
     put_number(&mut out, if even { step_ms as f64 / 1000.0 } else { 0.0 });
@@ -156,11 +156,13 @@ mod tests {
     fn the_largest_batch_is_under_the_bound() {
         let names: Vec<String> = (0..130).map(|i| format!("net_rx:some-long-interface-name-of-forty-bytes-{i}")).collect();
         let values: Vec<(&str, Option<f64>)> = names.iter().map(|name| (name.as_str(), Some(12_345.6))).collect();
-        let samples: Vec<Sample> = (0..200).map(|seq| {
-            let mut sample = sample(seq, 1_795_000_000_000, &values);
-            sample.values.iter_mut().for_each(|(_, value)| *value = value.map(|value| value + seq as f64));
-            sample
-        }).collect();
+        let samples: Vec<Sample> = (0..200)
+            .map(|seq| {
+                let mut sample = sample(seq, 1_795_000_000_000, &values);
+                sample.values.iter_mut().for_each(|(_, value)| *value = value.map(|value| value + seq as f64));
+                sample
+            })
+            .collect();
         let dir = tempfile::tempdir().unwrap();
         let mut spool = Spool::open(dir.path().join("s"), 1 << 20, "0123456789abcdef".into());
         samples.into_iter().for_each(|sample| spool.push(sample));
@@ -171,7 +173,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_exact() {
-        for (value, text) in [(0.0, "0"), (8.39e9, "8.39e9"), (0.5, "0.5"), (12.0, "12"), (1e-4, "1e-4"), (f64::NAN, "null"), (-3.0, "-3")] {
+        for (value, text) in [(0.0, "0"), (8.39e9, "8.39e9"), (0.5, "0.5"), (12.0, "12"), (1e-4, "1e-4"), (f64::NAN, "null"), (-3.0, "-3")]
+        {
             let mut out = String::new();
             put_number(&mut out, value);
             assert_eq!(out, text);

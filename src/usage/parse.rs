@@ -74,11 +74,8 @@ pub(super) fn interfaces(text: &str) -> impl Iterator<Item = (&str, Counters)> {
         let (name, rest) = line.split_once(':')?;
         let name = name.trim();
         let fields: Vec<u64> = rest.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();
-        let counters = Counters {
-            received: *fields.first()?,
-            sent: *fields.get(8)?,
-            errors: fields[2] + fields.get(10).copied().unwrap_or(0),
-        };
+        let counters =
+            Counters { received: *fields.first()?, sent: *fields.get(8)?, errors: fields[2] + fields.get(10).copied().unwrap_or(0) };
         let inner = ["veth", "br-", "docker", "virbr", "dummy"].iter().any(|prefix| name.starts_with(prefix));
         let idle = counters.received == 0 && counters.sent == 0;
         (name != "lo" && !inner && !idle).then_some((name, counters))

@@ -58,13 +58,13 @@ fn main() -> Result<ExitCode> {
     Command::new("sync").status().context("sync")?;
     let floor = start(&options.floor, &place.floor_arguments(to_floor.port), &place)?;
     let musterd = start(&options.musterd, &place.musterd_arguments(to_musterd.port)?, &place)?;
-    std::thread::sleep(SETTLE);
+    wait(SETTLE);
 
     let measure = |running: &Running, counter: &Counter, program: &Path| Figures::read(running.0.id(), counter.bytes(), program);
     let before = [measure(&floor, &to_floor, &options.floor)?, measure(&musterd, &to_musterd, &options.musterd)?];
     let start = Instant::now();
     eprintln!("footprint: measuring for {} s", options.seconds);
-    std::thread::sleep(Duration::from_secs(options.seconds));
+    wait(Duration::from_secs(options.seconds));
     let after = [measure(&floor, &to_floor, &options.floor)?, measure(&musterd, &to_musterd, &options.musterd)?];
     let seconds = start.elapsed().as_secs_f64();
 
@@ -74,6 +74,11 @@ fn main() -> Result<ExitCode> {
     }
     let missed = figures::print_table(&floor, &musterd, seconds);
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::disallowed_methods, reason = "the time itself is what is wanted: nothing may happen in it")]
+fn wait(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn options() -> Result<Options> {

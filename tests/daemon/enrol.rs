@@ -1,0 +1,85 @@
+//! Enrolment against a hub that takes its time, says no, or is another.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
+
+use muster_proto::token::{Pin, Token, TokenKind};
+
+use crate::device::{Device, text, wait_for};
+use crate::hub::StubHub;
+
+#[test]
+fn pending_shows_the_pairing_code_and_admission_takes_effect_at_once() {
+    let hub = StubHub::start();
+    hub.behave(|manner| manner.admits = false);
+    let device = Device::new("");
+    let mut child = device.begin(&["enrol", &hub.url(), &hub.token()]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("pairing code: ABCD-2345"));
+    assert!(lines.next().unwrap().contains("an owner of acme has to admit it"));
+    hub.behave(|manner| manner.admits = true);
+    let admitted = lines.find(|line| line.starts_with("admitted")).unwrap();
+    assert!(admitted.contains("robot-1 (daaaaaaaaaaaaaaa) of acme"), "{admitted}");
+    assert!(child.wait().unwrap().success());
+    let key = device.path("state/key.pem");
+    assert_eq!(std::fs::metadata(&key).unwrap().mode() & 0o777, 0o600);
+
+    // Again: the same key, the same device.
+    let before = std::fs::read(&key).unwrap();
+    assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
+    assert_eq!(std::fs::read(&key).unwrap(), before);
+}
+
+#[test]
+fn the_daemon_goes_on_waiting_where_enrol_did_not() {
+    let hub = StubHub::start();
+    hub.behave(|manner| manner.admits = false);
+    let mut device = Device::new("");
+    device.start();
+    wait_for("the word that it is not enrolled", || device.log().contains("not enrolled").then_some(()));
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token(), "--no-wait"]);
+    assert!(output.status.success() && text(&output).contains("pairing code: ABCD-2345"), "{}", text(&output));
+    wait_for("the daemon's own poll", || (device.status()["link"]["state"] == "pending").then_some(()));
+    hub.behave(|manner| manner.admits = true);
+    wait_for("the birth", || hub.births().pop());
+}
+
+#[test]
+fn what_the_hub_says_reaches_the_person() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    hub.behave(|manner| {
+        manner.enrol_problem = Some((403, "token_used_up", "the token has enrolled as many devices as it may: make a new one"));
+    });
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("not enrolled: the token has enrolled as many devices"), "{}", text(&output));
+    assert!(!device.path("state/identity.json").exists());
+}
+
+#[test]
+fn another_hub_and_a_damaged_token_are_refused_before_anything_is_told() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    let stranger = Token::from_random(TokenKind::Enrolment, [7; 42], Pin([1; 32])).to_string();
+    let output = device.musterd(&["enrol", &hub.url(), &stranger]);
+    assert!(text(&output).contains("not from the hub's authority"), "{}", text(&output));
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token()[..60]]);
+    assert!(text(&output).contains("token"), "{}", text(&output));
+    let output = device.musterd(&["enrol", "http://127.0.0.1:1", &hub.token()]);
+    assert!(text(&output).contains("only encrypted connections"), "{}", text(&output));
+    assert_eq!(hub.enrolments(), 0);
+}
+
+#[test]
+fn a_disk_that_cannot_keep_the_key_uses_up_no_token() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    // A file where the directory should be: nothing can be written there, not even by root.
+    std::fs::write(device.path("state"), "").unwrap();
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("cannot make the state directory"), "{}", text(&output));
+    assert_eq!(hub.enrolments(), 0, "the hub was not asked");
+    assert_eq!(std::fs::read(device.path("state")).unwrap(), b"");
+}
