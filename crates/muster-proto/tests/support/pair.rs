@@ -40,6 +40,19 @@ pub fn events(session: &mut Session) -> Vec<Event> {
     std::iter::from_fn(|| session.poll_event()).collect()
 }
 
+/// What `session` says now, without answers from the other end.
+pub fn said(session: &mut Session, now: Duration) -> Vec<Outgoing> {
+    std::iter::from_fn(|| session.poll_transmit(now)).collect()
+}
+
+pub fn texts(messages: &[Outgoing]) -> Vec<&str> {
+    messages.iter().filter_map(|message| if let Outgoing::Control(text) = message { Some(text.as_str()) } else { None }).collect()
+}
+
+pub fn data(message: &Outgoing) -> Option<(StreamId, usize)> {
+    if let Outgoing::Data { stream, payload } = message { Some((*stream, payload.len())) } else { None }
+}
+
 /// Client and device on a line without delay.
 pub struct Pair {
     pub now: Duration,
