@@ -290,13 +290,14 @@ async fn revoke(profile: &Profile) -> Result<(), Failure> {
 /// As every call.
 pub async fn whoami(context: &Context) -> Result<u8, Failure> {
     let me: Me = context.hub().get("/v1/me").await?;
-    let tokens: Page<AccessToken> = context.hub().get("/v1/tokens").await?;
+    // Only for the date at which the token ends.
+    let tokens = context.hub().get::<Page<AccessToken>>("/v1/tokens").await.map(|page| page.items).unwrap_or_default();
     context.out.show(&me, |me| {
         let source = match &context.source {
             Source::Given => "given by --token or MUSTER_TOKEN".to_owned(),
             Source::Saved(name) => format!("saved as {name:?}"),
         };
-        let ends = tokens.items.iter().find(|token| token.id == context.token_id()).map(|token| local_ago(now(), token.expires_at));
+        let ends = tokens.iter().find(|token| token.id == context.token_id()).map(|token| local_ago(now(), token.expires_at));
         let mut block = Block::default()
             .with("e-mail", &me.email)
             .with("name", &me.name)

@@ -22,8 +22,10 @@ use crate::output::time::now;
 use screen::{Key, Screen};
 use view::{History, summary};
 
-/// One wish to watch lasts so long; it is renewed at half of it, and forgotten soon after the screen is closed.
-const WATCH_S: u32 = 30;
+/// One wish to watch lasts so long, in seconds: each is in the audit log, and the last outlives the screen by at most this.
+const WATCH_S: u32 = 60;
+/// It is renewed so soon, which leaves time for a hub that is away for a moment.
+const RENEW: Duration = Duration::from_secs(45);
 /// Samples fetched first, so that the curves do not start empty.
 const SEED: usize = 60;
 /// Longest pause between two attempts while the hub does not answer.
@@ -195,7 +197,7 @@ struct One<'a> {
 
 impl Source for One<'_> {
     async fn refresh(&mut self) -> Result<(), Failure> {
-        let due = self.watched.is_none_or(|at| at.elapsed() >= Duration::from_secs(u64::from(WATCH_S) / 2));
+        let due = self.watched.is_none_or(|at| at.elapsed() >= RENEW);
         if due {
             self.watched = Some(Instant::now());
             let wish = WatchRequest { seconds: WATCH_S };
