@@ -105,9 +105,7 @@ pub fn connect(settings: &config::Broker, ca: &Ca, store: Store, ingest: Ingest)
 impl Broker {
     /// Publishes to a device. Accepted means on its way: the broker keeps it for a device that has a session there.
     pub(crate) async fn publish(&self, topic: String, payload: Vec<u8>, options: SendOptions) -> Result<(), SendError> {
-        if !self.is_up() {
-            return Err(SendError::Broker("the hub is not connected to it now".into()));
-        }
+        self.need_up()?;
         // A wish stays until another takes its place; anything else is void after a while.
         let expiry = (!options.retain).then(|| u32::try_from(options.expiry.as_secs()).unwrap_or(u32::MAX));
         let properties = PublishProperties { message_expiry_interval: expiry, ..PublishProperties::default() };
@@ -125,12 +123,19 @@ impl Broker {
 
     /// Opens a device's lane.
     pub(crate) async fn admit(&self, uid: &DeviceUid) -> Result<(), SendError> {
+        self.need_up()?;
         self.0.control.run(admit_commands(uid)).await
     }
 
     /// Ends a device's link and closes its lane.
     pub(crate) async fn cut(&self, uid: &DeviceUid) -> Result<(), SendError> {
+        self.need_up()?;
         self.0.control.run(cut_commands(uid)).await
+    }
+
+    /// What cannot be done now is made up for at the next connection, see `bridge::align`.
+    fn need_up(&self) -> Result<(), SendError> {
+        if self.is_up() { Ok(()) } else { Err(SendError::Broker("the hub is not connected to it now".into())) }
     }
 }
 

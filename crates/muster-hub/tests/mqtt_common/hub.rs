@@ -104,29 +104,7 @@ impl Hub {
 
     /// An admitted device of an organization, with papers signed by the hub.
     pub async fn device(&self, uid: &str, org: &str) -> Papers {
-        let pair = KeyPair::generate().unwrap();
-        let csr = CertificateParams::default().serialize_request(&pair).unwrap().pem().unwrap();
-        let key = muster_hub::ca::DeviceKey::from_csr(&csr).unwrap();
-        let (uid, org): (DeviceUid, muster_proto::id::OrgId) = (uid.parse().unwrap(), org.parse().unwrap());
-        let issued = self.ca.sign_device(&key, &uid, &org, clock::now()).unwrap();
-        let digest = key.digest();
-        self.store
-            .write(move |tx| {
-                let now = clock::now();
-                tx.execute("INSERT OR IGNORE INTO orgs VALUES (?1, ?1, ?2)", (org.as_str(), now))?;
-                tx.execute(
-                    "INSERT INTO devices (uid, org, serial, name, admission, facts, created_at) VALUES (?1, ?2, ?1, ?1, 'admitted', '{}', ?3)",
-                    (uid.as_str(), org.as_str(), now),
-                )?;
-                devices::make_current(tx, &uid, &org, &digest, "renewed", now)
-            })
-            .await
-            .unwrap();
-        Papers {
-            certificate: CertificateDer::from_pem_slice(issued.pem.as_bytes()).unwrap(),
-            certificate_pem: issued.pem,
-            key_pem: pair.serialize_pem(),
-        }
+        device(&self.store, &self.ca, uid, org).await
     }
 
     pub async fn set_admission(&self, uid: &str, admission: &str) {
@@ -161,6 +139,33 @@ impl Hub {
         assert_eq!((connack[0], connack[3]), (0x20, 0), "{connack:?}");
         raw.session_present = connack[2] == 1;
         raw
+    }
+}
+
+/// An admitted device of an organization, with papers signed by the hub.
+pub async fn device(store: &Store, ca: &Ca, uid: &str, org: &str) -> Papers {
+    let pair = KeyPair::generate().unwrap();
+    let csr = CertificateParams::default().serialize_request(&pair).unwrap().pem().unwrap();
+    let key = muster_hub::ca::DeviceKey::from_csr(&csr).unwrap();
+    let (uid, org): (DeviceUid, muster_proto::id::OrgId) = (uid.parse().unwrap(), org.parse().unwrap());
+    let issued = ca.sign_device(&key, &uid, &org, clock::now()).unwrap();
+    let digest = key.digest();
+    store
+        .write(move |tx| {
+            let now = clock::now();
+            tx.execute("INSERT OR IGNORE INTO orgs VALUES (?1, ?1, ?2)", (org.as_str(), now))?;
+            tx.execute(
+                "INSERT INTO devices (uid, org, serial, name, admission, facts, created_at) VALUES (?1, ?2, ?1, ?1, 'admitted', '{}', ?3)",
+                (uid.as_str(), org.as_str(), now),
+            )?;
+            devices::make_current(tx, &uid, &org, &digest, "renewed", now)
+        })
+        .await
+        .unwrap();
+    Papers {
+        certificate: CertificateDer::from_pem_slice(issued.pem.as_bytes()).unwrap(),
+        certificate_pem: issued.pem,
+        key_pem: pair.serialize_pem(),
     }
 }
 
