@@ -422,3 +422,60 @@ fn nothing_is_lost_doubled_or_reordered() {
     println!("{bytes} bytes, {reconnections} legs, {streams} streams");
     assert!(bytes > 50_000_000 && reconnections > 1000 && streams > 5000, "{bytes} bytes, {reconnections} legs, {streams} streams");
 }
+
+/// Plays one small conversation and drops legs right after the given numbers of delivered messages; how many were delivered.
+fn play_with_drops(drops: &[(usize, [bool; 2])]) -> usize {
+    let mut world = World::new(7);
+    let mut drops = drops.iter().peekable();
+    for turn in 0..120 {
+        let who = turn % 2;
+        if turn % 8 == 0 {
+            world.connect(0);
+            world.connect(1);
+        }
+        match turn {
+            4 | 9 => world.open(who),
+            12..60 => {
+                let streams: Vec<StreamId> = world.ends[who].uses.keys().copied().collect();
+                for stream in streams {
+                    if !world.ends[who].uses[&stream].gone {
+                        world.send(who, stream);
+                    }
+                }
+            }
+            _ => world.answer_late(who),
+        }
+        for who in 0..2 {
+            world.transmit(who, 1);
+            world.deliver(1 - who, 1);
+            while let Some((_, legs)) = drops.next_if(|(at, _)| *at <= world.delivered) {
+                for (end, _) in legs.iter().enumerate().filter(|(_, drop)| **drop) {
+                    world.disconnect(end);
+                }
+            }
+        }
+    }
+    world.settle(false);
+    world.check_writable();
+    world.settle(true);
+    world.check();
+    world.delivered
+}
+
+#[test]
+fn a_leg_may_drop_after_every_single_message() {
+    let whole = play_with_drops(&[]).min(60);
+    assert!(whole > 30, "{whole} messages");
+    let legs = [[true, false], [false, true], [true, true]];
+    let mut played = 0;
+    for first in 0..whole {
+        for which in legs {
+            play_with_drops(&[(first, which)]);
+            for (second, other) in (first..whole).step_by(10).zip(legs.into_iter().cycle()) {
+                play_with_drops(&[(first, which), (second, other)]);
+                played += 1;
+            }
+        }
+    }
+    assert!(played > 300, "{played} conversations");
+}
