@@ -13,7 +13,7 @@ mod leg;
 mod pump;
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -191,8 +191,7 @@ impl<A: Application> Driver<A> {
                 continue;
             }
             if more {
-                // Others have their turn first: what was read waits in their sockets.
-                cx.waker().wake_by_ref();
+                yield_to_others(cx);
             }
             return Poll::Pending;
         }
@@ -473,6 +472,14 @@ impl<A: Application> Driver<A> {
             }
         }
     }
+}
+
+/// Comes back after the runtime has asked the kernel what else is ready.
+///
+/// A plain wake would come back first many times over: a busy stream would keep a keystroke waiting in its socket.
+fn yield_to_others(cx: &mut Context<'_>) {
+    // Its first poll hands our waker to the runtime for after its next look at the sockets.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 fn random() -> u64 {

@@ -375,3 +375,6 @@ fn parse_head(buffer: &[u8]) -> io::Result<Option<(u16, bool, Body, usize)>> {
     }
     Ok(Some((head.code.unwrap_or(0), keep, body, start)))
 }
+
+#[cfg(test)]
+mod tests;

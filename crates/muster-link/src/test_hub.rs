@@ -35,6 +35,16 @@ impl Authority {
     }
 
     pub(crate) fn server_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Arc<ServerConfig> {
+        self.make(names, change, &self.der)
+    }
+
+    /// A server that shows another authority than the one that signed it.
+    #[cfg(test)]
+    pub(crate) fn server_showing(&self, names: &[&str], shown: &Self) -> Arc<ServerConfig> {
+        self.make(names, |_| {}, &shown.der)
+    }
+
+    fn make(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams), shown: &CertificateDer<'static>) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -43,7 +53,7 @@ impl Authority {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone(), self.der.clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .with_single_cert(vec![certificate.der().clone(), shown.clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
             .unwrap();
         config.enable_secret_extraction = true;
         Arc::new(config)

@@ -64,6 +64,11 @@ impl TestRelay {
         Relay { endpoint, ticket: "ticket".into(), dialer: Dialer { timeout: DIAL_TIMEOUT, ..Dialer::new(tls) } }
     }
 
+    /// The authority of its certificate, for an end that is another process.
+    pub fn pin(&self) -> muster_proto::token::Pin {
+        self.authority.pin()
+    }
+
     /// Cuts both legs, as a restart of the hub does.
     pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::Relaxed);

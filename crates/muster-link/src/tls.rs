@@ -392,3 +392,6 @@ impl CertificateFault {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,7 @@ fn read(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
         let room = state.session.writable(stream);
         let Some(io) = slot.io.as_ref().filter(|_| room > 0) else { break };
         if turn == READS {
-            cx.waker().wake_by_ref();
+            super::yield_to_others(cx);
             break;
         }
         match io.poll_read_ready(cx) {
