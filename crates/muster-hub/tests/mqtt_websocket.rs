@@ -170,7 +170,6 @@ async fn garbage_inside_ends_only_itself() {
     }
     let mut raw = hub.linked(A, &a).await;
     assert_eq!(raw.publish(&format!("muster/v1/{A}/up/presence"), &birth(1)).await, 0);
-    let cut = hub.running.state.lanes.cut(&uid(A), "revoked");
-    cut.await.unwrap();
+    hub.running.state.lanes.cut(&uid(A), "revoked").await.unwrap();
     assert_eq!(raw.end().await.unwrap()[2], 0x98);
 }
