@@ -34,6 +34,7 @@ pub use access::{OrgAccess, ProjectOn};
 pub use decisions::Replace;
 pub use extract::{Body, MaybeBody, Path, Query};
 pub use layer::Trail;
+pub(crate) use people::new_token;
 pub use problem::{ApiError, ApiResult};
 pub use why::why;
 

@@ -1,3 +1,7 @@
-//! `muster-hub`: the command line of the hub.
+//! `muster-hub`: the command line of the hub, and nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    muster_hub::cli::run()
+}

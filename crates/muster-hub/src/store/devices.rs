@@ -355,3 +355,17 @@ pub fn take_facts(tx: &Transaction<'_>, uid: &DeviceUid, request: &str) -> Resul
         .execute([uid.as_str(), request])?;
     Ok(())
 }
+
+/// The uids of all devices of the hub.
+///
+/// # Errors
+/// When the database fails.
+pub fn uids(connection: &Connection) -> Result<Vec<DeviceUid>> {
+    let mut statement = connection.prepare_cached("SELECT uid FROM devices ORDER BY uid")?;
+    let mut uids = Vec::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        uids.push(row.get::<_, String>(0)?.parse()?);
+    }
+    Ok(uids)
+}

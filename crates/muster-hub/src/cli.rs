@@ -1,0 +1,269 @@
+//! The hub's command line: parses, calls, prints.
+
+use std::io::{BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::{Parser, Subcommand};
+use muster_proto::api::OrgRole;
+use muster_proto::id::{OrgId, ProjectId};
+
+use crate::audit::Entry;
+use crate::config::{self, Config, Invalid};
+use crate::init::{self, First, Wanted};
+use crate::store::{accounts as stored, orgs};
+use crate::{accounts, clock, quickstart, random, serve};
+
+/// The Muster hub: keeps an organization's device list, and relays remote sessions.
+#[derive(Debug, Parser)]
+#[command(name = "muster-hub", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 all is well, 1 failed, 2 wrong usage or configuration.\n\
+                        Every key of the configuration can be set by environment: MUSTER_HUB_MQTT_LISTEN and so on.")]
+pub struct Cli {
+    /// Configuration file [default: /etc/muster-hub/hub.toml]
+    #[arg(long, global = true, env = "MUSTER_HUB_CONFIG", value_name = "PATH", hide_env_values = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the hub
+    Serve,
+    /// Makes data directory, configuration, certificate authority, the first owner, and prints the owner's token
+    Init(InitArgs),
+    /// Runs a hub with everything embedded and enrols this machine, to try Muster out
+    Quickstart(quickstart::Args),
+    /// Prints a configuration with every key explained
+    ExampleConfig,
+    /// Checks the configuration, and names all mistakes
+    CheckConfig,
+    /// Prints what an external broker needs
+    BrokerConfig {
+        #[command(subcommand)]
+        broker: Broker,
+    },
+    /// Accounts of people
+    User {
+        #[command(subcommand)]
+        command: User,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct InitArgs {
+    /// Where database, authority and certificates go
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/muster-hub")]
+    data_dir: PathBuf,
+    /// How devices and people reach this hub, such as https://hub.example.com:8443
+    #[arg(long, value_name = "URL")]
+    public_url: String,
+    /// Where HTTPS listens
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    listen: String,
+    /// Where MQTT listens
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8883")]
+    mqtt_listen: String,
+    /// E-mail of the first owner
+    #[arg(long, value_name = "EMAIL")]
+    owner: String,
+    /// An organization that this person owns
+    #[arg(long, value_name = "ORG")]
+    org: Option<OrgId>,
+    /// A project in it
+    #[arg(long, value_name = "PROJECT", requires = "org")]
+    project: Option<ProjectId>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Broker {
+    /// Mosquitto 2 or later
+    Mosquitto,
+}
+
+#[derive(Debug, Subcommand)]
+enum User {
+    /// Makes an account, with a password that is made up and printed, or read from standard input
+    Add {
+        /// The person's e-mail
+        email: String,
+        /// The name that others see; the part before the @ if absent
+        #[arg(long)]
+        name: Option<String>,
+        /// Make this person a member of an organization
+        #[arg(long)]
+        org: Option<OrgId>,
+        /// With this role there: owner, member or viewer
+        #[arg(long, requires = "org", default_value = "member", value_parser = parse_role)]
+        role: OrgRole,
+        /// Read the password from the first line of standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Gives an account another password
+    Password {
+        /// The account's e-mail
+        email: String,
+        /// Read the password from the first line of standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+}
+
+fn parse_role(text: &str) -> Result<OrgRole, String> {
+    [OrgRole::Owner, OrgRole::Member, OrgRole::Viewer]
+        .into_iter()
+        .find(|role| role.as_str() == text)
+        .ok_or_else(|| "write owner, member or viewer".to_owned())
+}
+
+/// Runs the command line.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("muster-hub: {error:#}");
+            // A configuration with mistakes is wrong usage.
+            if error.downcast_ref::<Invalid>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let path = cli.config.clone().unwrap_or_else(|| config::DEFAULT_PATH.into());
+    let load = || Config::load(&path, environment());
+    match cli.command {
+        Command::Serve => {
+            let config = load()?;
+            log_to_stderr(config.log.level);
+            runtime()?.block_on(serve::serve(config))
+        }
+        Command::Init(args) => init(args, cli.config),
+        Command::Quickstart(args) => runtime()?.block_on(quickstart::run(args)),
+        Command::ExampleConfig => {
+            print!("{}", config::EXAMPLE);
+            Ok(())
+        }
+        Command::CheckConfig => {
+            let config = load()?;
+            println!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
+            Ok(())
+        }
+        Command::BrokerConfig { broker: Broker::Mosquitto } => {
+            load()?;
+            bail!("this build has no broker configuration to print")
+        }
+        Command::User { command } => user(command, &load()?),
+    }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hub").build().context("cannot start the runtime")
+}
+
+fn log_to_stderr(level: tracing::Level) {
+    // Under systemd the journal has its own times.
+    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    if journal { log.without_time().init() } else { log.init() }
+}
+
+fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
+    let owner = accounts::parse_email(&args.owner).map_err(|why| anyhow!("--owner: {why}"))?;
+    let wanted = Wanted {
+        data_dir: args.data_dir,
+        public_url: args.public_url,
+        listen: args.listen,
+        mqtt_listen: args.mqtt_listen,
+        config,
+        first: First { owner: owner.clone(), org: args.org, project: args.project, token_name: "init".into() },
+    };
+    let made = init::init(wanted, environment())?;
+    let path = made.config.display();
+    eprintln!("{} {path}", if made.kept { "kept" } else { "wrote" });
+    eprintln!("start the hub:       muster-hub --config {path} serve");
+    eprintln!("a password for {owner}: muster-hub --config {path} user password {owner}");
+    eprintln!("the token of {owner}, good for 360 days; it is shown only now:");
+    println!("{}", made.token);
+    Ok(())
+}
+
+fn user(command: User, config: &Config) -> Result<()> {
+    let (_, store) = serve::open(config)?;
+    match command {
+        User::Add { email, name, org, role, password_stdin } => {
+            let email = accounts::parse_email(&email).map_err(|why| anyhow!(why))?;
+            let (password, made_up) = new_password(password_stdin)?;
+            let hashed = accounts::hash(&password);
+            let name = name.unwrap_or_else(|| email.split('@').next().unwrap_or(&email).to_owned());
+            let address = email.clone();
+            store.write_blocking(move |tx| {
+                let account = stored::create(tx, &address, &name, Some(&hashed), clock::now())?;
+                Entry::of_hub(None, "account.create", address.as_str()).ok(tx)?;
+                if let Some(org) = &org {
+                    if orgs::standing(tx, org, account)?.is_none() {
+                        return Err(crate::store::problem(
+                            muster_proto::problem::Code::NotFound,
+                            format!("there is no organization {org}"),
+                        ));
+                    }
+                    orgs::set_member(tx, org, account, role, clock::now())?;
+                    Entry::of_hub(Some(org.clone()), "member.put", address.as_str()).with(serde_json::json!({ "role": role })).ok(tx)?;
+                }
+                Ok(())
+            })?;
+            eprintln!("made the account {email}");
+            tell(made_up, &password);
+        }
+        User::Password { email, password_stdin } => {
+            let email = accounts::parse_email(&email).map_err(|why| anyhow!(why))?;
+            let (password, made_up) = new_password(password_stdin)?;
+            let hashed = accounts::hash(&password);
+            let address = email.clone();
+            store.write_blocking(move |tx| {
+                stored::set_password(tx, &address, &hashed)?;
+                Entry::of_hub(None, "account.password", address.as_str()).ok(tx)
+            })?;
+            eprintln!("{email} has a new password");
+            tell(made_up, &password);
+        }
+    }
+    Ok(())
+}
+
+fn tell(made_up: bool, password: &str) {
+    if made_up {
+        eprintln!("its password, made up; it is shown only now:");
+        println!("{password}");
+    }
+}
+
+/// From standard input, or made up: an option would show it to every user of the machine.
+fn new_password(from_stdin: bool) -> Result<(String, bool)> {
+    if !from_stdin {
+        return Ok((random::hex::<12>(), true));
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).context("cannot read the password from standard input")?;
+    let password = line.trim_end_matches(['\r', '\n']).to_owned();
+    accounts::check_new_password(&password).map_err(|why| anyhow!(why))?;
+    Ok((password, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,200 @@
+//! The first things in a hub: data directory, configuration, owner, organization, project, token. Safe to run again.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use muster_proto::api::{ProjectRole, Visibility};
+use muster_proto::id::{OrgId, ProjectId};
+use rusqlite::Transaction;
+use serde_json::json;
+
+use crate::audit::Entry;
+use crate::ca::{Ca, files};
+use crate::config::Config;
+use crate::store::{self, Store, accounts, orgs, tokens};
+use crate::{api, clock, random, serve};
+
+/// What `muster-hub init` was asked for.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Where everything goes.
+    pub data_dir: PathBuf,
+    /// How the hub is reached.
+    pub public_url: String,
+    /// Where HTTPS listens.
+    pub listen: String,
+    /// Where MQTT listens.
+    pub mqtt_listen: String,
+    /// Where the configuration goes; `hub.toml` in the data directory if absent.
+    pub config: Option<PathBuf>,
+    /// The first owner.
+    pub first: First,
+}
+
+/// The first people and places.
+#[derive(Debug, Clone)]
+pub struct First {
+    /// The owner's e-mail, in lower case.
+    pub owner: String,
+    /// The organization.
+    pub org: Option<OrgId>,
+    /// A project in it.
+    pub project: Option<ProjectId>,
+    /// What the owner's token is called.
+    pub token_name: String,
+}
+
+/// What `muster-hub init` made.
+#[derive(Debug)]
+pub struct Made {
+    /// The configuration's file.
+    pub config: PathBuf,
+    /// Whether it was there before.
+    pub kept: bool,
+    /// The owner's new token.
+    pub token: String,
+}
+
+/// Makes what is not there yet, and a new token for the owner.
+///
+/// # Errors
+/// When the directory is not usable or the configuration has mistakes.
+pub fn init(wanted: Wanted, environment: impl IntoIterator<Item = (String, String)>) -> Result<Made> {
+    let path = wanted.config.clone().unwrap_or_else(|| wanted.data_dir.join("hub.toml"));
+    let kept = path.exists();
+    let text = if kept { std::fs::read_to_string(&path)? } else { configuration(&wanted) };
+    // Before anything is made: a mistake must not leave half a hub.
+    let config = Config::parse(&text, &path.display().to_string(), environment)?;
+    serve::make_private_dir(&wanted.data_dir)?;
+    if !kept {
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        // It may get a broker's password later.
+        files::write_private(&path, text.as_bytes())?;
+    }
+    let (ca, store) = serve::open(&config)?;
+    let token = first(&store, &ca, wanted.first)?;
+    Ok(Made { config: path, kept, token })
+}
+
+fn configuration(wanted: &Wanted) -> String {
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let dir = std::path::absolute(&wanted.data_dir).unwrap_or_else(|_| wanted.data_dir.clone());
+    format!(
+        "# Written by `muster-hub init`. `muster-hub example-config` shows all keys.\n\
+         data_dir = {}\nlisten = {}\npublic_url = {}\n\n[mqtt]\nlisten = {}\n",
+        quoted(&dir.display().to_string()),
+        quoted(&wanted.listen),
+        quoted(&wanted.public_url),
+        quoted(&wanted.mqtt_listen),
+    )
+}
+
+/// Makes the first account, organization and project where they are not there, and a token. Must not run on an async thread.
+///
+/// # Errors
+/// When the database fails.
+pub fn first(store: &Store, ca: &Ca, first: First) -> Result<String> {
+    let (token, shown) = api::new_token(ca.pin(), first.token_name.clone(), 360, clock::now());
+    let text = token.to_string();
+    let work = move |tx: &Transaction<'_>| {
+        let account = account(tx, &first.owner)?;
+        if let Some(org) = &first.org {
+            places(tx, account, org, first.project.as_ref())?;
+        }
+        tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), &shown)?;
+        Entry::of_hub(None, "hub.init", first.owner.as_str()).with(json!({ "token": shown.id, "org": first.org })).ok(tx)
+    };
+    store.write_blocking(work)?;
+    Ok(text)
+}
+
+fn account(tx: &Transaction<'_>, email: &str) -> store::Result<i64> {
+    match accounts::by_email(tx, email)? {
+        Some(account) => Ok(account.id),
+        None => accounts::create(tx, email, email.split('@').next().unwrap_or(email), None, clock::now()),
+    }
+}
+
+fn places(tx: &Transaction<'_>, account: i64, org: &OrgId, project: Option<&ProjectId>) -> store::Result<()> {
+    let standing = orgs::standing(tx, org, account)?;
+    match &standing {
+        None => {
+            orgs::create(tx, org, org.as_str(), account, clock::now())?;
+            Entry::of_hub(Some(org.clone()), "org.create", org.as_str()).ok(tx)?;
+        }
+        // Whoever may write the database may do this; the records say that it was done here.
+        Some(standing) if standing.role != Some(muster_proto::api::OrgRole::Owner) => {
+            orgs::set_member(tx, org, account, muster_proto::api::OrgRole::Owner, clock::now())?;
+            Entry::of_hub(Some(org.clone()), "member.put", account.to_string()).with(json!({ "role": "owner" })).ok(tx)?;
+        }
+        Some(_) => {}
+    }
+    let Some(project) = project else { return Ok(()) };
+    if standing.is_some_and(|standing| standing.projects.iter().any(|known| known.id == *project)) {
+        return Ok(());
+    }
+    orgs::create_project(tx, org, project, project.as_str(), Visibility::Internal, clock::now())?;
+    orgs::set_participant(tx, org, project, account, ProjectRole::Admin, clock::now())?;
+    Entry::of_hub(Some(org.clone()), "project.create", project.as_str()).ok(tx)
+}
+
+/// Whether a path is inside another, for messages that show short names.
+pub fn shorten(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    match path.strip_prefix(&here) {
+        Ok(inside) if !inside.as_os_str().is_empty() => format!("./{}", inside.display()),
+        _ => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use muster_proto::api::OrgRole;
+
+    fn wanted(dir: &Path) -> Wanted {
+        Wanted {
+            data_dir: dir.join("data"),
+            public_url: "https://127.0.0.1:0".into(),
+            listen: "127.0.0.1:0".into(),
+            mqtt_listen: "127.0.0.1:0".into(),
+            config: None,
+            first: First {
+                owner: "ada@acme.example".into(),
+                org: Some("acme".parse().unwrap()),
+                project: Some("lab".parse().unwrap()),
+                token_name: "init".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn makes_a_hub_and_running_it_again_only_makes_a_token() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let first = init(wanted(dir.path()), []).unwrap();
+        let again = init(wanted(dir.path()), []).unwrap();
+        assert!(!first.kept && again.kept);
+        assert_ne!(first.token, again.token);
+        assert_eq!(first.token.rsplit('.').next(), again.token.rsplit('.').next());
+        for (file, mode) in [("", 0o700), ("hub.toml", 0o600), ("hub.db", 0o600), ("ca.key", 0o600)] {
+            let found = std::fs::metadata(dir.path().join("data").join(file)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{file}");
+        }
+        let config = Config::load(&first.config, []).unwrap();
+        let (_, store) = serve::open(&config).unwrap();
+        let standing = store.read_blocking(|db| orgs::standing(db, &"acme".parse().unwrap(), 1)).unwrap().unwrap();
+        assert_eq!((standing.role, standing.projects.len()), (Some(OrgRole::Owner), 1));
+    }
+
+    #[test]
+    fn a_mistake_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let bad = Wanted { listen: "nowhere".into(), public_url: "hub".into(), ..wanted(dir.path()) };
+        let report = init(bad, []).unwrap_err().to_string();
+        assert!(report.contains("listen:") && report.contains("public_url:"), "{report}");
+        assert!(!dir.path().join("data").exists());
+    }
+}

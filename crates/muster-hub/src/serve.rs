@@ -1,0 +1,275 @@
+//! Puts the hub together, runs it, and takes it apart in order.
+//!
+//! The listeners come bound, so that a test chooses port 0. Every part is a task that this module owns.
+//! A part that ends by itself ends the hub: systemd starts it afresh, which is better than half a hub.
+//!
+//! Order of stopping: no new connections; requests and MQTT links end; sessions are kept for both ends to dial again;
+//! last words are written; the database closes. Each step has a deadline.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::LoginLimit;
+use crate::api;
+use crate::ca::Ca;
+use crate::clock::{self, DAY};
+use crate::config::Config;
+use crate::ingest::{Ingest, Options};
+use crate::listener;
+use crate::metrics::Metrics;
+use crate::mqtt::{Endpoint, Lanes};
+use crate::relay::Relay;
+use crate::state::{Admissions, App, AppState, Endpoints};
+use crate::store::{Store, tokens};
+use crate::systemd;
+use crate::tls::ServerCertificate;
+
+/// From the stop to the end of all parts; what is left then is dropped. systemd waits longer (`TimeoutStopSec`).
+const STOP: Duration = Duration::from_secs(10);
+/// How often certificates and ended tokens are looked after.
+const HOUSEKEEPING: Duration = Duration::from_secs(6 * 3600);
+/// Personal access tokens stay listed for this long after their end.
+const ENDED_TOKENS: i64 = 30 * DAY;
+
+/// The hub's ports, bound.
+#[derive(Debug)]
+pub struct Ports {
+    /// HTTPS.
+    pub https: TcpListener,
+    /// MQTT; absent with an external broker.
+    pub mqtt: Option<TcpListener>,
+}
+
+impl Ports {
+    /// Binds what the configuration names.
+    ///
+    /// # Errors
+    /// When an address is taken or not ours.
+    pub async fn bind(config: &Config) -> Result<Self> {
+        let https = bind("listen", config.listen).await?;
+        let mqtt = match config.mqtt.broker {
+            None => Some(bind("mqtt.listen", config.mqtt.listen).await?),
+            Some(_) => None,
+        };
+        Ok(Self { https, mqtt })
+    }
+}
+
+async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} ({key}): is another hub running there? choose another address in the configuration")
+    })
+}
+
+/// A hub that runs.
+pub struct Running {
+    /// What its parts share.
+    pub state: AppState,
+    /// Where HTTPS listens.
+    pub https: SocketAddr,
+    /// Where MQTT listens.
+    pub mqtt: Option<SocketAddr>,
+    tasks: JoinSet<&'static str>,
+    shutdown: CancellationToken,
+}
+
+/// Starts all parts. Returns when the hub answers.
+///
+/// # Errors
+/// When the data directory, the database, the authority or TLS is not usable.
+pub async fn start(config: Config, ports: Ports) -> Result<Running> {
+    let https = ports.https.local_addr()?;
+    let mqtt = ports.mqtt.as_ref().map(TcpListener::local_addr).transpose()?;
+    let now = clock::now();
+    let (ca, store) = open(&config)?;
+    let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
+    let metrics = Metrics::default();
+    let options = Options { heartbeat_every: config.presence.heartbeat_every, ..Options::default() };
+    let ingest = Ingest::open(store.clone(), options, &metrics).await?;
+    if config.mqtt.broker.is_some() {
+        bail!("mqtt.broker: this build knows the embedded endpoint only; leave it empty");
+    }
+    let (endpoint, lanes): (Endpoint, Lanes) = Endpoint::open(store.clone(), ingest.clone(), &metrics).await?;
+    let relay = Relay::start(store.clone(), &metrics, api::sessions::order_through(lanes.clone())).await?;
+    let told = relay.clone();
+    ingest.on_event(Arc::new(move |uid, event| told.device_event(uid, event)));
+
+    let endpoints = Endpoints::new(&config, https.port(), mqtt.map_or(0, |address| address.port()));
+    let state: AppState = Arc::new(App {
+        config,
+        store,
+        ca,
+        endpoints,
+        metrics,
+        logins: LoginLimit::default(),
+        ingest: ingest.clone(),
+        lanes,
+        mqtt: endpoint.clone(),
+        relay,
+        admissions: Admissions::default(),
+    });
+
+    let shutdown = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let (tls, stop) = (certificate.https()?, shutdown.clone());
+    let router = api::router(Arc::clone(&state));
+    tasks.spawn(async move {
+        listener::serve(ports.https, tls, router, stop).await;
+        "the HTTPS listener"
+    });
+    if let Some(listener) = ports.mqtt {
+        let (tls, stop) = (certificate.mqtt()?, shutdown.clone());
+        tasks.spawn(async move {
+            endpoint.serve_tcp(listener, tls, stop).await;
+            "the MQTT endpoint"
+        });
+    }
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        ingest.run(stop).await;
+        "the upkeep of devices"
+    });
+    let (store, stop) = (state.store.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        keep_house(store, certificate, stop).await;
+        "the housekeeping"
+    });
+    Ok(Running { state, https, mqtt, tasks, shutdown })
+}
+
+/// Opens the authority and the database of a data directory; makes them at the first start.
+///
+/// # Errors
+/// When they cannot be made or are damaged.
+pub fn open(config: &Config) -> Result<(Ca, Store)> {
+    make_private_dir(&config.data_dir)?;
+    let ca = Ca::open_or_create(&config.data_dir, clock::now())?;
+    let store = Store::open(&config.data_dir.join("hub.db"))?;
+    Ok((ca, store))
+}
+
+/// Makes a directory that only its owner may enter, if it is not there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_private_dir(dir: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the directory {}: choose another data_dir, or give yourself the right", dir.display()))
+}
+
+/// Renews the server certificate in place, and drops tokens that ended long ago.
+async fn keep_house(store: Store, certificate: ServerCertificate, stop: CancellationToken) {
+    let mut ticks = interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let renewing = certificate.clone();
+        match tokio::task::spawn_blocking(move || renewing.renew(clock::now())).await {
+            Ok(Ok(true)) => tracing::info!("the server certificate was renewed"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the server certificate could not be renewed"),
+            Err(error) => tracing::error!(%error, "the renewal of the server certificate broke off"),
+        }
+        if let Err(error) = store.write(|tx| tokens::purge(tx, clock::now() - ENDED_TOKENS)).await {
+            tracing::error!(%error, "ended tokens could not be dropped");
+        }
+    }
+}
+
+impl Running {
+    /// Returns the name of a part that ended by itself.
+    pub async fn part_ended(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => name.to_owned(),
+            Some(Err(error)) => format!("a part that broke off: {error}"),
+            None => "everything".to_owned(),
+        }
+    }
+
+    /// Stops everything in order, within a deadline.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let orderly = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a part broke off while the hub stopped");
+                }
+            }
+            self.state.relay.stop().await;
+            self.state.store.close().await;
+        };
+        if timeout(STOP, orderly).await.is_err() {
+            tracing::error!("the hub did not stop within {} s; what is left is dropped", STOP.as_secs());
+        }
+    }
+}
+
+/// `muster-hub serve`: runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or a part ends by itself.
+pub async fn serve(config: Config) -> Result<()> {
+    let mut asked = Signals::new()?;
+    let ports = Ports::bind(&config).await?;
+    let mut running = start(config, ports).await?;
+    let mqtt = running.mqtt.map_or_else(|| "external".to_owned(), |address| address.to_string());
+    tracing::info!("listening https={} mqtt={mqtt}", running.https);
+    systemd::notify("READY=1");
+    let (store, stop) = (running.state.store.clone(), CancellationToken::new());
+    let watchdog = tokio::spawn(systemd::watchdog(store, stop.clone()));
+    let ended = tokio::select! {
+        signal = asked.next() => {
+            tracing::info!("{signal}: stopping");
+            None
+        }
+        ended = running.part_ended() => Some(ended),
+    };
+    systemd::notify("STOPPING=1");
+    running.stop().await;
+    stop.cancel();
+    let _ = watchdog.await;
+    match ended {
+        Some(part) => bail!("{part} ended by itself; the log says why"),
+        None => Ok(()),
+    }
+}
+
+/// The signals that ask a program to stop.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Begins to listen for them.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn new() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one, by name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
