@@ -55,10 +55,9 @@ pub async fn ssh(ctx: &Context, args: SshArgs) -> Result<u8, Failure> {
     })
 }
 
-/// A line for the shell that OpenSSH starts; `%` is OpenSSH's own.
+/// A line for the shell that OpenSSH starts with `exec` before it (ssh_config(5)); `%` is OpenSSH's own.
 fn proxy_command(program: &str, flags: &[String], uid: &str, reason: Option<&str>) -> String {
-    // `exec`: the shell would be one process more between OpenSSH and the session.
-    let mut words = vec!["exec".to_owned(), program.to_owned()];
+    let mut words = vec![program.to_owned()];
     words.extend(flags.iter().cloned());
     words.push("proxy".to_owned());
     words.extend(reason.iter().map(|reason| format!("--reason={reason}")));
@@ -110,6 +109,6 @@ mod tests {
     #[test]
     fn the_proxy_command_survives_a_shell_and_opensshs_percent() {
         let line = proxy_command("/opt/my tools/muster", &["--profile".into(), "50%".into()], "dabc", Some("it's me"));
-        assert_eq!(line, r"exec '/opt/my tools/muster' --profile '50%%' proxy '--reason=it'\''s me' dabc %p");
+        assert_eq!(line, r"'/opt/my tools/muster' --profile '50%%' proxy '--reason=it'\''s me' dabc %p");
     }
 }
