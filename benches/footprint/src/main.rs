@@ -3,6 +3,7 @@
 //! `footprint [--seconds 120] [--musterd PATH] [--floor PATH]`; both default to `target/cross/x86_64-unknown-linux-musl/`, where
 //! `MUSTER_CROSS_PROGRAMS="musterd floor" scripts/cross x86_64-unknown-linux-musl` puts them. Needs Mosquitto on the PATH.
 //! The daemon runs with its defaults: sample each 10 s, batch each 60 s, heartbeat each 30 s, over mutual TLS.
+//! Then one session with an open terminal, over a small relay of ours, idle: what its worker adds.
 //! Prints one table. A goal that is missed ends it with exit code 1.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 mod figures;
 mod place;
+mod session;
 mod wire;
 
 use figures::Figures;
@@ -72,7 +74,8 @@ fn main() -> Result<ExitCode> {
     if musterd.wire_per_hour == 0.0 || floor.wire_per_hour == 0.0 {
         bail!("a program sent nothing: it is not linked; see its messages above");
     }
-    let missed = figures::print_table(&floor, &musterd, seconds);
+    let session = session::resident(&options.musterd, &place)?;
+    let missed = figures::print_table(&floor, &musterd, session, seconds);
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

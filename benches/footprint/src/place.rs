@@ -97,9 +97,25 @@ impl Place {
     /// How the daemon is started: its state says that it is enrolled, with MQTT at this port.
     pub(crate) fn musterd_arguments(&self, port: u16) -> Result<Vec<String>> {
         let dir = self.dir().display();
+        self.write_identity("state", &self.pin, port)?;
+        let config = format!("state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\n");
+        std::fs::write(self.dir().join("config.toml"), config)?;
+        Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
+    }
+
+    /// A second state directory, for a worker whose relay has another authority.
+    pub(crate) fn worker_state(&self, pin: &str) -> Result<PathBuf> {
+        let state = self.dir().join("worker");
+        std::fs::create_dir(&state)?;
+        std::fs::copy(self.dir().join("state/key.pem"), state.join("key.pem"))?;
+        self.write_identity("worker", pin, 1)?;
+        Ok(state)
+    }
+
+    fn write_identity(&self, state: &str, pin: &str, port: u16) -> Result<()> {
         let identity = json!({
             "hub": "https://127.0.0.1:1",
-            "pin": self.pin,
+            "pin": pin,
             "serial": "footprint",
             "signed_at": 0,
             "identity": {
@@ -111,9 +127,6 @@ impl Place {
                 "mqtt": { "url": format!("mqtts://127.0.0.1:{port}") },
             },
         });
-        std::fs::write(self.dir().join("state/identity.json"), identity.to_string())?;
-        let config = format!("state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\n");
-        std::fs::write(self.dir().join("config.toml"), config)?;
-        Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
+        Ok(std::fs::write(self.dir().join(state).join("identity.json"), identity.to_string())?)
     }
 }
