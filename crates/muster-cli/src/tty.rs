@@ -36,12 +36,14 @@ impl Settings {
     /// # Errors
     /// When standard input is no terminal.
     pub fn raw() -> io::Result<Self> {
-        Self::change(Termios::make_raw)
+        // What was typed while the session opened is kept, as OpenSSH does.
+        Self::change(OptionalActions::Drain, Termios::make_raw)
     }
 
     /// No echo on standard input, for a password.
     fn no_echo() -> io::Result<Self> {
-        Self::change(|settings| {
+        // What was typed before the question is no answer.
+        Self::change(OptionalActions::Flush, |settings| {
             settings.local_modes.remove(LocalModes::ECHO);
             settings.local_modes.insert(LocalModes::ECHONL);
         })
@@ -52,15 +54,17 @@ impl Settings {
     /// # Errors
     /// When standard input is no terminal.
     pub fn keys() -> io::Result<Self> {
-        Self::change(|settings| settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG))
+        Self::change(OptionalActions::Flush, |settings| {
+            settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+        })
     }
 
-    fn change(how: impl FnOnce(&mut Termios)) -> io::Result<Self> {
+    fn change(when: OptionalActions, how: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         let fd = io::stdin().as_fd().try_clone_to_owned()?;
         let before = termios::tcgetattr(&fd)?;
         let mut settings = before.clone();
         how(&mut settings);
-        termios::tcsetattr(&fd, OptionalActions::Flush, &settings)?;
+        termios::tcsetattr(&fd, when, &settings)?;
         Ok(Self { fd, before })
     }
 }
