@@ -1,0 +1,6 @@
+//! `muster` against a real hub: every command as a person or a script runs it, with its output and its exit code.
+
+mod commands;
+mod devices;
+mod logins;
+mod town;
