@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::Argon2;
 use muster_proto::Millis;
 use tokio::sync::Semaphore;
 
@@ -99,11 +99,7 @@ impl LoginLimit {
         if buckets.len() >= ENTRIES {
             evict(&mut buckets, now);
         }
-        let keys = [
-            ((Some(email.to_owned()), from), PAIR_BURST),
-            ((Some(email.to_owned()), None), ONE_BURST),
-            ((None, from), ONE_BURST),
-        ];
+        let keys = [((Some(email.to_owned()), from), PAIR_BURST), ((Some(email.to_owned()), None), ONE_BURST), ((None, from), ONE_BURST)];
         let used = |full_at: Millis| (full_at - now).max(0);
         let mut wait = 0;
         for (key, burst) in &keys {

@@ -68,7 +68,9 @@ impl FromRequestParts<AppState> for OrgAccess {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
         let person = Person::from_request_parts(parts, state).await?;
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|error| ApiError::internal(&error))?;
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|_| ApiError::new(Code::NotFound, "there is nothing of this name: the path is not UTF-8"))?;
         let text = params.iter().find(|(name, _)| *name == "org").map(|(_, value)| value.to_owned()).unwrap_or_default();
         let access = Self::load(state, person, &text).await?;
         if let Some(trail) = parts.extensions.get::<Trail>() {
