@@ -4,7 +4,7 @@
 //! Ciphertext is read in large pieces and opened where it lies; a message that fits one TLS record comes out as a slice of the
 //! read buffer, without a copy. What is sent is copied once, into the record that protects it.
 //! Several small messages share a record; nothing is sent before [`WebSocket::poll_flush`].
-//! Why the framing and the records are our own: `docs/decisions/0005-websocket-framing.md` and `0006-tls-records.md`.
+//! Why the framing and the records are our own: `docs/decisions/0007-websocket-and-records.md`.
 //!
 //! It must not know what the messages mean, and must not buffer without bound: the caller stops queueing at [`QUEUE_TARGET`].
 

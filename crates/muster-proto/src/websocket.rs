@@ -157,7 +157,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of a whole message. A client's mask key is zero: see `docs/decisions/0005-websocket-framing.md`.
+    /// The header of a whole message. A client's mask key is zero: see `docs/decisions/0007-websocket-and-records.md`.
     pub fn whole(role: Role, opcode: Opcode, len: usize) -> Self {
         let mask = (role == Role::Client).then_some([0; 4]);
         Self { fin: true, opcode, mask, len: len as u64 }

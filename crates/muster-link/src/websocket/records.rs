@@ -3,7 +3,7 @@
 //! rustls makes the handshake, checks the certificates and derives the keys; then `dangerous_extract_secrets` hands the keys over,
 //! as it does for the kernel's TLS, and from there this module protects records in buffers that the caller lays out.
 //! That saves what rustls's own buffers cost a session: reads of 4 to 18 KiB, an allocation and two copies for each record
-//! (see `docs/decisions/0006-tls-records.md` for what was measured).
+//! (see `docs/decisions/0007-websocket-and-records.md` for what was measured).
 //!
 //! It must not grow into a TLS implementation: no handshake, no key update, no renegotiation.
 //! A peer that asks for new keys, or a key that is worn out, ends the connection, and the session goes on over a new one.
