@@ -260,8 +260,17 @@ fn an_oversized_mqtt_message_costs_its_sender_the_link_and_nobody_else() {
         client.arg(&file).output().unwrap()
     };
     let before = lab.samples("robot-1").len();
-    let large = publish("usage", &vec![b'x'; 100_000]);
-    assert!(!large.status.success(), "a message over the limit: {large:?}");
+    let known = https::config(&files_of(&files[0]), Some((&files_of(&files[1]), &files_of(&files[2]))));
+    let mut raw = https::connect(lab.mqtt, known).unwrap();
+    raw.write_all(&mqtt_connect(&uid)).unwrap();
+    let mut acknowledged = [0; 2];
+    raw.read_exact(&mut acknowledged).unwrap();
+    assert_eq!(acknowledged[0], 0x20, "CONNACK");
+    let _ = raw.write_all(&mqtt_publish(&format!("muster/v1/{uid}/up/usage"), &vec![b'x'; 100_000]));
+    let mut answer = Vec::new();
+    let _ = raw.read_to_end(&mut answer);
+    let farewell = &answer[usize::from(acknowledged[1])..];
+    assert!(farewell.len() >= 3 && farewell[0] == 0xe0 && farewell[2] == 0x95, "DISCONNECT, packet too large: {farewell:02x?}");
     // Within the size, but nonsense: taken off the wire, logged, not stored.
     for nonsense in [
         &b"{}"[..],
@@ -282,4 +291,34 @@ fn an_oversized_mqtt_message_costs_its_sender_the_link_and_nobody_else() {
     assert_eq!(lab.device_row("robot-2").unwrap()["presence"], "online");
     device.start();
     lab.online("robot-1");
+}
+
+fn files_of(path: &str) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// CONNECT of MQTT 5, clean start, one minute (MQTT 5, 3.1), for a client id of 16 characters.
+fn mqtt_connect(client: &str) -> Vec<u8> {
+    let mut packet = b"\x10\x1d\0\x04MQTT\x05\x02\0\x3c\0\0\x10".to_vec();
+    assert_eq!(client.len(), 16);
+    packet.extend_from_slice(client.as_bytes());
+    packet
+}
+
+/// PUBLISH of MQTT 5, QoS 0, without properties (MQTT 5, 3.3).
+fn mqtt_publish(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let (mut packet, mut rest) = (vec![0x30], 2 + topic.len() + 1 + payload.len());
+    loop {
+        let digit = u8::try_from(rest % 128).unwrap();
+        rest /= 128;
+        packet.push(if rest > 0 { digit | 0x80 } else { digit });
+        if rest == 0 {
+            break;
+        }
+    }
+    packet.extend_from_slice(&u16::try_from(topic.len()).unwrap().to_be_bytes());
+    packet.extend_from_slice(topic.as_bytes());
+    packet.push(0);
+    packet.extend_from_slice(payload);
+    packet
 }

@@ -12,7 +12,7 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     let lab = Lab::new();
     let mut device = Device::online(&lab, "robot-1");
     let _bystander = Device::online(&lab, "robot-2");
-    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", "echo here; exec sleep 300"]));
+    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 300"]));
     shell.says("here", SOON);
 
     lab.run(&["device", "revoke", "robot-1", "--yes", "--reason", "sold"]);
@@ -39,7 +39,7 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
 fn ending_a_session_ends_it_at_both_ends() {
     let lab = Lab::new();
     let _device = Device::online(&lab, "robot-1");
-    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", "echo here; exec sleep 301"]));
+    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 301"]));
     shell.says("here", SOON);
     let sessions = crate::lab::rows(lab.json(&["sessions"]));
     let open: Vec<_> = sessions.iter().filter(|session| session["state"] == "open").collect();

@@ -26,8 +26,7 @@ struct Counting {
 impl Counting {
     fn start(lab: &Lab) -> Self {
         let count = "i=1; while [ $i -le 400 ]; do echo tick $i; i=$((i+1)); sleep 0.05; done";
-        let mut counting =
-            Self { process: Process::start("counting", lab.folder(), lab.muster(&["shell", "robot-1", "--", "sh", "-c", count])) };
+        let mut counting = Self { process: Process::start("counting", lab.folder(), lab.muster(&["shell", "robot-1", "--", count])) };
         counting.process.says("tick 5", SOON);
         counting
     }
