@@ -3,14 +3,17 @@
 //! Everything here is non-blocking, and says by readiness when it can be tried again: an idle stream holds no buffer.
 
 use std::fs::File;
+use std::future::Future as _;
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use socket2::SockRef;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -133,19 +136,19 @@ impl Io {
         Self(Kind::Pair { input, output })
     }
 
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.0 {
-            Kind::Tcp(stream) => stream.poll_read_ready(cx),
-            Kind::Unix(stream) => stream.poll_read_ready(cx),
-            Kind::Pair { input, .. } => input.poll_ready(cx),
-        }
-    }
-
-    pub(super) fn try_read(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
-        match &self.0 {
-            Kind::Tcp(stream) => stream.try_read_buf(&mut buffer.limit(limit)),
-            Kind::Unix(stream) => stream.try_read_buf(&mut buffer.limit(limit)),
-            Kind::Pair { input, .. } => input.try_read(buffer, limit),
+    /// Reads what is there, at most `limit` bytes, into the free room of `buffer`. Zero is the end.
+    ///
+    /// On a socket a short read tells the runtime that there is no more for now, which saves the call that would find out.
+    /// A pseudo-terminal gives less than it has: there only `WouldBlock` tells.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut, limit: usize) -> Poll<io::Result<usize>> {
+        let buffer = &mut buffer.limit(limit);
+        match &mut self.0 {
+            Kind::Tcp(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Kind::Unix(stream) => pin!(stream.read_buf(buffer)).poll(cx),
+            Kind::Pair { input, .. } => {
+                ready!(input.poll_ready(cx))?;
+                Poll::Ready(input.try_read(buffer.get_mut(), limit))
+            }
         }
     }
 

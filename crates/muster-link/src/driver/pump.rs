@@ -66,32 +66,25 @@ fn read(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
             return changed | end(state, stream);
         }
         let room = state.session.writable(stream);
-        let Some(io) = slot.io.as_ref().filter(|_| room > 0) else { break };
+        let Some(io) = slot.io.as_mut().filter(|_| room > 0) else { break };
         if turn == READS {
             super::yield_to_others(cx);
             break;
-        }
-        match io.poll_read_ready(cx) {
-            Poll::Pending => {
-                // A process that ended, and whose children keep the terminal open: what there is has been read.
-                if matches!(slot.process, Process::Ended { settled: true, .. }) {
-                    slot.read_done = true;
-                    continue;
-                }
-                break;
-            }
-            Poll::Ready(Err(error)) => {
-                state.broke(stream, &error);
-                return true;
-            }
-            Poll::Ready(Ok(())) => {}
         }
         let buffer = &mut state.buffer;
         if buffer.capacity() - buffer.len() < READ_MIN {
             buffer.reserve(READ);
         }
         let limit = room.min(READ).min(buffer.capacity() - buffer.len());
-        match io.try_read(buffer, limit) {
+        let Poll::Ready(result) = io.poll_read(cx, buffer, limit) else {
+            // A process that ended, and whose children keep the terminal open: what there is has been read.
+            if matches!(slot.process, Process::Ended { settled: true, .. }) {
+                slot.read_done = true;
+                continue;
+            }
+            break;
+        };
+        match result {
             Ok(0) => slot.read_done = true,
             Ok(read) => {
                 let data = if read <= COPY_MAX {
