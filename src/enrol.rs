@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::daemon::{Daemon, LinkStatus, proxy};
 use crate::log::{debug, error, info, warn};
 use crate::state::{Enrolled, PendingRequest, State};
-use crate::{control, facts, random, serial};
+use crate::{facts, random, serial};
 
 /// One long poll, in seconds: under the idle timeouts of usual proxies (60 s).
 const POLL_S: u64 = if ENROL_POLL_MAX.as_secs() < 50 { ENROL_POLL_MAX.as_secs() } else { 50 };
@@ -74,7 +74,7 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
         request: answer.request.clone(),
         pairing_code: answer.pairing_code.clone(),
     };
-    outcome(config, &state, request, answer)
+    outcome(&state, request, answer)
 }
 
 /// Asks until a person has decided; `say` gets what changes.
@@ -95,7 +95,7 @@ pub(crate) async fn follow(config: &Config, request: PendingRequest, say: &mut i
         match api.json::<EnrolState>(&poll).await {
             Ok(answer) => {
                 backoff.reset();
-                match outcome(config, &state, request.clone(), answer)? {
+                match outcome(&state, request.clone(), answer)? {
                     Enrolment::Admitted(enrolled) => return Ok(enrolled),
                     Enrolment::Pending { why, .. } if why != said => {
                         say(&why);
@@ -134,7 +134,7 @@ fn open_hub(config: &Config, hub: &Endpoint, pin: Pin, clock: &Clock) -> Result<
 }
 
 /// Keeps what the hub answered.
-fn outcome(config: &Config, state: &State, request: PendingRequest, answer: EnrolState) -> Result<Enrolment, String> {
+fn outcome(state: &State, request: PendingRequest, answer: EnrolState) -> Result<Enrolment, String> {
     match (answer.state, answer.identity) {
         (EnrolOutcome::Admitted, Some(identity)) => {
             let enrolled = Enrolled { hub: request.hub, pin: request.pin, serial: request.serial, identity, signed_at: answer.now };
@@ -147,8 +147,6 @@ fn outcome(config: &Config, state: &State, request: PendingRequest, answer: Enro
             if let Err(error) = state.set_link(&link) {
                 warn!("{error}");
             }
-            // A daemon that waits takes it up at once; none may run.
-            let _ = control::ask(&config.control_socket(), &control::Ask::Reload);
             Ok(Enrolment::Admitted(Box::new(enrolled)))
         }
         (EnrolOutcome::Admitted, None) => Err("the hub admitted this device but sent no certificate: enrol again".into()),

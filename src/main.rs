@@ -138,7 +138,13 @@ fn main() -> ExitCode {
 
 async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -> ExitCode {
     let mut say = |text: &str| println!("{text}");
-    let result = match enrol::request(config, url, token, &mut say).await {
+    let result = enrol::request(config, url, token, &mut say).await;
+    // A daemon that waits takes it up at once, also to wait in our place; none may run.
+    let tell_daemon = || drop(control::ask(&config.control_socket(), &control::Ask::Reload));
+    if result.is_ok() {
+        tell_daemon();
+    }
+    let result = match result {
         Ok(Enrolment::Pending { request, why }) => {
             println!("pairing code: {}", request.pairing_code);
             println!("{why}");
@@ -153,6 +159,7 @@ async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -
     };
     match result {
         Ok(enrolled) => {
+            tell_daemon();
             let identity = &enrolled.identity;
             println!("admitted: this device is {} ({}) of {}", identity.name, identity.uid, identity.org);
             ExitCode::SUCCESS

@@ -324,9 +324,17 @@ impl<'a> Link<'a> {
                     }
                 }
                 () = daemon.stopped() => return Err(End::Stopped),
-                () = daemon.reload.notified() => return Err(End::Reload),
+                () = daemon.reload.notified() => if self.is_outdated() {
+                    return Err(End::Reload);
+                },
             }
         }
+    }
+
+    /// Whether the disk holds another identity than the one of this link. A renewed certificate is the same identity.
+    fn is_outdated(&self) -> bool {
+        let current = self.daemon.state.enrolled().ok().flatten();
+        current.is_none_or(|current| (current.identity.uid, current.pin) != (self.enrolled.identity.uid.clone(), self.enrolled.pin.clone()))
     }
 
     /// Takes back the will and says good-bye.
