@@ -31,7 +31,7 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     throughout("it stays out", Duration::from_secs(4), || lab.device_row("robot-1").unwrap()["presence"] == "offline");
     assert!(device.daemon().log().contains("revoked"), "{}", device.daemon().log());
     assert_eq!(lab.device_row("robot-2").unwrap()["presence"], "online");
-    let told = fails(&mut lab.muster(&["shell", "robot-1", "--", "true"]), 3);
+    let told = fails(&mut lab.muster(&["shell", "robot-1", "--", "true"]), 1);
     assert!(told.contains("revoked"), "{told}");
 }
 
