@@ -31,6 +31,10 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// Bytes that the kernel may hold unsent on a connection: what is sent next is decided late, so that a keystroke stands behind little.
 pub const NOTSENT_LOWAT: u32 = 128 * 1024;
 
+/// How long what was sent may stay unacknowledged before the connection counts as dead: after a roam the old address is silent for ever,
+/// and the kernel's own patience is a quarter of an hour. Longer than a lift ride's worth of lost packets on a radio link.
+pub const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
+
 /// Where something listens: a parsed URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
@@ -295,10 +299,12 @@ pub async fn probe(endpoint: &Endpoint, proxy: Option<Proxy>) -> Result<Option<P
     Ok(seen.pin())
 }
 
-/// What every connection of ours wants: no waiting for more to send, and a short queue in the kernel.
+/// What every connection of ours wants: no waiting for more to send, a short queue in the kernel, and to know when it is dead.
 pub fn tune(tcp: &TcpStream) {
-    // Both only make it faster; a system that lacks one still works.
+    // They only make it better; a system that lacks one still works.
     let _ = tcp.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
     let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(NOTSENT_LOWAT);
 }

@@ -200,10 +200,11 @@ pub enum Target {
     },
 }
 
-/// A terminal on the device.
+/// A terminal on the device; or, with a size of 0 x 0, a process with pipes: bytes pass as they are, standard error goes with
+/// standard output, and `eof` is the end of its input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// Columns.
+    /// Columns; 0 with 0 rows for pipes.
     pub cols: u16,
     /// Rows.
     pub rows: u16,
