@@ -13,10 +13,12 @@ use crate::complete;
 The shell survives a change of network and a restart of the hub or the daemon, for two minutes each.
 As whom it runs, and whether at all, the device's own policy decides.
 After a line break, `~.` ends the session and `~~` sends a tilde.
+One word after `--` is a line for the device's shell; several are a program and its arguments, as they are.
 
 Examples:
   muster shell robot-7
   muster shell robot-7 -- journalctl -u mission -f
+  muster shell robot-7 -- 'dmesg | tail -3'
   muster shell robot-7 --reason 'ticket 4711' -- df -h      exits with the command's own code")]
 pub struct ShellArgs {
     /// Name, serial number or uid

@@ -18,7 +18,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
-use crate::output::text::is_plain;
+use crate::output::text::{is_plain, shell_word};
 
 /// `muster ssh-config`
 #[derive(Debug, Args)]
@@ -111,12 +111,6 @@ fn blocks(devices: &[Device], program: &str, flags: &[String], user: Option<&str
         text.push_str(&format!("    ProxyCommand {} proxy {uid} %p\n", command.join(" ")));
     }
     text
-}
-
-/// A word that a POSIX shell takes as it is.
-pub(crate) fn shell_word(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@+=,[]".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// A word of OpenSSH's configuration.

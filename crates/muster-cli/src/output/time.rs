@@ -36,8 +36,19 @@ pub fn ago(now: Millis, t: Millis) -> String {
     } else if away > 0 {
         format!("{} ago", coarse(away))
     } else {
-        format!("in {}", coarse(away.saturating_neg()))
+        // What was made for 7 days ends "in 7 days", not in 6 and 23 hours.
+        format!("in {}", coarse(rounded(away.saturating_neg())))
     }
+}
+
+/// Half a unit more, in the unit that [`coarse`] shows: so its cut becomes the nearest.
+fn rounded(ms: i64) -> i64 {
+    ms.saturating_add(match ms {
+        ms if ms < MINUTE => SECOND / 2,
+        ms if ms < HOUR => MINUTE / 2,
+        ms if ms < 2 * DAY => HOUR / 2,
+        _ => DAY / 2,
+    })
 }
 
 /// A length of time in its largest unit.
@@ -136,6 +147,9 @@ mod tests {
             (47 * HOUR, "47 h ago"),
             (49 * HOUR, "2 days ago"),
             (-6 * DAY - HOUR, "in 6 days"),
+            (-7 * DAY + SECOND, "in 7 days"),
+            (-24 * HOUR + MINUTE, "in 24 h"),
+            (-HOUR + SECOND, "in 1 h"),
         ] {
             assert_eq!(ago(now, now - back), text);
         }

@@ -18,6 +18,7 @@ use super::{Session, refused, with_session};
 use crate::cmds::remote::ShellArgs;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::output::text::shell_word;
 use crate::tty;
 
 /// One read of what is typed or pasted.
@@ -37,7 +38,7 @@ pub async fn shell(ctx: &Context, args: ShellArgs) -> Result<u8, Failure> {
         rows,
         term: std::env::var("TERM").unwrap_or_default(),
         user: args.user,
-        command: (!args.command.is_empty()).then(|| args.command.join(" ")),
+        command: command_line(&args.command),
         attach: None,
     };
     with_session(ctx, &args.device, "shell", args.reason.as_deref(), async |session| {
@@ -63,6 +64,15 @@ pub async fn shell(ctx: &Context, args: ShellArgs) -> Result<u8, Failure> {
         }
     })
     .await
+}
+
+/// One word is a line for the device's shell; several are a program and its arguments, which arrive as they are here.
+fn command_line(words: &[String]) -> Option<String> {
+    match words {
+        [] => None,
+        [line] => Some(line.clone()),
+        words => Some(words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")),
+    }
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {
@@ -196,6 +206,15 @@ fn code_of(exit: &ProcessExit) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_arrive_as_they_are() {
+        let line = |words: &[&str]| command_line(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert_eq!(line(&[]), None);
+        assert_eq!(line(&["ls | wc -l"]).as_deref(), Some("ls | wc -l"));
+        assert_eq!(line(&["sh", "-c", "exit 7"]).as_deref(), Some("sh -c 'exit 7'"));
+        assert_eq!(line(&["echo", "it's", "$HOME", ""]).as_deref(), Some("echo 'it'\\''s' '$HOME' ''"));
+    }
 
     #[test]
     fn exit_codes_pass_through_as_a_shell_says_them() {

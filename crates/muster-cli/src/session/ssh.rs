@@ -4,10 +4,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use crate::cmds::remote::SshArgs;
-use crate::cmds::ssh_config::shell_word;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::text::is_plain;
+use crate::output::text::shell_word;
 
 /// Runs it; returns only if OpenSSH could not be started.
 ///

@@ -78,7 +78,7 @@ fn enrolment_tokens() {
     assert_eq!(list.as_array().unwrap().len(), 2);
     assert!(list.as_array().unwrap().iter().all(|token| token.get("token").is_none()), "no secret in a list");
     let shown = town.muster("token list").ok();
-    assert!(shown.contains("1 of 2") && shown.contains("in 23 h"), "{shown}");
+    assert!(shown.contains("1 of 2") && shown.contains("in 24 h"), "{shown}");
     let id = made["id"].as_str().unwrap();
     assert!(town.muster(&format!("token revoke {id}")).fails(2).contains("give --yes"));
     // The whole token may be pasted.

@@ -64,7 +64,7 @@ pub(super) fn summary(devices: &[Device]) -> String {
     let count = |test: &dyn Fn(&Device) -> bool| devices.iter().filter(|device| test(device)).count();
     let online = count(&|device| device.admission == Admission::Admitted && device.presence == PresenceState::Online);
     let pending = count(&|device| device.admission == Admission::Pending);
-    let mut text = format!("{} devices, {online} online", devices.len());
+    let mut text = format!("{} device{}, {online} online", devices.len(), if devices.len() == 1 { "" } else { "s" });
     if pending > 0 {
         text.push_str(&format!(", {pending} pending"));
     }
@@ -96,7 +96,8 @@ pub(super) fn device(device: &Device, history: &History, now: Millis, columns: u
         let name = clean(&row.name);
         let name = fit(&name, names);
         let bar = row.share.map_or_else(|| " ".repeat(BAR), |share| bar(share, color));
-        let curve = if room >= 8 { history.curve(&row.name, room.min(POINTS_MAX), row.most) } else { String::new() };
+        let curve =
+            if room >= 8 && row.name != "uptime" { history.curve(&row.name, room.min(POINTS_MAX), row.most) } else { String::new() };
         let line = format!("{name}{}  {bar}  {}{}", " ".repeat(names - width(&name)), " ".repeat(texts - width(&row.text)), row.text);
         lines.push(if curve.is_empty() { line } else { format!("{line}  {}", Style::Dim.paint(&curve, color)) });
     }
@@ -186,6 +187,6 @@ mod tests {
         history.add(&sample);
         assert_eq!(history.curve("cpu", 10, None).chars().count(), 2);
         assert_eq!(bar(f64::NAN, false), "░".repeat(BAR));
-        assert_eq!(summary(&[robot]), "1 devices, 0 online");
+        assert_eq!(summary(&[robot]), "1 device, 0 online");
     }
 }
