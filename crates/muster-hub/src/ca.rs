@@ -122,24 +122,24 @@ impl Ca {
             }
             (Some(key), None) => {
                 // The first start was cut between the two files; the key has signed nothing yet.
-                let pair = KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, error))?;
+                let pair = KeyPair::from_pem(&key).map_err(|error| damaged(&key_path, &error))?;
                 let certificate = authority(now).self_signed(&pair)?.pem();
                 files::write_public(&certificate_path, certificate.as_bytes())?;
                 Self::from_pem(&key, &certificate, &key_path, &certificate_path)
             }
-            (None, Some(_)) => Err(damaged(&key_path, "it is missing, while ca.pem is there")),
+            (None, Some(_)) => Err(damaged(&key_path, &"it is missing, while ca.pem is there")),
         }
     }
 
     fn from_pem(key: &str, certificate: &str, key_path: &Path, certificate_path: &Path) -> Result<Self, CaError> {
-        let key = KeyPair::from_pem(key).map_err(|error| damaged(key_path, error))?;
-        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| damaged(certificate_path, error))?;
-        let name = PeerName::read(&der).map_err(|why| damaged(certificate_path, why))?;
+        let key = KeyPair::from_pem(key).map_err(|error| damaged(key_path, &error))?;
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| damaged(certificate_path, &error))?;
+        let name = PeerName::read(&der).map_err(|why| damaged(certificate_path, &why))?;
         let pin = Pin(random::sha256(&key.subject_public_key_info()));
         if name.key != pin.0 {
-            return Err(damaged(certificate_path, "its public key does not belong to ca.key"));
+            return Err(damaged(certificate_path, &"its public key does not belong to ca.key"));
         }
-        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(|error| damaged(certificate_path, error))?;
+        let issuer = Issuer::from_ca_cert_pem(certificate, key).map_err(|error| damaged(certificate_path, &error))?;
         Ok(Self(Arc::new(Inner { issuer, der, pem: certificate.to_owned(), pin })))
     }
 
@@ -210,7 +210,7 @@ impl Ca {
     }
 }
 
-fn damaged(path: &Path, why: impl ToString) -> CaError {
+fn damaged(path: &Path, why: &dyn std::fmt::Display) -> CaError {
     CaError::Damaged { path: path.to_owned(), why: why.to_string() }
 }
 

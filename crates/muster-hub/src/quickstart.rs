@@ -70,9 +70,9 @@ pub async fn run(args: Args) -> Result<()> {
     let folder = Folder::open(&args.data)?;
     files::log_to(&folder.path.join("hub.log"))?;
     let config = configure(&args, &folder)?;
-    let ports = Ports::bind(&config).await.map_err(|error| {
-        error.context("the quickstart's ports are not free; choose others with MUSTER_QUICKSTART_LISTEN=127.0.0.1:9443")
-    })?;
+    let ports = Ports::bind(&config)
+        .await
+        .map_err(|error| error.context("a port of the quickstart is taken; choose others with MUSTER_QUICKSTART_LISTEN=127.0.0.1:9443"))?;
     let hub = serve::start(config, ports).await?;
     let outcome = with_hub(&args, &folder, &hub, &musterd, &mut asked).await;
     end_sessions(&hub).await;

@@ -140,7 +140,7 @@ impl Store {
             let connection = connect(path, flags).map_err(|error| failed(error.to_string()))?;
             connection.pragma_update(None, "query_only", true)?;
             let reads = Arc::clone(&reads);
-            spawn("hub-read", move || read_loop(connection, &reads)).map_err(&failed)?;
+            spawn("hub-read", move || read_loop(&connection, &reads)).map_err(&failed)?;
         }
         Ok(Self { writer, readers })
     }
@@ -296,12 +296,12 @@ fn finish(connection: &Connection) {
     }
 }
 
-fn read_loop(connection: Connection, queue: &Mutex<mpsc::Receiver<Read>>) {
+fn read_loop(connection: &Connection, queue: &Mutex<mpsc::Receiver<Read>>) {
     loop {
         // Whoever holds the lock waits for the next read; a poisoned lock only means that another reader panicked.
         let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).blocking_recv();
         let Some(read) = next else { return };
-        if catch_unwind(AssertUnwindSafe(|| read(&connection))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| read(connection))).is_err() {
             tracing::error!("a read panicked");
         }
     }

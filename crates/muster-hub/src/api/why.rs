@@ -46,7 +46,10 @@ fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: M
     match live.offline_reason.as_deref() {
         Some("will") => format!("{since}: its connection broke; check its power and network"),
         Some("heartbeats missed") => format!("{since}: it went silent without a word; check its network"),
-        Some("farewell") => format!("{since}: musterd was stopped there; start it with systemctl start musterd"),
+        Some("farewell: updating") => format!("{since}: it is being updated and should be back soon"),
+        Some(reason) if reason.starts_with("farewell") => {
+            format!("{since}: musterd was stopped there; start it with systemctl start musterd")
+        }
         Some("revoked") => format!("{since}: it was revoked and has not come back since it was admitted again"),
         Some(reason) => format!("{since}: {reason}"),
         None => since,
@@ -119,7 +122,7 @@ mod tests {
             (&admitted, never.clone(), 0, "reaches mqtts://hub:8883"),
             (&admitted, live(PresenceState::Offline, Some("will")), 90_000, "offline for 90 s: its connection broke"),
             (&admitted, live(PresenceState::Offline, Some("heartbeats missed")), 600_000, "offline for 10 min: it went silent"),
-            (&admitted, live(PresenceState::Offline, Some("farewell")), 3 * DAY, "offline for 3 days: musterd was stopped"),
+            (&admitted, live(PresenceState::Offline, Some("farewell: stopped")), 3 * DAY, "offline for 3 days: musterd was stopped"),
             (&admitted, live(PresenceState::Offline, Some("will")), 91 * DAY, "certificate has ended"),
             (&pending, never.clone(), 0, "muster device admit ABCD-2345"),
             (&rejected, never.clone(), 0, "rejected by ada@acme.example: not ours; muster device admit 'robot 17'"),

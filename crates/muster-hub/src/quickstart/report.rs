@@ -31,7 +31,7 @@ pub(super) fn hub(folder: &Folder, hub: &Running) {
     println!("{}\n", bold("Muster quickstart"));
     println!("  hub    {}, with its own certificate authority and database", endpoints.https);
     println!("  MQTT   {}, and as WebSocket on the hub's port", endpoints.mqtt.url);
-    println!("  files  {}: everything is there, and nothing outside of it", shorten(&folder.path));
+    println!("  files  {}: everything that this makes is there", shorten(&folder.path));
     println!("  logs   hub.log and musterd.log, there");
 }
 

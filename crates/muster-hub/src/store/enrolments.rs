@@ -116,7 +116,7 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
     }
     let (org, serial) = (&held.org, &ask.serial);
     if let Some(existing) = find(tx, org, serial, &digest)? {
-        return again(tx, &held, existing, ask, now);
+        return again(tx, &held, &existing, ask, now);
     }
     if let Some(other) = elsewhere(tx, &digest)? {
         let whose = if other.0 == *org { format!("the serial number {:?}", other.1) } else { "another device".to_owned() };
@@ -157,7 +157,7 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
 }
 
 /// The same key asks again: the same request, whatever became of the token since; a token that admits may admit what waits.
-fn again(tx: &Transaction<'_>, held: &enrolment_tokens::Held, existing: Enrolment, ask: &Ask, now: Millis) -> Result<Answer> {
+fn again(tx: &Transaction<'_>, held: &enrolment_tokens::Held, existing: &Enrolment, ask: &Ask, now: Millis) -> Result<Answer> {
     let Some(device) = devices::by_uid(tx, &existing.uid)? else {
         return Err(Error::Corrupt { what: "enrolment", why: format!("{} has no device", existing.request) });
     };
