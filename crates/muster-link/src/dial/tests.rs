@@ -45,3 +45,77 @@ fn families_take_turns() {
     let turns: Vec<bool> = interleave(list.to_vec()).iter().map(SocketAddr::is_ipv6).collect();
     assert_eq!(turns, [true, false, true, true]);
 }
+
+/// A proxy that answers its one visitor with `answer`, and connects if that is a yes. Gives the request's head.
+async fn proxy(answer: &'static str) -> (Proxy, tokio::task::JoinHandle<String>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://us%65r:pass@{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(near.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        near.write_all(answer.as_bytes()).await.unwrap();
+        if answer.contains(" 200 ") {
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            let mut far = TcpStream::connect(target).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        }
+        head
+    });
+    (url.parse().unwrap(), task)
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_with_its_password_and_its_answer_is_explained() {
+    let authority = crate::test_hub::Authority::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: Endpoint = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(authority.server(&["127.0.0.1"]));
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let _ = acceptor.accept(tcp).await;
+    });
+    let tls = || tls::client_config(&tls::Trust::Pin(authority.pin()), None, &tls::Clock::default()).unwrap();
+
+    let (way, task) = proxy("HTTP/1.1 200 Connection established\r\n\r\n").await;
+    drop(Dialer::new(tls()).via(Some(way)).dial(&endpoint).await.unwrap());
+    let head = task.await.unwrap();
+    assert!(head.starts_with(&format!("CONNECT {} HTTP/1.1\r\n", endpoint.authority())), "{head}");
+    // user:pass
+    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwYXNz\r\n"), "{head}");
+
+    for (answer, words) in [
+        ("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "user name and a password"),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", "forbids this address"),
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", "cannot reach the hub"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+    ] {
+        let (way, _task) = proxy(answer).await;
+        let error = Dialer::new(tls()).via(Some(way)).dial(&endpoint).await.unwrap_err();
+        assert!(matches!(error, DialError::Proxy { .. }) && error.to_string().contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn one_timeout_spans_the_whole_dial() {
+    // Accepts, and never says a word: only the handshake hangs.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: Endpoint = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let tls = tls::client_config(&tls::Trust::Ca(Vec::new()), None, &tls::Clock::default()).unwrap();
+    let dialer = Dialer { timeout: Duration::from_millis(200), ..Dialer::new(tls) };
+    let error = dialer.dial(&endpoint).await.unwrap_err();
+    assert!(matches!(error, DialError::Timeout { stage: "in the TLS handshake", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_there_is_said_so() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let tls = tls::client_config(&tls::Trust::Ca(Vec::new()), None, &tls::Clock::default()).unwrap();
+    let dial = async |url: &str| Dialer::new(tls.clone()).dial(&url.parse().unwrap()).await.unwrap_err();
+    assert!(matches!(dial(&format!("https://{closed}")).await, DialError::Refused { .. }));
+    assert!(matches!(dial("https://name.invalid").await, DialError::Dns { .. }));
+}

@@ -11,12 +11,12 @@ use crate::test_hub::Authority;
 use crate::tls::{Clock, Trust, client_config};
 
 /// A hub whose connections each give these answers, one per request, and then close. Requests are passed on as text.
-async fn hub(answers: &'static [&'static str]) -> (Hub, tokio::sync::mpsc::UnboundedReceiver<String>, Arc<AtomicUsize>) {
+async fn hub(answers: &'static [&'static str]) -> (Hub, tokio::sync::mpsc::Receiver<String>, Arc<AtomicUsize>) {
     let authority = Authority::new();
     let config = authority.server(&["127.0.0.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, receiver) = tokio::sync::mpsc::channel(16);
     let connections = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&connections);
     tokio::spawn(async move {
@@ -31,7 +31,7 @@ async fn hub(answers: &'static [&'static str]) -> (Hub, tokio::sync::mpsc::Unbou
                 if request.is_empty() {
                     break;
                 }
-                sender.send(String::from_utf8(request).unwrap()).unwrap();
+                sender.send(String::from_utf8(request).unwrap()).await.unwrap();
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.flush().await.unwrap();
             }
