@@ -190,6 +190,8 @@ fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
     eprintln!("{} {path}", if made.kept { "kept" } else { "wrote" });
     eprintln!("start the hub:       muster-hub --config {path} serve");
     eprintln!("a password for {owner}: muster-hub --config {path} user password {owner}");
+    // The last part of every token; a person who logs in with a password compares it.
+    eprintln!("the hub's fingerprint: {}", made.token.rsplit('.').next().unwrap_or_default());
     eprintln!("the token of {owner}, good for 360 days; it is shown only now:");
     println!("{}", made.token);
     Ok(())

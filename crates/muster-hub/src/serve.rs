@@ -227,6 +227,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let ports = Ports::bind(&config).await?;
     let mut running = start(config, ports).await?;
     let mqtt = running.mqtt.map_or_else(|| "external".to_owned(), |address| address.to_string());
+    tracing::info!("the hub's fingerprint: {}", running.state.ca.pin());
     tracing::info!("listening https={} mqtt={mqtt}", running.https);
     systemd::notify("READY=1");
     let (store, stop) = (running.state.store.clone(), CancellationToken::new());

@@ -78,8 +78,13 @@ impl Town {
             .stdin(Stdio::null())
             .output()
             .expect("muster-hub runs");
-        let said = Said::of(&init).ok();
+        let init = Said::of(&init);
+        let told = init.err.clone();
+        let said = init.ok();
         let token = said.split_whitespace().find(|word| word.starts_with("mp1.")).expect("init prints a token").to_owned();
+        // What `muster login` asks to compare.
+        let pin = token.rsplit('.').next().expect("it ends in the pin");
+        assert!(told.contains(&format!("the hub's fingerprint: {pin}")), "{told}");
         let (hub, url) = serve(&data);
         Self { folder, hub, url, token }
     }
