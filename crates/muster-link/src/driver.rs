@@ -153,7 +153,7 @@ impl<A: Application> Driver<A> {
             std::mem::take(&mut state.slots)
         });
         for slot in slots.into_values() {
-            cut_off(slot, &code, &message);
+            cut_off(slot);
         }
         if let Leg::Up(mut leg) = std::mem::replace(&mut self.leg, Leg::Gone) {
             leg.queue_close(1000, "");
@@ -489,10 +489,8 @@ fn random() -> u64 {
 }
 
 /// The session is over for a stream that was still open: its program must not take this for a regular end.
-fn cut_off(mut slot: Slot, code: &str, message: &str) {
-    if let Some(answer) = slot.answer.take() {
-        let _ = answer.send(Err(Refusal { code: code.to_owned(), message: message.to_owned() }));
-    }
+/// Who waits for the stream's answer gets none: [`Driver::run`] says how the session ended.
+fn cut_off(mut slot: Slot) {
     if let Some(io) = slot.io.take() {
         io.break_off();
     }

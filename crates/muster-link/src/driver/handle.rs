@@ -165,7 +165,8 @@ impl Handle {
         f(&mut self.0.state.borrow_mut())
     }
 
-    /// Opens a stream. Data may be sent, and an end point attached, at once; the answer comes later.
+    /// Opens a stream. Data may be sent, and an end point attached, at once; the answer comes later,
+    /// or never if the session ends before.
     ///
     /// # Errors
     /// When the session is over or has too many streams.

@@ -299,7 +299,10 @@ fn the_relays_word_is_heard_while_the_other_end_is_away() {
     on_local(async {
         let relay = TestRelay::start().await;
         relay.close_ended();
-        let (ended, _) = Driver::new(Side::Client, id(), relay.relay("client"), App::default()).run().await;
+        let driver = Driver::new(Side::Client, id(), relay.relay("client"), App::default());
+        let (_, answer) = driver.handle().open(Target::Unix { path: "/run/x".into() }).unwrap();
+        let (ended, _) = driver.run().await;
+        assert!(answer.await.is_err(), "the end of a session is no refusal of a stream");
         assert_eq!((ended.code.as_str(), ended.message.as_str()), ("revoked", "revoked by an owner"));
     });
 }
