@@ -55,7 +55,7 @@ impl Settings {
     /// When standard input is no terminal.
     pub fn keys() -> io::Result<Self> {
         Self::change(OptionalActions::Flush, |settings| {
-            settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+            settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
         })
     }
 
