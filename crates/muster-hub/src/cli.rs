@@ -4,12 +4,13 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Parser, Subcommand};
 use muster_proto::api::OrgRole;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::audit::Entry;
+use crate::broker::mosquitto::{self, Settings};
 use crate::config::{self, Config, Invalid};
 use crate::init::{self, First, Wanted};
 use crate::store::{accounts as stored, orgs};
@@ -79,8 +80,30 @@ struct InitArgs {
 
 #[derive(Debug, Subcommand)]
 enum Broker {
-    /// Mosquitto 2 or later
-    Mosquitto,
+    /// Mosquitto 2 or later: prints mosquitto.conf, or writes it with its certificate and access list
+    Mosquitto(MosquittoArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct MosquittoArgs {
+    /// Write all files into this folder: mosquitto.conf, dynamic-security.json, ca.pem, server.pem, server.key
+    #[arg(long, value_name = "DIR")]
+    write: Option<PathBuf>,
+    /// Where the files will lie on Mosquitto's machine [default: the folder of --write, or /etc/mosquitto/muster]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Where Mosquitto keeps its state
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mosquitto/")]
+    state: String,
+    /// The port for devices and the hub
+    #[arg(long, default_value_t = 8883)]
+    port: u16,
+    /// The address to listen on [default: all]
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<String>,
+    /// The dynamic security plug-in [default: where Debian puts it]
+    #[arg(long, value_name = "PATH")]
+    plugin: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -152,10 +175,7 @@ fn execute(cli: Cli) -> Result<()> {
             println!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
             Ok(())
         }
-        Command::BrokerConfig { broker: Broker::Mosquitto } => {
-            load()?;
-            bail!("this build has no broker configuration to print")
-        }
+        Command::BrokerConfig { broker: Broker::Mosquitto(args) } => mosquitto(args, &load()?),
         Command::User { command } => user(command, &load()?),
     }
 }
@@ -194,6 +214,46 @@ fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
     eprintln!("the hub's fingerprint: {}", made.token.rsplit('.').next().unwrap_or_default());
     eprintln!("the token of {owner}, good for 360 days; it is shown only now:");
     println!("{}", made.token);
+    Ok(())
+}
+
+fn mosquitto(args: MosquittoArgs, config: &Config) -> Result<()> {
+    let mut names = config.certificate_names();
+    let broker = config.mqtt.broker.as_ref();
+    names.extend(broker.map(|broker| broker.url.host.clone()).filter(|host| !names.contains(host)));
+    let mut settings = Settings { port: args.port, bind: args.bind, names, state: args.state, ..Settings::default() };
+    if let Some(directory) = args.directory.as_ref().or(args.write.as_ref()) {
+        settings.directory = std::path::absolute(directory)?.display().to_string();
+    }
+    if let Some(plugin) = args.plugin {
+        settings.plugin = plugin;
+    }
+    if let Some(name) = broker.and_then(|broker| broker.username.clone()) {
+        settings.hub = name;
+    }
+    let Some(folder) = args.write else {
+        print!("{}", mosquitto::conf(&settings));
+        eprintln!("The certificate and the access list that it names are made with: muster-hub broker-config mosquitto --write DIR");
+        return Ok(());
+    };
+    serve::make_private_dir(&config.data_dir)?;
+    let ca = crate::ca::Ca::open_or_create(&config.data_dir, clock::now())?;
+    serve::make_private_dir(&folder)?;
+    for file in mosquitto::files(&settings, &ca)? {
+        let path = folder.join(file.name);
+        if file.name == mosquitto::ACCESS_LIST && path.exists() {
+            // The plug-in keeps it from then on: it holds every device.
+            println!("kept  {}", path.display());
+            continue;
+        }
+        let write = if file.secret { crate::ca::files::write_private } else { crate::ca::files::write_public };
+        write(&path, file.content.as_bytes())?;
+        println!("wrote {}", path.display());
+    }
+    println!("\nNext, on Mosquitto's machine:");
+    println!("  chown -R mosquitto: {}     # it reads its key, and writes the access list", settings.directory);
+    println!("  mosquitto -c {}/mosquitto.conf", settings.directory);
+    println!("and in the hub's configuration: [mqtt] broker = \"mqtts://HOST:{}\"", settings.port);
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accounts::LoginLimit;
 use crate::api;
+use crate::broker::{self, Bridge};
 use crate::ca::Ca;
 use crate::clock::{self, DAY};
 use crate::config::Config;
@@ -93,10 +94,8 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let metrics = Metrics::default();
     let options = Options { heartbeat_every: config.presence.heartbeat_every, ..Options::default() };
     let ingest = Ingest::open(store.clone(), options, &metrics).await?;
-    if config.mqtt.broker.is_some() {
-        bail!("mqtt.broker: this build knows the embedded endpoint only; leave it empty");
-    }
-    let (endpoint, lanes): (Endpoint, Lanes) = Endpoint::open(store.clone(), ingest.clone(), &metrics).await?;
+    let way = Way::open(&config, &ca, &store, &ingest, &metrics).await?;
+    let lanes = way.lanes();
     let relay = Relay::start(store.clone(), &metrics, api::sessions::order_through(lanes.clone())).await?;
     let told = relay.clone();
     ingest.on_event(Arc::new(move |uid, event| told.device_event(uid, event)));
@@ -111,7 +110,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         logins: LoginLimit::default(),
         ingest: ingest.clone(),
         lanes,
-        mqtt: endpoint.clone(),
+        mqtt: way.endpoint(),
         relay,
         admissions: Admissions::default(),
     });
@@ -124,12 +123,22 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         listener::serve(ports.https, tls, router, stop).await;
         "the HTTPS listener"
     });
-    if let Some(listener) = ports.mqtt {
-        let (tls, stop) = (certificate.mqtt()?, shutdown.clone());
-        tasks.spawn(async move {
-            endpoint.serve_tcp(listener, tls, stop).await;
-            "the MQTT endpoint"
-        });
+    let stop = shutdown.clone();
+    match (way, ports.mqtt) {
+        (Way::Embedded(endpoint, _), Some(listener)) => {
+            let tls = certificate.mqtt()?;
+            tasks.spawn(async move {
+                endpoint.serve_tcp(listener, tls, stop).await;
+                "the MQTT endpoint"
+            });
+        }
+        (Way::Embedded(..), None) => bail!("mqtt.listen: the embedded endpoint needs a port"),
+        (Way::External(bridge, _), _) => {
+            tasks.spawn(async move {
+                bridge.run(stop).await;
+                "the line to the MQTT broker"
+            });
+        }
     }
     let stop = shutdown.clone();
     tasks.spawn(async move {
@@ -142,6 +151,39 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         "the housekeeping"
     });
     Ok(Running { state, https, mqtt, tasks, shutdown })
+}
+
+/// How MQTT reaches this hub.
+enum Way {
+    Embedded(Endpoint, Lanes),
+    External(Box<Bridge>, Lanes),
+}
+
+impl Way {
+    async fn open(config: &Config, ca: &Ca, store: &Store, ingest: &Ingest, metrics: &Metrics) -> Result<Self> {
+        Ok(match &config.mqtt.broker {
+            None => {
+                let (endpoint, lanes) = Endpoint::open(store.clone(), ingest.clone(), metrics).await?;
+                Self::Embedded(endpoint, lanes)
+            }
+            Some(settings) => {
+                let (broker, bridge) = broker::connect(settings, ca, store.clone(), ingest.clone())?;
+                Self::External(Box::new(bridge), Lanes::external(store.clone(), ingest.clone(), broker))
+            }
+        })
+    }
+
+    fn lanes(&self) -> Lanes {
+        let (Self::Embedded(_, lanes) | Self::External(_, lanes)) = self;
+        lanes.clone()
+    }
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Self::Embedded(endpoint, _) => Some(endpoint.clone()),
+            Self::External(..) => None,
+        }
+    }
 }
 
 /// Opens the authority and the database of a data directory; makes them at the first start.

@@ -39,8 +39,8 @@ pub struct App {
     pub ingest: Ingest,
     /// The hub's way to speak to devices.
     pub lanes: Lanes,
-    /// The embedded MQTT endpoint, for `/mqtt`.
-    pub mqtt: mqtt::Endpoint,
+    /// The embedded MQTT endpoint, for `/mqtt`; none with an external broker.
+    pub mqtt: Option<mqtt::Endpoint>,
     /// Remote sessions.
     pub relay: Relay,
     /// Decisions on devices, for those who wait for one.

@@ -66,7 +66,7 @@ async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name))
         entry.with(json!({ "serial": device.serial, "was": device.admission })).ok(tx)
     };
     state.store.write(work).await?;
-    admitted(&state, &device.uid);
+    admitted(&state, &device.uid).await;
     reread(&state, &access, &device.uid).await
 }
 
@@ -163,7 +163,7 @@ async fn replace(
     let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
     state.store.write(work).await?;
     cut(&state, &device.uid, "another key took this device's place").await;
-    admitted(&state, &device.uid);
+    admitted(&state, &device.uid).await;
     reread(&state, &access, &device.uid).await
 }
 
@@ -206,8 +206,12 @@ fn checked_reason(decision: DeviceDecision) -> ApiResult<Option<String>> {
     }
 }
 
-/// A device belongs from now on: whoever waits for it hears so.
-pub(super) fn admitted(state: &AppState, uid: &DeviceUid) {
+/// A device belongs from now on: its lane opens, then whoever waits for it hears so.
+pub(super) async fn admitted(state: &AppState, uid: &DeviceUid) {
+    if let Err(error) = state.lanes.admit(uid).await {
+        // The line to the broker brings its list in line when it is up again.
+        tracing::warn!(%uid, %error, "the broker could not be told of an admitted device yet");
+    }
     state.admissions.decided(uid);
 }
 

@@ -70,7 +70,7 @@ async fn enrol(State(state): State<AppState>, request: Request) -> ApiResult<Jso
         tracing::info!(%uid, %serial, %org, ?outcome, pairing_code = enrolment.pairing_code, "a device enrolled");
     }
     if enrolment.state == EnrolOutcome::Admitted {
-        decisions::admitted(&state, &enrolment.uid);
+        decisions::admitted(&state, &enrolment.uid).await;
     }
     Ok(Json(current(&state, &enrolment.request).await?.1))
 }

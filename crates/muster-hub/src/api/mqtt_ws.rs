@@ -21,10 +21,9 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn upgrade(State(state): State<AppState>, request: Request) -> ApiResult<Response> {
-    if state.config.mqtt.broker.is_some() {
-        let detail = format!("this hub's devices speak MQTT with its broker, {}", state.endpoints.mqtt.url);
-        return Err(ApiError::new(Code::NotFound, detail));
-    }
+    let endpoint = state.mqtt.clone().ok_or_else(|| {
+        ApiError::new(Code::NotFound, format!("this hub's devices speak MQTT with its broker, {}", state.endpoints.mqtt.url))
+    })?;
     let certificate = request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone());
     let certificate = certificate
         .ok_or_else(|| ApiError::new(Code::Unauthenticated, "/mqtt is for devices: connect with the device's certificate (mutual TLS)"))?;
@@ -39,7 +38,6 @@ async fn upgrade(State(state): State<AppState>, request: Request) -> ApiResult<R
         return Err(ApiError::new(Code::Invalid, "/mqtt is a WebSocket with the sub-protocol mqtt: name it in Sec-WebSocket-Protocol"));
     }
     let size = PACKET_MAX as usize;
-    let endpoint = state.mqtt.clone();
     Ok(upgrade
         .read_buffer_size(BUFFER)
         .write_buffer_size(0)

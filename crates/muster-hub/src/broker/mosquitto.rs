@@ -48,6 +48,9 @@ impl Default for Settings {
     }
 }
 
+/// The plug-in's file: it keeps it up to date itself once it runs.
+pub const ACCESS_LIST: &str = "dynamic-security.json";
+
 /// A file of the configuration.
 #[derive(Debug, Clone)]
 pub struct File {
@@ -77,7 +80,7 @@ pub fn files(settings: &Settings, ca: &Ca) -> Result<Vec<File>, CaError> {
     let file = |name, content: String, secret| File { name, content, secret };
     Ok(vec![
         file("mosquitto.conf", conf(settings), false),
-        file("dynamic-security.json", format!("{:#}\n", dynamic_security(&settings.hub)), true),
+        file(ACCESS_LIST, format!("{:#}\n", dynamic_security(&settings.hub)), true),
         file("ca.pem", ca.pem().to_owned(), false),
         // The authority follows the leaf: a device that holds only the pin in its token checks it there.
         file("server.pem", format!("{}{}", server.certificate_pem, ca.pem()), false),
