@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use muster_link::dial::{Dialer, Endpoint};
 use muster_proto::backoff::Backoff;
-use muster_proto::limits::{HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
+use muster_proto::limits::{BACKOFF_FIRST, BACKOFF_MAX, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
 use muster_proto::mqtt::{DeviceEvent, Heartbeat, Presence, encode};
 use muster_proto::topic::{Topic, Up, down_filter};
 use tokio::time::Instant;
@@ -36,6 +36,9 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the acknowledgement of a batch or an event.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Highest ceiling of the back-off while the hub is not reached at all. A dial that comes to nothing costs the hub nothing, and a device
+/// is to be back within a minute of the hub's return. Where the hub answers and cannot go on, the ceiling rises to five minutes.
+const UNREACHED_MAX: Duration = Duration::from_secs(60);
 /// Longest farewell: the whole stop has five seconds.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Keep alive is so much longer than the heartbeat, so that heartbeats alone keep the link alive.
@@ -54,6 +57,8 @@ enum End {
     Reload,
     /// The hub said that this device is no longer of the organization.
     Revoked(String),
+    /// The hub was not reached at all.
+    Unreached(String),
     /// Anything else: try again.
     Lost { why: String, retry_in: Option<Duration> },
 }
@@ -82,7 +87,7 @@ impl From<protocol::ProtocolError> for End {
 
 /// Keeps the link until the daemon stops. `enrolled` is asked for before every connection.
 pub(crate) async fn run(daemon: Arc<Daemon>) {
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut unreached) = (Backoff::default(), Backoff::new(BACKOFF_FIRST, UNREACHED_MAX));
     loop {
         let Some(enrolled) = crate::enrol::wait_for_identity(&daemon).await else { return };
         let end = match Link::new(&daemon, &enrolled) {
@@ -91,12 +96,13 @@ pub(crate) async fn run(daemon: Arc<Daemon>) {
                 link.give_back();
                 if link.proved {
                     backoff.reset();
+                    unreached.reset();
                 }
                 end
             }
             Err(why) => End::lost(why),
         };
-        let (why, retry_in) = match end {
+        let (why, delay) = match end {
             End::Stopped => return,
             End::Reload => {
                 info!("the identity changed; linking anew");
@@ -106,14 +112,14 @@ pub(crate) async fn run(daemon: Arc<Daemon>) {
                 error!("the hub revoked this device: {why}");
                 daemon.set_link_status(LinkStatus::Revoked { why });
                 // It may be admitted again one day; until then it asks rarely.
-                if !wait(&daemon, muster_proto::limits::BACKOFF_MAX).await {
+                if !wait(&daemon, BACKOFF_MAX).await {
                     return;
                 }
                 continue;
             }
-            End::Lost { why, retry_in } => (why, retry_in),
+            End::Unreached(why) => (why, unreached.next(random::number(), None)),
+            End::Lost { why, retry_in } => (why, backoff.next(random::number(), retry_in)),
         };
-        let delay = backoff.next(random::number(), retry_in);
         warn!("{why}; next try in {:.1} s", delay.as_secs_f64());
         let retry_at = wall_clock() + i64::try_from(delay.as_millis()).unwrap_or(0);
         daemon.set_link_status(LinkStatus::Waiting { why, retry_at });
@@ -251,7 +257,7 @@ impl<'a> Link<'a> {
                 }
             }
         }
-        Err(End::lost(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
+        Err(End::Unreached(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
     }
 
     /// CONNECT, SUBSCRIBE and the birth, until all three are answered.

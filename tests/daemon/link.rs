@@ -72,6 +72,25 @@ fn unacknowledged_batches_stay_and_are_sent_again() {
 }
 
 #[test]
+fn without_a_disk_for_its_samples_it_is_online_and_says_so() {
+    let hub = StubHub::start();
+    let mut device = Device::new("");
+    assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
+    // A file where the spool's directory should be: every write fails, for root too.
+    std::fs::write(device.path("state/spool"), "").unwrap();
+    device.start();
+    wait_for("samples all the same", || (hub.samples().len() >= 3).then_some(()));
+    let fault = wait_for("the word", || device.status()["spool_fault"].as_str().map(str::to_owned));
+    assert!(fault.contains("cannot write the spool"), "{fault}");
+    hub.behave(|manner| manner.down = true);
+    let before = device.samples().len();
+    wait_for("samples of an outage", || (device.samples().len() >= before + 3).then_some(()));
+    hub.behave(|manner| manner.down = false);
+    let taken: BTreeSet<_> = device.samples().into_iter().collect();
+    wait_for("all samples", || taken.is_subset(&hub.samples().into_iter().collect()).then_some(()));
+}
+
+#[test]
 fn a_frozen_hub_is_noticed() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
