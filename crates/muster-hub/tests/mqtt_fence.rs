@@ -1,5 +1,7 @@
 //! The fence, from outside: with a valid certificate of A nothing reaches B's lane, another organization's, or the hub's own.
 
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test ends where it fails")]
+
 #[path = "mqtt_common/hub.rs"]
 mod mqtt_common;
 

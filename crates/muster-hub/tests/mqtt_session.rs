@@ -1,5 +1,7 @@
 //! Sessions: take-over, messages that wait, wishes, restarts; and what is stored of what devices say.
 
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test ends where it fails")]
+
 #[path = "mqtt_common/hub.rs"]
 mod mqtt_common;
 

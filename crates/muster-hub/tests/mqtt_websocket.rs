@@ -1,5 +1,7 @@
 //! The same endpoint through `/mqtt` on the HTTPS port of a whole hub: the same fence, by WebSocket frames written by hand.
 
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test ends where it fails")]
+
 #[path = "mqtt_common/hub.rs"]
 mod mqtt_common;
 
@@ -100,8 +102,7 @@ async fn frames_out(mut from: ReadHalf<DuplexStream>, mut to: WriteHalf<TlsStrea
 }
 
 async fn frames_in(mut from: ReadHalf<TlsStream<TcpStream>>, mut to: WriteHalf<DuplexStream>) {
-    loop {
-        let Ok(first) = from.read_u8().await else { break };
+    while let Ok(first) = from.read_u8().await {
         let size = match from.read_u8().await.unwrap_or(0) {
             126 => u64::from(from.read_u16().await.unwrap()),
             127 => from.read_u64().await.unwrap(),

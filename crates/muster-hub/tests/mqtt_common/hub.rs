@@ -2,6 +2,7 @@
 //! nothing of ours on the client's side, so that it can break every rule.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 #![allow(missing_docs, unreachable_pub, reason = "a test's parts")]
 
 use std::net::SocketAddr;
