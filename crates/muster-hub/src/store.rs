@@ -48,7 +48,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A rule said no; goes to the caller as it is.
-    #[error("{0}")]
+    #[error(transparent)]
     Problem(#[from] Problem),
     /// SQLite failed.
     #[error("database: {0}")]
