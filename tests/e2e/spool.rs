@@ -17,7 +17,7 @@ fn key(sample: &Value) -> Key {
 
 /// Compares what the hub stored with what the daemon wrote down itself, up to the sample `last`.
 #[track_caller]
-fn compare(lab: &Lab, device: &Device<'_>) {
+pub fn compare(lab: &Lab, device: &Device<'_>) {
     let own: Vec<Value> = device.own_samples();
     let last = key(own.last().expect("samples were taken"));
     let stored = eventually(&format!("sample {last:?} is stored"), SOON, || {
