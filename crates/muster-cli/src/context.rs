@@ -37,6 +37,8 @@ pub struct Context {
     org: Option<OrgId>,
     found_org: OnceCell<OrgId>,
     project: Option<ProjectId>,
+    /// Whether the project stood on the command line: then it is that one or none, else it is only the usual one.
+    insists: bool,
     /// How to print.
     pub out: Output,
 }
@@ -71,6 +73,7 @@ impl Context {
             org: choice.org,
             found_org: OnceCell::new(),
             project: choice.project,
+            insists: globals.project_on_line,
             out: Output::new(globals.json, globals.color),
         })
     }
@@ -110,8 +113,8 @@ impl Context {
         })
     }
 
-    /// The flags by which another `muster` means the same hub, organization and project. The token is not among them:
-    /// it is in the saved login, or in the environment that the other inherits.
+    /// The flags by which another `muster` means the same hub and organization, and the project that was insisted on.
+    /// The token is not among them: it is in the saved login, or in the environment that the other inherits.
     pub fn proxy_flags(&self) -> Vec<String> {
         let (flag, value) = match &self.source {
             Source::Saved(name) => ("--profile", name.clone()),
@@ -121,7 +124,7 @@ impl Context {
         if let Some(org) = self.org.as_ref().or_else(|| self.found_org.get()) {
             flags.extend(["--org".to_owned(), org.to_string()]);
         }
-        if let Some(project) = &self.project {
+        if let Some(project) = self.project.as_ref().filter(|_| self.insists) {
             flags.extend(["--project".to_owned(), project.to_string()]);
         }
         flags
@@ -226,21 +229,20 @@ impl Context {
     /// # Errors
     /// When there is no such device, or it is offline, or the user may not.
     pub async fn open_session(&self, device: &str, want: &str, reason: Option<&str>) -> Result<SessionTicket, Failure> {
-        let order = SessionCreate { project: self.project.clone(), want: Some(want.to_owned()), reason: reason.map(str::to_owned) };
-        let opened = self.hub.try_call("POST", &self.device_path(device, "/sessions").await?, Some(&order)).await;
-        match opened {
-            Ok(ticket) => Ok(ticket),
-            // Only here is it worth a second look: a pairing code, a name that several bear, a typing mistake.
-            Err(CallError::Problem(problem)) if problem.is(Code::NotFound) || problem.is(Code::Conflict) => {
-                let found = self.device(device).await?;
-                if found.uid.as_str() == device || found.name == device || found.id.as_str() == device {
-                    return Err(problem.into());
-                }
-                let path = self.device_path(found.uid.as_str(), "/sessions").await?;
-                Ok(self.hub.post(&path, &order).await?)
-            }
-            Err(error) => Err(error.into()),
+        let mut order = SessionCreate { project: self.project.clone(), want: Some(want.to_owned()), reason: reason.map(str::to_owned) };
+        let problem = match self.hub.try_call("POST", &self.device_path(device, "/sessions").await?, Some(&order)).await {
+            Ok(ticket) => return Ok(ticket),
+            Err(CallError::Problem(problem)) if problem.is(Code::NotFound) || problem.is(Code::Conflict) => problem,
+            Err(error) => return Err(error.into()),
+        };
+        // Only here is it worth a second look: a name that several bear, a typing mistake, or a device outside of the usual project.
+        let found = self.device(device).await?;
+        let elsewhere = !self.insists && order.project.as_ref().is_some_and(|project| !found.projects.contains(project));
+        if !elsewhere {
+            return Err(problem.into());
         }
+        order.project = None;
+        self.hub.post(&self.device_path(found.uid.as_str(), "/sessions").await?, &order).await
     }
 }
 

@@ -50,6 +50,12 @@ fn from_pending_to_deleted() {
     assert!(town.muster("top --once").ok().contains("robot-7"));
     assert!(town.muster("top robot-7 --once").ok().contains("no sample yet"));
 
+    // The usual project is only the usual one; a project on the command line is meant.
+    town.muster("project create field").ok();
+    let refused = run(town.command().env("MUSTER_PROJECT", "field").args(["shell", "robot-7", "--", "true"])).fails(5);
+    assert!(refused.contains("is not connected"), "{refused}");
+    assert!(town.muster("shell --project field robot-7 -- true").fails(4).contains("is not in project field"));
+
     // What cannot be undone needs a yes.
     assert!(town.muster("device revoke robot-7").fails(2).contains("give --yes"));
     assert_eq!(town.muster("device revoke robot-7 --yes --reason sold").ok(), "Revoked robot-7 (serial SN-0007).\n");
