@@ -157,6 +157,25 @@ fn every_example_can_be_typed() {
 }
 
 #[test]
+fn the_guide_types_what_exists() {
+    let guide = include_str!("../../../../docs/cli.md");
+    let mut parsed = 0;
+    for line in guide.lines().filter_map(|line| line.strip_prefix("$ muster ")) {
+        let typed = [" | ", " </"].iter().fold(line, |line, stop| line.split(stop).next().unwrap_or(line));
+        if let Err(error) = try_parse(&format!("muster {typed}")) {
+            panic!("muster {typed}\n{error}");
+        }
+        parsed += 1;
+    }
+    assert!(parsed >= 12, "only {parsed} commands");
+    // The codes of --help and those of the guide.
+    for row in EXIT_CODES.lines().filter(|line| line.starts_with("  ") && line.as_bytes()[2].is_ascii_digit()) {
+        let (code, meaning) = row.trim().split_once("  ").expect("a code and its meaning");
+        assert!(guide.contains(&format!("| {code} | {meaning} |")), "{row}");
+    }
+}
+
+#[test]
 fn global_flags_stand_anywhere() {
     let cli = try_parse("muster --json devices --project lab --org acme").unwrap();
     assert!(cli.globals.json && cli.globals.project_on_line);
