@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
+use crate::hub_time::HubTime;
 use crate::log::warn;
 use crate::spool::Spool;
 use crate::state::{Enrolled, LinkState, State};
@@ -149,8 +150,7 @@ struct Changing {
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
     usage_due: bool,
-    /// Milliseconds to add to our clock for the hub's.
-    hub_offset: Option<i64>,
+    hub_time: HubTime,
     floor_written: Millis,
 }
 
@@ -183,7 +183,7 @@ impl Daemon {
                 own: BTreeMap::new(),
                 last_sample: None,
                 usage_due: false,
-                hub_offset: None,
+                hub_time: HubTime::default(),
             }),
             config,
             config_path,
@@ -269,17 +269,15 @@ impl Daemon {
     pub(crate) fn hub_told(&self, told: Millis) {
         self.clock.raise(told);
         let mut changing = self.changing();
-        let offset = told - wall_clock();
-        // Messages come late, never early: the largest difference is the truest.
-        changing.hub_offset = Some(changing.hub_offset.map_or(offset, |known| known.max(offset)));
-        if self.clock.floor() - changing.floor_written > FLOOR_EVERY {
+        changing.hub_time.told(told, steady_clock());
+        if self.clock.floor().saturating_sub(changing.floor_written) > FLOOR_EVERY {
             self.write_link_state(&mut changing);
         }
     }
 
     /// The hub's time, as well as we know it.
     pub(crate) fn hub_now(&self) -> Millis {
-        wall_clock() + self.changing().hub_offset.unwrap_or(0)
+        self.changing().hub_time.at(steady_clock()).unwrap_or_else(wall_clock)
     }
 
     /// Hands an order to the workers' task. An order that finds the queue full is lost, and the hub ends its session in 10 s.
@@ -411,4 +409,9 @@ pub(crate) fn proxy(config: &Config) -> Result<Option<Proxy>, String> {
 pub(crate) fn wall_clock() -> Millis {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis::try_from(now.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// Since the machine's start, sleep included. Never set by anybody.
+pub(crate) fn steady_clock() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).unwrap_or_default()
 }

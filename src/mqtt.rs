@@ -16,7 +16,7 @@ use muster_proto::topic::{Topic, Up, down_filter};
 use tokio::time::Instant;
 
 use crate::config::Transport;
-use crate::daemon::{Daemon, LinkStatus, wall_clock};
+use crate::daemon::{Daemon, LinkStatus, steady_clock, wall_clock};
 use crate::log::{debug, error, info, warn};
 use crate::random;
 use crate::spool::Batch;
@@ -476,5 +476,5 @@ impl<'a> Link<'a> {
 }
 
 fn uptime_s() -> u64 {
-    rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec.unsigned_abs()
+    steady_clock().as_secs()
 }

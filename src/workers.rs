@@ -104,7 +104,7 @@ impl Workers {
         }
         self.seen.push_back(open.session.clone());
         let session = open.session.clone();
-        let age = self.daemon.hub_now() - open.t;
+        let age = self.daemon.hub_now().saturating_sub(open.t);
         if age > SESSION_ORDER_EXPIRY.as_millis() as i64 {
             return self.refuse(session, "expired", format!("the order to open the session came {} s late", age / 1000));
         }

@@ -66,7 +66,7 @@ fn pace(daemon: &Daemon, wish: &ConfigWish) -> Pace {
     let publish_every = daemon.config.publish_every.max(seconds(wish.usage_every_s)).max(sample_every);
     // A retained wish may be read long after it was said.
     let now = wish.now.max(daemon.hub_now());
-    let left = wish.watch_until.and_then(|until| u64::try_from(until - now).ok()).filter(|left| *left > 0);
+    let left = wish.watch_until.and_then(|until| u64::try_from(until.saturating_sub(now)).ok()).filter(|left| *left > 0);
     let watch_until = left.map(|left| Instant::now() + Duration::from_millis(left).min(WATCH_MAX));
     Pace { sample_every, publish_every, watch_until }
 }
