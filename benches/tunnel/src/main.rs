@@ -5,6 +5,8 @@
 //! CPU time counts every process of a tunnel, both ends and the relay, and not the measuring pair.
 //! It prints one table in Markdown.
 
+#![expect(clippy::disallowed_methods, reason = "blocking threads that pause are what measures; nothing else runs here")]
+
 mod load;
 mod muster;
 mod peers;
@@ -14,6 +16,7 @@ mod table;
 mod tunnel;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -67,7 +70,7 @@ fn main() -> Result<()> {
     let wanted = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|word| name.contains(word.as_str()));
 
     let direct = Tunnel { name: "raw loopback TCP".into(), entry: target, roots: Vec::new(), _processes: Vec::new() };
-    let (system, ours) = Muster::start(folder.path(), programs)?.forward(target)?;
+    let (system, ours) = Muster::start(folder.path(), &programs)?.forward(target)?;
     let (theirs, mut notes) = if arguments.only.iter().all(|word| word == "muster") && !arguments.only.is_empty() {
         (Vec::new(), Vec::new())
     } else {
@@ -90,18 +93,27 @@ fn main() -> Result<()> {
             notes.push(format!("{error:#}"));
         }
     }
+    let times = (arguments.effort.connections / 10).max(5);
+    let login = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+    let shells: [(&str, &dyn Fn() -> Command); 3] = [
+        ("`muster shell DEVICE -- sh`", &|| with(system.command(), &["shell", "bench", "--", "sh"])),
+        ("`muster shell DEVICE`, the account's login shell", &|| with(system.command(), &["shell", "bench"])),
+        ("that login shell without us", &|| with(Command::new(&login), &["-l"])),
+    ];
     let mut prompts = Vec::new();
-    for _ in 0..(arguments.effort.connections / 10).max(5) {
-        match shell::prompt(system.command().args(["shell", "bench"])) {
-            Ok(took) => prompts.push(took),
-            Err(error) => {
-                notes.push(format!("muster shell: {error:#}"));
-                break;
-            }
+    for (name, command) in shells {
+        match (0..times).map(|_| shell::prompt(&mut command())).collect::<Result<Vec<_>>>() {
+            Ok(took) => prompts.push((name, took)),
+            Err(error) => notes.push(format!("{name}: {error:#}")),
         }
     }
     table::print(&tunnels, &prompts, &notes, arguments.effort);
     Ok(())
+}
+
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
 }
 
 fn find(folders: &[PathBuf], name: &str) -> Result<PathBuf> {

@@ -34,7 +34,7 @@ pub(crate) struct Programs {
 
 impl Muster {
     /// Starts hub and device and waits until the device is online.
-    pub(crate) fn start(folder: &Path, programs: Programs) -> Result<Self> {
+    pub(crate) fn start(folder: &Path, programs: &Programs) -> Result<Self> {
         let data = folder.join("hub");
         let (https, mqtt) = (free_port()?, free_port()?);
         let url = format!("https://127.0.0.1:{https}");

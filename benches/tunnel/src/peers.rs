@@ -11,10 +11,13 @@ use anyhow::Result;
 use crate::procs::{Process, free_port, on_path, output, wait_for};
 use crate::tunnel::Tunnel;
 
+/// Starts one peer with its files in a folder and its far end at the measuring server.
+type Make = fn(&Path, SocketAddr) -> Result<Vec<Tunnel>>;
+
 /// Starts every peer that is there; gives the tunnels, and a line for each that is not.
 pub(crate) fn start(folder: &Path, target: SocketAddr) -> (Vec<Tunnel>, Vec<String>) {
     let (mut tunnels, mut missing) = (Vec::new(), Vec::new());
-    let peers: [(&str, &str, fn(&Path, SocketAddr) -> Result<Vec<Tunnel>>); 4] =
+    let peers: [(&str, &str, Make); 4] =
         [("wstunnel", "wstunnel", wstunnel), ("rathole", "rathole", rathole), ("ssh", "sshd", ssh), ("chisel", "chisel", chisel)];
     for (name, program, make) in peers {
         if on_path(program).is_none() {

@@ -29,7 +29,7 @@ pub(crate) fn prompt(command: &mut Command) -> Result<Duration> {
         .stdout(Stdio::from(slave.as_fd().try_clone_to_owned()?))
         .stderr(Stdio::from(slave))
         .spawn()?;
-    let (found, prompted) = mpsc::channel();
+    let (found, prompted) = mpsc::sync_channel(1);
     let mut reading = File::from(master.as_fd().try_clone_to_owned()?);
     let reader = thread::spawn(move || {
         let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
@@ -38,8 +38,9 @@ pub(crate) fn prompt(command: &mut Command) -> Result<Duration> {
                 break;
             }
             seen.extend_from_slice(&chunk[..read]);
-            if is_prompt(&seen) && found.send(started.elapsed()).is_err() {
-                break;
+            if is_prompt(&seen) {
+                // Only the first one counts; a full channel has it.
+                let _ = found.try_send(started.elapsed());
             }
         }
         String::from_utf8_lossy(&seen).into_owned()

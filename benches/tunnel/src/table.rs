@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::tunnel::{Effort, Figures, Tunnel, median, percentile};
 
 /// Prints everything.
-pub(crate) fn print(tunnels: &[(Tunnel, Figures)], prompts: &[Duration], notes: &[String], effort: Effort) {
+pub(crate) fn print(tunnels: &[(Tunnel, Figures)], prompts: &[(&str, Vec<Duration>)], notes: &[String], effort: Effort) {
     println!(
         "\n{} rounds in turn, {} MB each way and time; medians. Two hops: engineer, relay, device, TLS on both.\n",
         effort.rounds,
@@ -34,8 +34,11 @@ pub(crate) fn print(tunnels: &[(Tunnel, Figures)], prompts: &[Duration], notes: 
             figures.rest.map_or(String::new(), |rest| format!("{:.1}", rest as f64 / 1024.0)),
         );
     }
-    if let Some(p50) = percentile(prompts, 0.5) {
-        println!("\n`muster shell` from its start to the prompt, p50 of {}: {:.0} ms.", prompts.len(), p50.as_secs_f64() * 1e3);
+    println!();
+    for (name, times) in prompts {
+        if let Some(p50) = percentile(times, 0.5) {
+            println!("- {name}, from its start to the prompt, p50 of {}: {:.0} ms", times.len(), p50.as_secs_f64() * 1e3);
+        }
     }
     ratios(tunnels);
     for note in notes {

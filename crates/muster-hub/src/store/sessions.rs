@@ -151,7 +151,7 @@ pub(crate) struct Filter {
 /// # Errors
 /// When the database fails.
 pub(crate) fn list(connection: &Connection, org: &OrgId, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Vec<SessionRow>> {
-    let projects = filter.projects.as_ref().map(|projects| serde_json::to_string(projects)).transpose()?;
+    let projects = filter.projects.as_ref().map(serde_json::to_string).transpose()?;
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM sessions WHERE org = ?1 AND n < ?2 \
          AND (?3 IS NULL OR uid = ?3) AND (?4 IS NULL OR (ended_at IS NOT NULL) = ?4) \
