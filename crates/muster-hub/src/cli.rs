@@ -173,6 +173,7 @@ fn execute(cli: Cli) -> Result<()> {
         Command::Serve => {
             let config = load()?;
             log_to_stderr(config.log.level);
+            raise_descriptors();
             runtime()?.block_on(serve::serve(config))
         }
         Command::Init(args) => init(args, cli.config),
@@ -188,6 +189,17 @@ fn execute(cli: Cli) -> Result<()> {
         }
         Command::BrokerConfig { broker: Broker::Mosquitto(args) } => mosquitto(args, &load()?),
         Command::User { command } => user(command, &load()?),
+    }
+}
+
+/// A shell gives 1,024 open files, and every device needs one: takes as many as the system allows.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, current = limit.current, "the limit of open files could not be raised: so many devices can link at most");
     }
 }
 

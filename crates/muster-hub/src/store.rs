@@ -2,6 +2,7 @@
 //!
 //! Writes queue up and share a transaction: one sync to disk serves all that waited, and no two writers ever fight for the lock.
 //! Each write has a savepoint of its own, so that one that fails takes nobody else's with it.
+//! What devices send is patient: its transactions start at most each 50 ms, or a fleet's reports would pay a sync each.
 //! A write is answered after its commit reached the disk: what the hub acknowledged, it still knows after a power cut.
 //! SQL lives in the modules below this one and nowhere else; no SQLite call runs on an async thread.
 
@@ -36,6 +37,10 @@ const READ_QUEUE: usize = 1024;
 const READERS: usize = 3;
 /// Longest time that a group of writes collects before it commits: what a lone caller waits at most for the others.
 const GROUP: Duration = Duration::from_millis(5);
+/// Transactions that only hold patient writes start at most so often. A lone one after a quiet time does not wait.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// So many patient writes do not wait for more company.
+const COMPANY: usize = 256;
 /// How long to wait for another process (`muster-hub user add` beside `serve`) that holds the lock.
 const BUSY: Duration = Duration::from_secs(10);
 /// Prepared statements kept per connection: more than the hub has.
@@ -111,6 +116,7 @@ enum Command {
 #[derive(Clone)]
 pub struct Store {
     writer: mpsc::Sender<Command>,
+    patient: mpsc::Sender<Write>,
     readers: mpsc::Sender<Read>,
 }
 
@@ -131,8 +137,11 @@ impl Store {
         restrict(path).map_err(|error| failed(error.to_string()))?;
         migrate::run(&mut connection).map_err(|error| failed(error.to_string()))?;
 
-        let (writer, writes) = mpsc::channel(WRITE_QUEUE);
-        spawn("hub-write", move || write_loop(connection, writes)).map_err(&failed)?;
+        let (writer, urgent) = mpsc::channel(WRITE_QUEUE);
+        let (patiently, patient) = mpsc::channel(WRITE_QUEUE);
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| failed(error.to_string()))?;
+        let queues = Queues { urgent, patient, last: None };
+        spawn("hub-write", move || write_loop(connection, queues, &timer)).map_err(&failed)?;
         let (readers, reads) = mpsc::channel(READ_QUEUE);
         let reads = Arc::new(Mutex::new(reads));
         for _ in 0..READERS {
@@ -142,7 +151,7 @@ impl Store {
             let reads = Arc::clone(&reads);
             spawn("hub-read", move || read_loop(&connection, &reads)).map_err(&failed)?;
         }
-        Ok(Self { writer, readers })
+        Ok(Self { writer, patient: patiently, readers })
     }
 
     /// Runs `work` on the writer thread and answers once it is committed. An error rolls back this write alone.
@@ -156,6 +165,20 @@ impl Store {
     {
         let (job, answer) = write_job(work);
         self.writer.send(Command::Write(job)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// [`Store::write`] where nobody waits for the answer but a device: it may wait for others a little, to share their commit.
+    ///
+    /// # Errors
+    /// As [`Store::write`].
+    pub async fn write_patiently<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        let (job, answer) = write_job(work);
+        self.patient.send(job).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -247,29 +270,74 @@ fn read_job<T: Send + 'static>(work: impl FnOnce(&Connection) -> Result<T> + Sen
     (job, result)
 }
 
-fn write_loop(mut connection: Connection, mut queue: mpsc::Receiver<Command>) {
-    while let Some(command) = queue.blocking_recv() {
-        let first = match command {
-            Command::Write(write) => write,
-            Command::Close(done) => {
-                finish(&connection);
-                let _ = done.send(());
-                return;
-            }
+/// What waits for the writer.
+struct Queues {
+    urgent: mpsc::Receiver<Command>,
+    patient: mpsc::Receiver<Write>,
+    /// When the last transaction with patient writes began.
+    last: Option<Instant>,
+}
+
+impl Queues {
+    /// Waits until there is something to do now, and gives it in the order in which it came. Nothing when nobody can ask any more.
+    async fn wait(&mut self) -> Vec<Command> {
+        let first = tokio::select! {
+            biased;
+            urgent = self.urgent.recv() => return urgent.into_iter().collect(),
+            patient = self.patient.recv() => match patient {
+                Some(write) => Command::Write(write),
+                None => return Vec::new(),
+            },
         };
-        let (mut answers, mut closing) = (Vec::new(), None);
+        let mut begun = vec![first];
+        // While it waits for company, that does not even wake this thread; an urgent write ends the wait.
+        if let Some(last) = self.last.filter(|_| self.patient.len() < COMPANY) {
+            let urgent = tokio::time::timeout_at((last + PATIENCE).into(), self.urgent.recv()).await;
+            begun.extend(urgent.ok().flatten());
+        }
+        self.last = Some(Instant::now());
+        begun
+    }
+
+    /// What else is there, the urgent before the patient.
+    fn more(&mut self) -> Option<Command> {
+        match self.urgent.try_recv() {
+            Ok(command) => Some(command),
+            Err(_) => self.patient.try_recv().ok().map(Command::Write),
+        }
+    }
+
+    /// Takes no more; what waits can still be had.
+    fn close(&mut self) {
+        self.urgent.close();
+        self.patient.close();
+    }
+}
+
+fn write_loop(mut connection: Connection, mut queues: Queues, timer: &tokio::runtime::Runtime) {
+    let mut closing = None;
+    while closing.is_none() {
+        let mut commands = timer.block_on(queues.wait());
+        if commands.is_empty() {
+            break;
+        }
+        let mut answers = Vec::new();
         let committed = (|| {
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let started = Instant::now();
-            answers.push(first(&tx));
-            while started.elapsed() < GROUP {
-                match queue.try_recv() {
-                    Ok(Command::Write(write)) => answers.push(write(&tx)),
-                    Ok(Command::Close(done)) => {
-                        closing = Some(done);
-                        break;
+            while !commands.is_empty() {
+                for command in commands.drain(..) {
+                    match command {
+                        Command::Write(write) => answers.push(write(&tx)),
+                        Command::Close(done) => {
+                            queues.close();
+                            closing = Some(done);
+                        }
                     }
-                    Err(_) => break,
+                }
+                // A group has an end; at the close, all that waits is written.
+                if closing.is_some() || started.elapsed() < GROUP {
+                    commands.extend(queues.more());
                 }
             }
             tx.commit()
@@ -281,13 +349,11 @@ fn write_loop(mut connection: Connection, mut queue: mpsc::Receiver<Command>) {
         for answer in answers {
             answer(&committed);
         }
-        if let Some(done) = closing {
-            finish(&connection);
-            let _ = done.send(());
-            return;
-        }
     }
     finish(&connection);
+    if let Some(done) = closing {
+        let _ = done.send(());
+    }
 }
 
 fn finish(connection: &Connection) {
@@ -358,6 +424,30 @@ mod tests {
         let keys: i64 =
             store.read(|db| Ok(db.query_row("SELECT count(*) FROM meta WHERE value = 'x'", [], |row| row.get(0))?)).await.unwrap();
         assert_eq!(keys, 3);
+    }
+
+    #[tokio::test]
+    async fn patient_and_urgent_writes_are_all_written_at_the_close_too() {
+        let (_dir, store) = store();
+        let put = |n: i64| move |tx: &Transaction<'_>| Ok(tx.execute("INSERT INTO meta VALUES (?1, 'x')", [n.to_string()])?);
+        // Alone after a quiet time: at once. From then on a transaction each 50 ms, unless something urgent comes.
+        store.write_patiently(put(0)).await.unwrap();
+        let patient = tokio::spawn({
+            let store = store.clone();
+            async move { store.write_patiently(put(1)).await }
+        });
+        for n in 2..40 {
+            store.write(put(n)).await.unwrap();
+        }
+        assert_eq!(patient.await.unwrap().unwrap(), 1);
+        let many: Vec<_> = (40..400).map(|n| store.write_patiently(put(n))).collect();
+        for written in futures_util::future::join_all(many).await {
+            written.unwrap();
+        }
+        // What is queued at the close is written.
+        let (last, ()) = tokio::join!(store.write_patiently(put(400)), store.close());
+        last.unwrap();
+        assert!(matches!(store.write_patiently(put(401)).await, Err(Error::Closed)));
     }
 
     #[tokio::test]
