@@ -156,7 +156,7 @@ async fn live(mut source: impl Source, every: Duration, color: bool) -> Result<u
         (trouble, pause) = match outcome {
             Ok(()) => (None, every),
             Err(failure) if failure.exit == Exit::Unreachable as u8 => {
-                (Some(format!("{failure}; trying again")), (pause * 2).min(PATIENCE.max(every)))
+                (Some(format!("trying again: {failure}")), (pause * 2).min(PATIENCE.max(every)))
             }
             Err(failure) => return Err(failure),
         };
