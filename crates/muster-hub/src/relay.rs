@@ -83,11 +83,7 @@ pub type Order = Arc<dyn Fn(DeviceUid, SessionOrder) + Send + Sync>;
 enum Command {
     Leg(Side, Box<WebSocket>),
     End(End),
-    Stop,
 }
-
-/// The hub stops; the session lives on in the store.
-struct Stopped;
 
 /// A living session.
 struct Live {
@@ -104,6 +100,8 @@ struct Live {
     created_at: Millis,
     to_device: AtomicU64,
     to_client: AtomicU64,
+    /// Bytes that the hub's counter has.
+    metered: AtomicU64,
     ended: Notify,
 }
 
@@ -176,10 +174,6 @@ impl Relay {
     /// Stops: legs are dropped, sessions stay alive in the store with their counts, and both ends dial again.
     pub async fn stop(&self) {
         self.count().await;
-        for live in self.living(|_| true) {
-            // A full inbox belongs to a task that is about to look.
-            let _ = live.inbox.try_send(Command::Stop);
-        }
         self.0.stop.cancel();
         self.0.tasks.close();
         if timeout(STOP_WAIT, self.0.tasks.wait()).await.is_err() {
@@ -295,6 +289,10 @@ impl Relay {
         if (Ticket { used: true, ..held }).check(ticket, clock::now()).is_err() {
             return unknown();
         }
+        if row.ended_at.is_none() {
+            // The hub lets go of it while it stops, and takes it up at its next start.
+            return Problem::new(Code::Unavailable, "the hub is being restarted; the session goes on when it is back");
+        }
         Problem::new(Code::SessionEnded, row.end_reason.unwrap_or_else(|| "the session is over".to_owned()))
     }
 
@@ -313,14 +311,20 @@ impl Relay {
             created_at: row.created_at,
             to_device: AtomicU64::new(row.to_device),
             to_client: AtomicU64::new(row.to_client),
+            metered: AtomicU64::new(row.to_device + row.to_client),
             ended: Notify::new(),
         });
         self.lock().insert(row.id.clone(), Arc::clone(&live));
         self.0.gauge.add(1);
         let relay = self.clone();
         let task = async move {
-            let outcome = Pump::new(Arc::clone(&live), orders, legs).run().await;
-            if let Ok((end, told)) = outcome {
+            let running = Pump::new(Arc::clone(&live), orders, legs).run();
+            let outcome = tokio::select! {
+                ended = running => Some(ended),
+                // The legs drop and the session lives on in the store.
+                () = relay.0.stop.cancelled() => None,
+            };
+            if let Some((end, told)) = outcome {
                 if !told {
                     let order = SessionOrder::End { session: live.id.clone(), reason: end.message.clone() };
                     (relay.0.order)(live.uid.clone(), order);
@@ -339,7 +343,7 @@ impl Relay {
         let (to_device, to_client) = live.counts();
         tracing::info!(session = %live.id, device = %live.uid, user = live.email, by = end.by, code = end.code, to_device, to_client,
             "session ended: {}", end.message);
-        self.0.relayed.add(to_device + to_client);
+        self.meter(live);
         let entry = Entry {
             org: Some(live.org.clone()),
             actor: end.by.clone(),
@@ -370,12 +374,21 @@ impl Relay {
 
     /// Writes down what has passed so far, so that a crash loses a minute of counting at most.
     async fn count(&self) {
-        let counts: Vec<_> = self.living(|_| true).into_iter().map(|live| (live.id.clone(), live.counts())).collect();
+        let living = self.living(|_| true);
+        living.iter().for_each(|live| self.meter(live));
+        let counts: Vec<_> = living.iter().map(|live| (live.id.clone(), live.counts())).collect();
         let written = self
             .0
             .store
             .write(move |tx| counts.iter().try_for_each(|(id, (to_device, to_client))| sessions::counted(tx, id, *to_device, *to_client)));
         self.logged(written.await);
+    }
+
+    /// Adds what has passed since the last time to the hub's counter.
+    fn meter(&self, live: &Live) {
+        let (to_device, to_client) = live.counts();
+        let total = to_device + to_client;
+        self.0.relayed.add(total.saturating_sub(live.metered.swap(total, Ordering::Relaxed)));
     }
 
     fn logged(&self, written: store::Result<()>) {

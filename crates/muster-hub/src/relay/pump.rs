@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::legs::{Legs, PING_AFTER, SILENT};
-use super::{Command, End, Live, Stopped};
+use super::{Command, End, Live};
 
 /// Text messages held for a leg that is not there yet: a first hello, so that opening costs no round trip more.
 const HELD_MAX: usize = 4;
@@ -59,31 +59,28 @@ impl Pump {
         Self { live, inbox, began, legs, client: None, device: None, timer: Box::pin(sleep_until(began)) }
     }
 
-    /// Runs until the session ends, and says good-bye to both ends; or until the hub stops, with the session still alive.
-    /// Also tells whether the device was there to hear it.
-    pub(super) async fn run(mut self) -> Result<(End, bool), Stopped> {
-        let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
+    /// Runs until the session ends, and says good-bye to both ends. Also tells whether the device was there to hear it.
+    pub(super) async fn run(mut self) -> (End, bool) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
         let told = self.device.is_some();
-        if let Ok(end) = &ended {
-            let text = Control::Close { code: end.code.clone(), message: end.message.clone() }.encode();
-            for leg in [self.client.take(), self.device.take()].into_iter().flatten() {
-                let mut socket = leg.socket;
-                socket.queue_text(&text);
-                socket.queue_close(CLOSE_ENDED, &end.message);
-                tokio::spawn(timeout(FAREWELL, socket.shutdown()));
-            }
+        let text = Control::Close { code: end.code.clone(), message: end.message.clone() }.encode();
+        for leg in [self.client.take(), self.device.take()].into_iter().flatten() {
+            let mut socket = leg.socket;
+            socket.queue_text(&text);
+            socket.queue_close(CLOSE_ENDED, &end.message);
+            tokio::spawn(timeout(FAREWELL, socket.shutdown()));
         }
         self.live.legs.store(0, Ordering::Relaxed);
-        ended.map(|end| (end, told))
+        (end, told)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<End, Stopped>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             match self.inbox.poll_recv(cx) {
                 Poll::Ready(Some(Command::Leg(side, socket))) => self.attach(side, *socket),
-                Poll::Ready(Some(Command::End(end))) => return Poll::Ready(Ok(end)),
-                Poll::Ready(Some(Command::Stop) | None) => return Poll::Ready(Err(Stopped)),
-                Poll::Pending => break,
+                Poll::Ready(Some(Command::End(end))) => return Poll::Ready(end),
+                // The session itself holds a sender, so there is no end of the channel before the session's.
+                Poll::Ready(None) | Poll::Pending => break,
             }
         }
         for side in [Side::Client, Side::Device] {
@@ -94,7 +91,7 @@ impl Pump {
                         Side::Client => ("the user", self.live.email.clone()),
                         Side::Device => ("the device", format!("device:{}", self.live.uid)),
                     };
-                    return Poll::Ready(Ok(End { code: "closed".into(), message: format!("ended by {who}"), by }));
+                    return Poll::Ready(End { code: "closed".into(), message: format!("ended by {who}"), by });
                 }
             }
         }
@@ -102,7 +99,7 @@ impl Pump {
             self.probe(cx);
             let now = self.began.elapsed();
             if let Some(end) = self.legs.verdict(now) {
-                return Poll::Ready(Ok(end));
+                return Poll::Ready(end);
             }
             let deadline = self.legs.deadline().map_or(PING_AFTER, |deadline| deadline.saturating_sub(now).min(PING_AFTER));
             self.timer.as_mut().reset(Instant::now() + deadline);

@@ -312,6 +312,19 @@ async fn sessions_survive_a_restart_of_the_hub() {
 }
 
 #[tokio::test]
+async fn a_leg_that_meets_a_hub_that_stops_is_told_to_come_back() {
+    let hub = Hub::start(tempfile::tempdir().unwrap()).await;
+    let tickets = hub.session().await;
+    let legs = hub.both(&tickets).await;
+    // The relay has let go, and a last request is still answered.
+    hub.relay.stop().await;
+    let (status, refusal) = problem(hub.dial(&tickets.id, Side::Client, &tickets.client).await);
+    assert_eq!((status, refusal.code.as_str()), (503, "unavailable"), "the session is not over: {}", refusal.detail);
+    drop(legs);
+    hub.stop().await;
+}
+
+#[tokio::test]
 async fn a_device_may_fail_its_own_sessions_only() {
     let hub = Hub::start(tempfile::tempdir().unwrap()).await;
     let tickets = hub.session().await;
