@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
+use crate::fence::raw_client;
 use crate::lab::{Lab, Plan, SOON, ok};
 use crate::netns::Host;
 use crate::process::Process;
@@ -37,20 +38,6 @@ fn lab_on_mosquitto() -> (Lab, Process) {
     lab.hub_environment.push(("MUSTER_HUB_MQTT_BROKER".into(), format!("mqtts://{}", lab.mqtt)));
     lab.start_hub();
     (lab, mosquitto)
-}
-
-/// A raw MQTT client of the system with a device's own key, not our code.
-fn raw_client(lab: &Lab, device: &Device<'_>, program: &str) -> std::process::Command {
-    let (certificate, key) = device.credentials();
-    let mut command = lab.marked(&programs::system(program));
-    let uid = lab.device_row(&device.id).unwrap()["uid"].as_str().unwrap().to_owned();
-    command.args(["-V", "5", "-h", "127.0.0.1", "-p", &lab.mqtt.port().to_string(), "-i", &uid]);
-    for (option, name, text) in [("--cafile", "ca", lab.ca()), ("--cert", "certificate", certificate), ("--key", "key", key)] {
-        let path = lab.folder().join(format!("{}-{name}.pem", device.id));
-        fs::write(&path, text).unwrap();
-        command.arg(option).arg(path);
-    }
-    command
 }
 
 #[test]
