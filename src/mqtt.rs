@@ -33,6 +33,7 @@ use wire::{Wire, WireError};
 /// From the open connection to the acknowledged birth.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a PINGRESP: with the heartbeat before it, a frozen broker is noticed within 45 s.
+/// While something waits for its acknowledgement, that one's bound holds for both.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the acknowledgement of a batch or an event.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -405,7 +406,9 @@ impl<'a> Link<'a> {
         self.heartbeats += 1;
         self.protocol.publish_once(&self.topics.heartbeat, encode(&heartbeat))?;
         self.protocol.ping()?;
-        self.ping_by.get_or_insert(Instant::now() + PING_TIMEOUT);
+        // On a slow line the answer waits behind what is still being sent: then the bound on that counts.
+        let by = (Instant::now() + PING_TIMEOUT).max(self.ack_by.unwrap_or_else(Instant::now));
+        self.ping_by.get_or_insert(by);
         Ok(())
     }
 

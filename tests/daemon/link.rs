@@ -1,7 +1,7 @@
 //! The MQTT link against a hub that freezes, refuses, goes away and comes back.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::device::{Device, lives, wait_for};
 use crate::hub::{StubHub, now};
@@ -99,6 +99,20 @@ fn a_frozen_hub_is_noticed() {
     wait_for("the notice", || device.log().contains("the hub has fallen silent").then_some(()));
     hub.behave(|manner| manner.frozen = false);
     wait_for("the return", || (hub.births().len() >= 2).then_some(()));
+}
+
+#[test]
+fn a_line_on_which_a_batch_takes_long_is_given_the_time() {
+    let hub = StubHub::start();
+    let device = Device::online(&hub, "");
+    wait_for("a sample", || hub.samples().pop());
+    hub.behave(|manner| manner.acknowledges = false);
+    let sent = hub.samples().len();
+    let batch = wait_for("a batch under way", || (hub.samples().len() > sent).then(Instant::now));
+    // Nothing comes back any more, as if it all stood behind the batch in the line.
+    hub.behave(|manner| manner.frozen = true);
+    wait_for("the notice", || device.log().contains("the hub has fallen silent").then_some(()));
+    assert!(batch.elapsed() >= Duration::from_secs(25), "a batch has 30 s, not {:?}", batch.elapsed());
 }
 
 #[test]
