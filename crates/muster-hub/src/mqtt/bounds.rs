@@ -39,3 +39,6 @@ pub(super) const WRITE_WAIT: Duration = Duration::from_secs(20);
 pub(super) const TAKEOVER_WAIT: Duration = Duration::from_secs(10);
 /// Bytes read from a socket at once. On the stack, so an idle link owns none.
 pub(super) const READ_AT_ONCE: usize = 8 * 1024;
+/// Seconds after which a device is to come back that the hub cannot serve now; it adds up to a quarter by chance.
+/// Not said to a device that the hub merely leaves when it stops: its own back-off spreads a fleet wider.
+pub(super) const RETRY_IN_S: u32 = 20;

@@ -18,7 +18,7 @@ use muster_proto::Millis;
 use muster_proto::id::DeviceUid;
 use muster_proto::topic::Up;
 
-use super::bounds::{CONNECT_WAIT, INFLIGHT_UP_MAX, KEEP_ALIVE_MAX, PACKET_MAX};
+use super::bounds::{CONNECT_WAIT, INFLIGHT_UP_MAX, KEEP_ALIVE_MAX, PACKET_MAX, RETRY_IN_S};
 use super::opening::{self, Verdict};
 use super::outbox::{Down, Outbox, Subscription};
 
@@ -220,7 +220,8 @@ impl Machine {
         if self.stage != Stage::Asked {
             return;
         }
-        let connack = v5_0::Connack::builder().session_present(false).reason_code(code).props(reason_string(reason)).build();
+        let later = matches!(code, ConnectReasonCode::ServerBusy | ConnectReasonCode::ServerUnavailable);
+        let connack = v5_0::Connack::builder().session_present(false).reason_code(code).props(words(reason, later)).build();
         self.send(connack.map(Packet::from));
         self.stage = Stage::Closed;
     }
@@ -237,7 +238,8 @@ impl Machine {
     /// Ends the connection with a reason. Does nothing before the CONNECT was accepted, where only closing is allowed.
     pub(super) fn disconnect(&mut self, code: DisconnectReasonCode, reason: &str) {
         if self.stage == Stage::Linked {
-            let packet = v5_0::Disconnect::builder().reason_code(code).props(reason_string(reason)).build();
+            let later = code == DisconnectReasonCode::ServerBusy;
+            let packet = v5_0::Disconnect::builder().reason_code(code).props(words(reason, later)).build();
             self.send(packet.map(Packet::from));
         }
         self.stage = Stage::Closed;
@@ -414,6 +416,9 @@ impl Machine {
     }
 }
 
-fn reason_string(reason: &str) -> Vec<Property> {
-    packet::ReasonString::new(reason).map(Property::ReasonString).into_iter().collect()
+/// The reason in words, and when to come back where it passes by itself (`retry_in`, seconds, in a user property).
+fn words(reason: &str, later: bool) -> Vec<Property> {
+    let reason = packet::ReasonString::new(reason).map(Property::ReasonString);
+    let retry_in = later.then(|| packet::UserProperty::new("retry_in", RETRY_IN_S.to_string().as_str()).map(Property::UserProperty));
+    std::iter::once(reason).chain(retry_in).filter_map(Result::ok).collect()
 }

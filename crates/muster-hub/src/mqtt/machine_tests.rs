@@ -79,6 +79,28 @@ fn linked() -> Machine {
     machine
 }
 
+#[test]
+fn a_device_that_cannot_be_served_now_is_told_when_to_come_back() {
+    let told = |packet: &[u8]| packet.windows(15).any(|bytes| bytes == b"\x26\x00\x08retry_in\x00\x0220");
+    for (code, expected) in [
+        (ConnectReasonCode::ServerBusy, true),
+        (ConnectReasonCode::ServerUnavailable, true),
+        (ConnectReasonCode::Banned, false),
+        (ConnectReasonCode::NotAuthorized, false),
+    ] {
+        let mut machine = Machine::new(uid(), NOW);
+        machine.feed(&connect(A, 0, 40, b"", b""));
+        assert!(matches!(machine.poll(NOW), Some(Event::Connect(_))));
+        machine.refuse(code, "why");
+        assert_eq!(told(&machine.take_output()), expected, "{code:?}");
+    }
+    for (code, expected) in [(DisconnectReasonCode::ServerBusy, true), (DisconnectReasonCode::ServerShuttingDown, false)] {
+        let mut machine = linked();
+        machine.disconnect(code, "why");
+        assert_eq!(told(&machine.take_output()), expected, "{code:?}");
+    }
+}
+
 fn all(machine: &mut Machine) -> Vec<Event> {
     std::iter::from_fn(|| machine.poll(NOW)).collect()
 }
