@@ -25,11 +25,15 @@ fn beside(name: &str) -> PathBuf {
 }
 
 /// Cargo builds only this package's programs for its tests, so the others are built here: no test runs an old one.
-/// The command is the one of the Makefile; where all is fresh it takes a second.
+/// The command is the one of the Makefile, without what cargo tells a test about its package: a build script that reads that
+/// (ring's does) would run again, and all that stands on it. Where all is fresh it takes a second.
 fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_musterd")).parent().expect("a program lies in a folder").to_owned();
     let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
     cargo.args(["build", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        cargo.env_remove(name);
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

@@ -248,7 +248,12 @@ fn program(name: &str) -> PathBuf {
 fn build() -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_muster")).parent().expect("a program lies in a folder").to_owned();
     let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-    cargo.args(["build", "--bins", "--package", "muster-hub", "--package", "musterd"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // The Makefile's command, so that nothing is built twice with other features; without what cargo tells a test about its package,
+    // because a build script that reads that (ring's does) would run again, and all that stands on it.
+    cargo.args(["build", "--bins"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        cargo.env_remove(name);
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
