@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::log::{error, info, warn};
 use crate::notify::Notifier;
+use crate::state::StateError;
 use crate::{control, metrics, mqtt, renew, usage, workers};
 
 /// Longest stop. systemd is told to wait longer.
@@ -44,6 +45,19 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
     if let Err(error) = daemon.state.prepare() {
         warn!("{error}; the daemon goes on, and what it cannot keep is lost at its end");
     }
+    let _held = match daemon.state.hold() {
+        Ok(held) => Some(held),
+        Err(error @ StateError::Taken(_)) => {
+            error!("{error}");
+            let _ = std::fs::remove_file(control_socket);
+            return ExitCode::FAILURE;
+        }
+        // No directory, or a file system without locks: said, and no reason to leave the device alone.
+        Err(error) => {
+            warn!("{error}; the daemon goes on, and would not notice a second one");
+            None
+        }
+    };
     if let Err(why) = crate::policy::load(&daemon.config.policy) {
         error!("{why}; everything is refused until it is mended");
     }

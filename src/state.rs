@@ -13,6 +13,8 @@ use muster_proto::Millis;
 use muster_proto::api::Identity;
 use muster_proto::id::Serial;
 use muster_proto::token::Pin;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,9 @@ pub(crate) enum StateError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another daemon lives in the directory.
+    #[error("another musterd runs on the state directory {}: stop it first, or give this one a state_dir of its own", .0.display())]
+    Taken(PathBuf),
     /// A file that does not hold what it should.
     #[error("{} is damaged ({why}): enrol again with `musterd enrol`", .path.display())]
     Damaged {
@@ -125,6 +130,21 @@ impl State {
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Holds the directory for one running daemon, as long as the value lives: two would mix their samples in one spool,
+    /// and take the link from each other for ever. The lock is on the directory itself and dies with the process.
+    ///
+    /// # Errors
+    /// [`StateError::Taken`] when another daemon has it, and when it cannot be opened or locked.
+    pub(crate) fn hold(&self) -> Result<File, StateError> {
+        let failed = |source| StateError::Io { action: "lock the state directory", path: self.dir.clone(), source };
+        let held = File::open(&self.dir).map_err(failed)?;
+        match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(held),
+            Err(Errno::WOULDBLOCK) => Err(StateError::Taken(self.dir.clone())),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// Makes the directory, for nobody else to read, and proves that a file can be written in it.
@@ -307,6 +327,19 @@ mod tests {
         assert_eq!(std::fs::metadata(state.dir()).unwrap().mode() & 0o777, 0o700);
         let names: Vec<_> = std::fs::read_dir(state.dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [KEY], "nothing else is left behind");
+    }
+
+    #[test]
+    fn one_daemon_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::at(dir.path());
+        let first = state.hold().unwrap();
+        let error = state.hold().unwrap_err();
+        assert!(matches!(error, StateError::Taken(_)), "{error}");
+        assert!(error.to_string().contains("another musterd runs"), "{error}");
+        state.prepare().unwrap();
+        drop(first);
+        drop(state.hold().unwrap());
     }
 
     #[test]
