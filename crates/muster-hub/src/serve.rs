@@ -6,6 +6,9 @@
 //! Order of stopping: no new connections; requests and MQTT links end; sessions are kept for both ends to dial again;
 //! last words are written; the database closes. Each step has a deadline.
 
+mod hold;
+
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +82,8 @@ pub struct Running {
     pub mqtt: Option<SocketAddr>,
     tasks: JoinSet<&'static str>,
     shutdown: CancellationToken,
+    /// Keeps a second hub off the data directory.
+    _held: File,
 }
 
 /// Starts all parts. Returns when the hub answers.
@@ -89,6 +94,8 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let https = ports.https.local_addr()?;
     let mqtt = ports.mqtt.as_ref().map(TcpListener::local_addr).transpose()?;
     let now = clock::now();
+    make_private_dir(&config.data_dir)?;
+    let held = hold::hold(&config.data_dir)?;
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
     let metrics = Metrics::default();
@@ -150,7 +157,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         keep_house(store, certificate, stop).await;
         "the housekeeping"
     });
-    Ok(Running { state, https, mqtt, tasks, shutdown })
+    Ok(Running { state, https, mqtt, tasks, shutdown, _held: held })
 }
 
 /// How MQTT reaches this hub.
