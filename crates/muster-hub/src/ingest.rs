@@ -4,6 +4,7 @@
 //! and acknowledge to the device only after it returned, which is after the commit. So a message arrives at least once
 //! and is stored exactly once. It never trusts a payload, and stores nothing of a device that is not admitted.
 
+mod gather;
 mod live;
 mod upkeep;
 
@@ -15,6 +16,7 @@ use muster_proto::limits::{HEARTBEAT_EVERY, HEARTBEAT_MAX, PAYLOAD_MAX, PRESENCE
 use muster_proto::mqtt::{DeviceEvent, Heartbeat, PayloadError, Presence as PresenceMessage, UsageBatch, decode, is_boot};
 use muster_proto::topic::Up;
 
+use gather::{Batch, Gather};
 pub use live::{Counts, Live, LiveDevice};
 
 use crate::clock;
@@ -68,6 +70,7 @@ struct Inner {
     live: Live,
     options: Options,
     started: Instant,
+    gather: Gather,
     sink: OnceLock<EventSink>,
     messages: Counter,
     refused: Counter,
@@ -88,6 +91,7 @@ impl Ingest {
     pub async fn open(store: Store, options: Options, metrics: &Metrics) -> store::Result<Self> {
         let live = Live::default();
         let ingest = Self(Arc::new(Inner {
+            gather: Gather::new(store.clone()),
             store,
             live,
             options,
@@ -121,15 +125,27 @@ impl Ingest {
         }
     }
 
-    /// Takes a message in. Returns after it was committed.
+    /// Takes a message in, whoever brought it. Returns after it was committed.
     ///
     /// # Errors
     /// When it is refused, or could not be stored.
     pub async fn up(&self, uid: &DeviceUid, up: &Up, payload: &[u8]) -> Result<(), Refused> {
+        self.take(uid, up, payload, true).await
+    }
+
+    /// [`Ingest::up`] from a link whose device was let in: whoever revokes it cuts the link, so it need not be looked up each time.
+    ///
+    /// # Errors
+    /// As [`Ingest::up`].
+    pub async fn from_link(&self, uid: &DeviceUid, up: &Up, payload: &[u8]) -> Result<(), Refused> {
+        self.take(uid, up, payload, false).await
+    }
+
+    async fn take(&self, uid: &DeviceUid, up: &Up, payload: &[u8], check: bool) -> Result<(), Refused> {
         let done = match up {
             Up::Presence => self.presence(uid, payload).await,
             Up::Heartbeat => self.heartbeat(uid, payload).await,
-            Up::Usage => self.usage(uid, payload).await,
+            Up::Usage => self.usage(uid, payload, check).await,
             Up::Event => self.event(uid, payload).await,
             Up::Run(_) => Err(Refused::Topic(up.clone())),
         };
@@ -180,31 +196,28 @@ impl Ingest {
         Ok(())
     }
 
-    async fn usage(&self, uid: &DeviceUid, payload: &[u8]) -> Result<(), Refused> {
+    async fn usage(&self, uid: &DeviceUid, payload: &[u8], check: bool) -> Result<(), Refused> {
         let batch = UsageBatch::decode(payload)?;
         let names: Vec<&str> = batch.c.keys().map(String::as_str).collect();
-        let names = serde_json::to_string(&names).map_err(PayloadError::Json)?;
         let samples = (0..batch.n as usize).map(|index| telemetry::NewSample {
             seq: batch.first_seq.saturating_add(index as u64).cast_signed(),
             t: batch.time_of(index),
             values: batch.c.values().flat_map(|column| column.at(index).unwrap_or(f64::NAN).to_le_bytes()).collect(),
         });
-        let (owner, boot, dropped, now) = (uid.clone(), batch.boot.clone(), batch.dropped, self.now());
-        let mut samples: Vec<_> = samples.collect();
-        let written = self.0.store.write(move |tx| {
-            if !telemetry::is_admitted(tx, &owner)? {
-                return Ok(None);
-            }
-            let keys = telemetry::keys(tx, &owner, &boot, &names, now.wall)?;
-            if keys.columns == 0 {
-                let names: Vec<String> = serde_json::from_str(&names)?;
-                samples.iter_mut().try_for_each(|sample| named(&names, sample))?;
-            }
-            telemetry::insert_samples(tx, keys, &samples, dropped, now.wall).map(Some)
+        let now = self.now();
+        let written = self.0.gather.store(Batch {
+            uid: uid.clone(),
+            boot: batch.boot.clone(),
+            names: serde_json::to_string(&names).map_err(PayloadError::Json)?,
+            samples: samples.collect(),
+            dropped: batch.dropped,
+            now: now.wall,
+            check,
+            keys: self.0.live.keys(uid, &batch),
         });
-        let new = written.await?.ok_or(Refused::NotAdmitted)?;
+        let (new, keys) = written.await?.ok_or(Refused::NotAdmitted)?;
         self.0.samples.add(new as u64);
-        let stored = self.0.live.sampled(uid, &batch, new, now);
+        let stored = self.0.live.sampled(uid, &batch, new, keys, now);
         self.heard(uid, None).await?;
         self.keep_bound(uid, stored).await?;
         Ok(())
@@ -237,8 +250,8 @@ impl Ingest {
         facts: Option<(muster_proto::mqtt::Facts, Option<String>)>,
         heard: bool,
     ) -> store::Result<bool> {
-        let (owner, live, now) = (uid.clone(), self.0.live.clone(), self.now());
-        let written = self.0.store.write(move |tx| {
+        let (owner, live, now, urgent) = (uid.clone(), self.0.live.clone(), self.now(), sign == Sign::Revoked);
+        let work = move |tx: &rusqlite::Transaction<'_>| {
             if sign != Sign::Revoked && sign != Sign::Silence && !telemetry::is_admitted(tx, &owner)? {
                 return Ok(false);
             }
@@ -258,8 +271,9 @@ impl Ingest {
             // In the writer's order, so that the list ends where the store ends.
             live.put_presence(&owner, presence, heard, now);
             Ok(true)
-        });
-        let written = written.await;
+        };
+        // Somebody waits for a revocation.
+        let written = if urgent { self.0.store.write(work).await } else { self.0.store.write_patiently(work).await };
         if written.is_err() {
             self.reload(uid).await;
         }
@@ -277,14 +291,6 @@ impl Ingest {
     fn now(&self) -> Moment {
         Moment { wall: clock::now(), uptime: self.0.started.elapsed() }
     }
-}
-
-/// Makes a sample carry its names, for a device with too many column sets.
-fn named(names: &[String], sample: &mut telemetry::NewSample) -> store::Result<()> {
-    let floats = sample.values.chunks_exact(8).map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap_or_default()));
-    let values: std::collections::BTreeMap<_, _> = names.iter().zip(floats).filter(|(_, value)| !value.is_nan()).collect();
-    sample.values = serde_json::to_vec(&values)?;
-    Ok(())
 }
 
 /// A device's word for people: cut, without control characters.

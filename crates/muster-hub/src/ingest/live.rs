@@ -13,7 +13,7 @@ use muster_proto::id::DeviceUid;
 use muster_proto::mqtt::{Heartbeat, UsageBatch};
 
 use crate::presence::{Moment, Presence};
-use crate::store::telemetry::PresenceRow;
+use crate::store::telemetry::{Keys, PresenceRow};
 
 /// What is known of a device now.
 #[derive(Debug, Clone)]
@@ -84,6 +84,8 @@ struct Newest {
     seq: u64,
     names: Arc<Names>,
     values: Box<[f64]>,
+    /// Under which this life and these names were stored.
+    keys: Option<Keys>,
 }
 
 impl Live {
@@ -128,7 +130,14 @@ impl Live {
         let mut inner = self.lock();
         let newest = newest.map(|sample| {
             let names = inner.intern(sample.values.keys().map(|name| name.as_str().into()).collect());
-            Newest { t: sample.t, boot: sample.boot.into(), seq: sample.seq, names, values: sample.values.into_values().collect() }
+            Newest {
+                t: sample.t,
+                boot: sample.boot.into(),
+                seq: sample.seq,
+                names,
+                values: sample.values.into_values().collect(),
+                keys: None,
+            }
         });
         // The clock of silence begins anew: while the hub was away nobody could be heard.
         let entry = Entry {
@@ -171,8 +180,15 @@ impl Live {
         !entry.presence.online
     }
 
+    /// The keys under which the batch before this one was stored, if it was of the same life and had the same names.
+    pub(super) fn keys(&self, uid: &DeviceUid, batch: &UsageBatch) -> Option<Keys> {
+        let inner = self.lock();
+        let newest = inner.devices.get(uid)?.newest.as_ref()?;
+        newest.keys.filter(|_| *newest.boot == *batch.boot && newest.names.are_of(batch))
+    }
+
     /// Keeps the newest sample of a batch. Returns how many samples were stored since the bound was checked.
-    pub(super) fn sampled(&self, uid: &DeviceUid, batch: &UsageBatch, new: usize, now: Moment) -> u64 {
+    pub(super) fn sampled(&self, uid: &DeviceUid, batch: &UsageBatch, new: usize, keys: Keys, now: Moment) -> u64 {
         let mut inner = self.lock();
         let last = batch.n.saturating_sub(1);
         let seq = batch.first_seq + u64::from(last);
@@ -185,13 +201,10 @@ impl Live {
         });
         if replaces {
             // The names are the same as before in nearly every batch.
-            let same =
-                entry.newest.take().map(|newest| newest.names).filter(|names| {
-                    names.0.len() == batch.c.len() && names.0.iter().zip(batch.c.keys()).all(|(held, name)| **held == **name)
-                });
+            let same = entry.newest.take().map(|newest| newest.names).filter(|names| names.are_of(batch));
             let names = same.unwrap_or_else(|| inner.intern(batch.c.keys().map(|name| name.as_str().into()).collect()));
             let values = batch.c.values().map(|column| column.at(last as usize).unwrap_or(f64::NAN)).collect();
-            inner.entry(uid, now).newest = Some(Newest { t, boot: batch.boot.as_str().into(), seq, names, values });
+            inner.entry(uid, now).newest = Some(Newest { t, boot: batch.boot.as_str().into(), seq, names, values, keys: Some(keys) });
         }
         stored
     }
@@ -248,6 +261,12 @@ impl Inner {
         let shared = Arc::new(Names(names.clone()));
         self.names.insert(names, Arc::downgrade(&shared));
         shared
+    }
+}
+
+impl Names {
+    fn are_of(&self, batch: &UsageBatch) -> bool {
+        self.0.len() == batch.c.len() && self.0.iter().zip(batch.c.keys()).all(|(held, name)| **held == **name)
     }
 }
 

@@ -153,7 +153,7 @@ where
         return Err(refuse(machine, &error.0));
     }
     let (owner, clean_start, expiry_s) = (uid.clone(), connect.clean_start, connect.expiry_s.min(SESSION_EXPIRY_MAX_S));
-    match hub.store.write(move |tx| mqtt::resume(tx, &owner, clean_start, expiry_s, clock::now())).await {
+    match hub.store.write_patiently(move |tx| mqtt::resume(tx, &owner, clean_start, expiry_s, clock::now())).await {
         Ok(session) => machine.accept(session.present, session.subscriptions, session.waiting),
         Err(error) => {
             machine.refuse(ConnectReasonCode::ServerUnavailable, "the hub cannot store now; try again later");
@@ -173,12 +173,19 @@ fn reason_code(problem: &Problem) -> ConnectReasonCode {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
     /// Serves the device until its connection is over.
-    pub(super) async fn run(mut self) {
+    ///
+    /// What is seldom or short is boxed where it is awaited: the room of this task is kept for every idle device.
+    pub(super) async fn run(mut self: Box<Self>) {
         self.hub.linked.add(1);
         let over = self.serve().await;
         self.hub.linked.add(-1);
         tracing::debug!(uid = %self.uid, ?over, "mqtt: link over");
-        let Self { hub, mut stream, mut machine, place, uid, will, expiry_s } = self;
+        Box::pin(self.finish(over)).await;
+    }
+
+    /// Leaves the session for the next connection, says good-bye, and speaks the will.
+    async fn finish(self: Box<Self>, over: Over) {
+        let Self { hub, mut stream, mut machine, place, uid, will, expiry_s } = *self;
         if let Over::Ended(end) = &over {
             let (code, reason) = match end {
                 End::TakenOver => (DisconnectReasonCode::SessionTakenOver, "the same device connected again"),
@@ -204,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
     async fn serve(&mut self) -> Over {
         let mut timer = pin!(sleep_until(self.hub.tick(self.machine.deadline())));
         loop {
-            if let Some(over) = self.work().await {
+            if let Some(over) = Box::pin(self.work()).await {
                 return over;
             }
             tokio::select! {
@@ -247,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
         done.extend(self.machine.pump(clock::now()));
         done.retain(|id| *id != 0);
         if !done.is_empty()
-            && let Err(error) = self.hub.store.write(move |tx| mqtt::done(tx, &done)).await
+            && let Err(error) = self.hub.store.write_patiently(move |tx| mqtt::done(tx, &done)).await
         {
             tracing::error!(uid = %self.uid, %error, "delivered messages could not be removed; they will be sent again");
         }
@@ -286,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
 
     async fn publish(&mut self, publish: Publish) -> Option<Over> {
         let taken = tokio::select! {
-            taken = self.hub.ingest.up(&self.uid, &publish.up, publish.payload.as_slice()) => taken,
+            taken = self.hub.ingest.from_link(&self.uid, &publish.up, publish.payload.as_slice()) => taken,
             () = self.place.ended() => return self.place.take().1.map(Over::Ended),
         };
         let answer = match taken {
@@ -311,7 +318,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
 
     async fn keep_filters(&mut self) {
         let (owner, filters) = (self.uid.clone(), self.machine.subscriptions().to_vec());
-        if let Err(error) = self.hub.store.write(move |tx| mqtt::put_filters(tx, &owner, &filters)).await {
+        if let Err(error) = self.hub.store.write_patiently(move |tx| mqtt::put_filters(tx, &owner, &filters)).await {
             tracing::error!(uid = %self.uid, %error, "subscriptions could not be kept; the device has to subscribe again");
         }
     }
@@ -335,18 +342,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
         if bytes.is_empty() {
             return None;
         }
-        // On the heap for as long as it takes: an idle task must not hold room for it.
-        let write = Box::pin(async {
-            tokio::select! {
-                written = async {
-                    self.stream.write_all(&bytes).await?;
-                    self.stream.flush().await
-                } => written.err().map(|error| Over::Broken(error.to_string())),
-                () = self.place.ended() => self.place.take().1.map(Over::Ended),
-                () = sleep(WRITE_WAIT) => Some(Over::Broken("it does not read what is sent to it".into())),
-            }
-        });
-        write.await
+        tokio::select! {
+            written = async {
+                self.stream.write_all(&bytes).await?;
+                self.stream.flush().await
+            } => written.err().map(|error| Over::Broken(error.to_string())),
+            () = self.place.ended() => self.place.take().1.map(Over::Ended),
+            () = sleep(WRITE_WAIT) => Some(Over::Broken("it does not read what is sent to it".into())),
+        }
     }
 }
 

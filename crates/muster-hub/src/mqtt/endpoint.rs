@@ -140,7 +140,7 @@ impl Endpoint {
     {
         if let Some(linked) = connection::open(Arc::clone(&self.0.hub), stream, certificate, from).await {
             // A task of its own: the room that the handshake needed is given back.
-            self.0.tasks.spawn(linked.run());
+            self.0.tasks.spawn(Box::new(linked).run());
         }
         drop(place);
     }

@@ -180,6 +180,7 @@ impl Machine {
                         // An idle connection owns no buffer.
                         self.inbound = Vec::new();
                         self.read = 0;
+                        self.events.shrink_to(self.events.len());
                     }
                 }
                 Stage::Asked | Stage::Linked | Stage::Closed => return None,

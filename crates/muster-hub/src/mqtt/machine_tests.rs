@@ -410,3 +410,13 @@ proptest! {
         }
     }
 }
+/// What an idle device costs beside TLS: ten thousand of them are the goal, at 16 KB each.
+#[test]
+fn an_idle_link_is_small() {
+    type Linked = super::connection::Linked<tokio_rustls::server::TlsStream<tokio::net::TcpStream>>;
+    fn room<F: Fn(Box<Linked>) -> T, T>(_: F) -> usize {
+        size_of::<T>()
+    }
+    assert!(size_of::<Linked>() <= 2560, "{}", size_of::<Linked>());
+    assert!(room(Linked::run) <= 512, "{}", room(Linked::run));
+}

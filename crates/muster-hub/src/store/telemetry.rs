@@ -205,6 +205,14 @@ pub fn keys(tx: &Transaction<'_>, uid: &DeviceUid, boot: &str, names: &str, now:
     Ok(Keys { boot: boot_id, columns })
 }
 
+/// Whether keys that were given before still stand: a life's row goes with its last sample.
+///
+/// # Errors
+/// When the database fails.
+pub fn holds(tx: &Transaction<'_>, uid: &DeviceUid, keys: Keys) -> Result<bool> {
+    Ok(tx.prepare_cached("SELECT 1 FROM usage_boots WHERE id = ?1 AND uid = ?2")?.exists(params![keys.boot, uid.as_str()])?)
+}
+
 /// Stores samples that are not stored yet. How many were new.
 ///
 /// # Errors
