@@ -42,6 +42,8 @@ struct Leg {
     socket: WebSocket,
     heard: Instant,
     received: u64,
+    /// It was not read because the other leg takes nothing: its silence is ours.
+    held_back: bool,
     /// Text for the other leg, which is not there yet.
     held: Vec<String>,
 }
@@ -108,7 +110,7 @@ impl Pump {
     }
 
     fn attach(&mut self, side: Side, socket: WebSocket) {
-        let leg = Leg { socket, heard: Instant::now(), received: 0, held: Vec::new() };
+        let leg = Leg { socket, heard: Instant::now(), received: 0, held_back: false, held: Vec::new() };
         if let Some(mut old) = self.slot(side).replace(leg) {
             old.socket.queue_close(CLOSE_REPLACED, "a newer connection took its place");
             tokio::spawn(timeout(FAREWELL, old.socket.shutdown()));
@@ -179,7 +181,7 @@ impl Pump {
         for side in [Side::Client, Side::Device] {
             let Some(leg) = self.slot(side) else { continue };
             let received = leg.socket.received_bytes();
-            if received != leg.received {
+            if received != leg.received || std::mem::take(&mut leg.held_back) {
                 leg.received = received;
                 leg.heard = now;
             }
@@ -210,7 +212,10 @@ impl Leg {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Err(OtherBroke),
                     // Not read before this is written: a slow reader slows its peer down.
-                    Poll::Pending => break Turn::Waiting,
+                    Poll::Pending => {
+                        self.held_back = true;
+                        break Turn::Waiting;
+                    }
                 }
             }
             match self.socket.poll_read(cx) {
