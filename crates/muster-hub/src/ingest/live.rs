@@ -12,7 +12,7 @@ use muster_proto::api::{PresenceState, Sample};
 use muster_proto::id::DeviceUid;
 use muster_proto::mqtt::{Heartbeat, UsageBatch};
 
-use crate::presence::{Moment, Presence};
+use crate::presence::{MISSED, Moment, Presence};
 use crate::store::telemetry::{Keys, PresenceRow};
 
 /// What is known of a device now.
@@ -177,7 +177,7 @@ impl Live {
         if let Some(heartbeat) = heartbeat {
             (entry.sessions, entry.spooled) = (heartbeat.sessions, heartbeat.spooled);
         }
-        !entry.presence.online
+        entry.presence.reason == MISSED
     }
 
     /// The keys under which the batch before this one was stored, if it was of the same life and had the same names.
