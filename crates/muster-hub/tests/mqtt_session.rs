@@ -149,6 +149,26 @@ async fn a_full_queue_says_so() {
     assert!(matches!(hub.lanes.send(&uid(A), Down::Session, vec![0; 70_000], MINUTE).await, Err(SendError::TooLarge(_))));
 }
 
+/// What the sender was told could not be sent does not reach the device either.
+#[tokio::test]
+async fn a_full_queue_of_a_linked_device_says_so_too() {
+    let hub = Hub::start().await;
+    let a = hub.device(A, "acme").await;
+    let mut raw = hub.linked(A, &a, true).await;
+    raw.subscribe(&down(A)).await;
+    for n in 0..muster_hub::mqtt::QUEUE_MAX {
+        hub.lanes.send(&uid(A), Down::Session, format!("{n}").into_bytes(), MINUTE).await.unwrap();
+    }
+    assert!(matches!(hub.lanes.send(&uid(A), Down::Session, b"refused".to_vec(), MINUTE).await, Err(SendError::Full)));
+    // All that was accepted comes, in order, as the device acknowledges; what was refused does not.
+    for n in 0..muster_hub::mqtt::QUEUE_MAX {
+        let (_, id, text) = payload(&raw.packet().await.unwrap());
+        assert_eq!(text, n.to_string());
+        raw.send(&puback(id)).await;
+    }
+    raw.nothing_but_pong().await;
+}
+
 #[tokio::test]
 async fn a_revoked_device_is_cut_off_at_once() {
     let hub = Hub::start().await;

@@ -253,6 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
         }
         done.extend(self.machine.pump(clock::now()));
         done.retain(|id| *id != 0);
+        self.place.note_owed(self.machine.owed());
         if !done.is_empty()
             && let Err(error) = self.hub.store.write_patiently(move |tx| mqtt::done(tx, &done)).await
         {

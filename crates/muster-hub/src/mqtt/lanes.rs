@@ -91,7 +91,7 @@ impl Lanes {
         let id = last_id.fetch_add(1, Ordering::Relaxed) + 1;
         let message = Down { id, topic, payload, expires_at: Some(expires_at), retain: false, sent: false };
         // At once to a device that is there: a person waits for a shell. The store has it for every other case.
-        let early = links.get(uid);
+        let early = links.get(uid).filter(|link| link.has_room());
         if let Some(link) = &early {
             link.deliver(message.clone());
         }

@@ -3,7 +3,7 @@
 //! A mailbox is a short list and a bell, not a channel: ten thousand idle links must cost next to nothing.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_proto::id::DeviceUid;
@@ -32,6 +32,8 @@ pub(super) struct Link {
     ending: Notify,
     gone: AtomicBool,
     farewell: Notify,
+    /// Messages of the store that its device has not acknowledged.
+    owed: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,16 @@ impl Link {
             drop(mail);
             self.bell.notify_one();
         }
+    }
+
+    /// Notes how many messages the device has yet to acknowledge.
+    pub(super) fn note_owed(&self, owed: usize) {
+        self.owed.store(owed, Ordering::Relaxed);
+    }
+
+    /// Whether a message may go to the device before the store has taken it: only far from the bound, where the store will not refuse.
+    pub(super) fn has_room(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) + self.lock().messages.len() < QUEUE_MAX / 2
     }
 
     /// Tells the link to end. The first reason stands, but a cut outranks the others.
@@ -141,6 +153,7 @@ impl Links {
             ending: Notify::new(),
             gone: AtomicBool::new(false),
             farewell: Notify::new(),
+            owed: AtomicUsize::new(0),
         });
         let before = self.lock().insert(uid.clone(), Arc::clone(&link));
         if let Some(before) = &before {

@@ -299,6 +299,11 @@ impl Machine {
         self.outbox.unacknowledged()
     }
 
+    /// How many messages the device has yet to acknowledge.
+    pub(super) fn owed(&self) -> usize {
+        self.outbox.owed()
+    }
+
     /// What the device is subscribed to.
     pub(super) fn subscriptions(&self) -> &[Subscription] {
         self.outbox.subscriptions()

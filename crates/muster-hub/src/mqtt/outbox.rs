@@ -109,6 +109,11 @@ impl Outbox {
         self.inflight.values().copied().filter(|id| *id != 0).collect()
     }
 
+    /// How many messages of the store wait or are under way.
+    pub(super) fn owed(&self) -> usize {
+        self.waiting.len() + self.inflight.len()
+    }
+
     pub(super) fn subscriptions(&self) -> &[Subscription] {
         &self.subscriptions
     }
