@@ -46,6 +46,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_MARGIN: Duration = MQTT_KEEP_ALIVE.saturating_sub(HEARTBEAT_EVERY);
 /// Events under way at once.
 const EVENTS_UNDER_WAY: usize = 8;
+/// Events that are kept while nobody listens at the broker, as many as while there is no link; later ones are dropped.
+const UNHEARD_MAX: usize = 256;
 /// A message that the broker cannot take now is tried again with a new link after this, if the hub does not say.
 const NOT_NOW: Duration = Duration::from_secs(30);
 
@@ -154,6 +156,10 @@ struct Link<'a> {
     events: BTreeMap<u16, DeviceEvent>,
     /// Events that wait to be sent.
     waiting: VecDeque<DeviceEvent>,
+    /// Events that reached the broker while nobody listened: sent again with the next batch.
+    unheard: Vec<DeviceEvent>,
+    /// A batch reached the broker while nobody listened: sent again when the next one is due.
+    batch_unheard: bool,
     /// When the oldest unanswered message is overdue.
     ack_by: Option<Instant>,
     ping_by: Option<Instant>,
@@ -183,6 +189,8 @@ impl<'a> Link<'a> {
             batch: None,
             events: BTreeMap::new(),
             waiting: VecDeque::new(),
+            unheard: Vec::new(),
+            batch_unheard: false,
             ack_by: None,
             ping_by: None,
             topics: Topics {
@@ -286,7 +294,8 @@ impl<'a> Link<'a> {
                         return Err(End::lost("the hub does not grant the subscription to this device's own topics"));
                     }
                     Incoming::Acknowledged { packet_id, taken } if Some(packet_id) == birth => {
-                        if taken != Taken::Yes {
+                        // The birth is retained: the hub finds it when it comes.
+                        if !matches!(taken, Taken::Yes | Taken::Unheard) {
                             return Err(End::Lost { why: "the hub did not take the birth message".into(), retry_in: Some(NOT_NOW) });
                         }
                         born = true;
@@ -306,8 +315,12 @@ impl<'a> Link<'a> {
         let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
         let mut usage = true;
         loop {
+            usage &= !std::mem::take(&mut self.batch_unheard);
+            if daemon.take_usage_due() {
+                usage = true;
+                self.waiting.extend(self.unheard.drain(..));
+            }
             self.send_events()?;
-            usage |= daemon.take_usage_due();
             if usage && self.batch.is_none() {
                 usage = self.send_usage()?;
             }
@@ -368,7 +381,7 @@ impl<'a> Link<'a> {
 
     /// What was under way when the link ended and has to be sent again. Samples are still in the spool.
     fn give_back(&mut self) {
-        let events = std::mem::take(&mut self.events).into_values();
+        let events = std::mem::take(&mut self.unheard).into_iter().chain(std::mem::take(&mut self.events).into_values());
         self.daemon.return_events(events.chain(std::mem::take(&mut self.waiting)).collect::<Vec<_>>().into_iter());
     }
 
@@ -465,12 +478,25 @@ impl<'a> Link<'a> {
             return Err(End::Lost { why: "the hub cannot store what this device sends now".into(), retry_in: Some(NOT_NOW) });
         }
         if let Some((_, batch)) = self.batch.take_if(|(sent, _)| *sent == packet_id) {
-            if taken == Taken::Never {
-                error!("the hub calls a batch of {} samples invalid; they are dropped", batch.samples.len());
+            match taken {
+                Taken::Unheard => {
+                    warn!("the broker has a batch of {} samples and nobody listens there; sending it again later", batch.samples.len());
+                    self.batch_unheard = true;
+                }
+                _ => {
+                    if taken == Taken::Never {
+                        error!("the hub calls a batch of {} samples invalid; they are dropped", batch.samples.len());
+                    }
+                    self.daemon.spool().delivered(&batch);
+                }
             }
-            self.daemon.spool().delivered(&batch);
-        } else if self.events.remove(&packet_id).is_some() && taken == Taken::Never {
-            warn!("the hub calls an event invalid; it is dropped");
+        } else if let Some(event) = self.events.remove(&packet_id) {
+            match taken {
+                Taken::Unheard if self.unheard.len() < UNHEARD_MAX => self.unheard.push(event),
+                Taken::Unheard => warn!("nobody listens at the broker; an event is dropped"),
+                Taken::Never => warn!("the hub calls an event invalid; it is dropped"),
+                _ => {}
+            }
         }
         let under_way = self.batch.is_some() || !self.events.is_empty();
         self.ack_by = under_way.then(|| Instant::now() + ACK_TIMEOUT);

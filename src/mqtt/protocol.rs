@@ -68,6 +68,8 @@ pub(super) enum Taken {
     Yes,
     /// It will never be, however often it is sent.
     Never,
+    /// The broker kept it if it is retained, and otherwise threw it away: nobody listens, as after a broker's restart until the hub is back.
+    Unheard,
     /// Not now.
     NotNow,
 }
@@ -201,6 +203,8 @@ fn meaning(packet: &Packet) -> Option<Incoming> {
         Packet::V5_0Puback(puback) => {
             let taken = match puback.reason_code() {
                 None => Taken::Yes,
+                // A success by its number (MQTT 5, 3.4.2.1), but the message is gone.
+                Some(PubackReasonCode::NoMatchingSubscribers) => Taken::Unheard,
                 Some(code) if code.is_success() => Taken::Yes,
                 Some(PubackReasonCode::PayloadFormatInvalid | PubackReasonCode::TopicNameInvalid) => Taken::Never,
                 Some(_) => Taken::NotNow,
@@ -280,6 +284,11 @@ mod tests {
         let [high, low] = second.to_be_bytes();
         let invalid = protocol.receive(&[0x40, 4, high, low, 0x99, 0]).unwrap();
         assert_eq!(invalid, [Incoming::Acknowledged { packet_id: second, taken: Taken::Never }]);
+        // Mosquitto 2 after its restart, before the hub has subscribed again.
+        let third = protocol.publish("t", b"z".to_vec(), false).unwrap();
+        let [high, low] = third.to_be_bytes();
+        let unheard = protocol.receive(&[0x40, 3, high, low, 0x10]).unwrap();
+        assert_eq!(unheard, [Incoming::Acknowledged { packet_id: third, taken: Taken::Unheard }]);
     }
 
     #[test]
