@@ -26,7 +26,7 @@ fn lab_on_mosquitto() -> (Lab, Process) {
         // Started by root, Mosquitto would become its own user, who may not read a test's folder.
         let text = fs::read_to_string(&conf).unwrap();
         conf = folder.join("as-root.conf");
-        fs::write(&conf, format!("user root\n{text}")).unwrap();
+        fs::write(&conf, format!("user root\nlog_type all\n{text}")).unwrap();
     }
     let mut command = lab.marked(&programs::system("mosquitto"));
     command.arg("-c").arg(conf);

@@ -98,7 +98,7 @@ impl Drop for Process {
         let ended = self.child.try_wait().ok().flatten();
         if std::thread::panicking() {
             let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = log.lines().rev().take(150).collect();
             eprintln!("---- {} ({}) ----", self.name, ended.map_or("running".to_owned(), |status| status.to_string()));
             for line in tail.into_iter().rev() {
                 eprintln!("{line}");
