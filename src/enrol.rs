@@ -53,6 +53,9 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
     if &*hub.scheme != "https" {
         return Err(format!("{url:?} is not the hub's URL: it starts with https://"));
     }
+    if &*hub.path != "/" {
+        return Err(format!("{url:?} is not the hub's URL: leave out {:?}; it ends with the host or its port", hub.path));
+    }
     let token = Token::parse(token, TokenKind::Enrolment).map_err(|error| error.to_string())?;
     let serial = serial::read(&config.identity)?;
     let state = State::at(&config.state_dir);

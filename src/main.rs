@@ -187,7 +187,7 @@ fn check(config: &Result<Config, Mistakes>) -> ExitCode {
     let policy = policy::check(&policy_path);
     match &policy {
         Ok(sentence) => println!("{sentence}"),
-        Err(mistakes) => print_mistakes("policy", mistakes),
+        Err(mistakes) => print_mistakes(&format!("policy {}", policy_path.display()), mistakes),
     }
     if config.is_ok() && policy.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
 }

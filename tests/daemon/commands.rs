@@ -27,6 +27,23 @@ fn check_config_names_all_mistakes_of_both_files() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(said.matches("tcp.allow").count(), 2, "{said}");
     assert!(said.contains("nope") && said.contains("The configuration is valid."), "{said}");
+    let policy = device.path("policy.toml");
+    assert!(said.contains(&format!("policy {}: ", policy.display())), "{said}");
+}
+
+#[test]
+fn enrol_takes_a_hubs_url_and_nothing_behind_it() {
+    let device = Device::new("");
+    for (url, why) in [
+        ("http://hub.example.com", "only encrypted connections are made"),
+        ("wss://hub.example.com", "starts with https://"),
+        ("https://hub.example.com/v1/hub", "leave out \"/v1/hub\""),
+        ("https://hub.example.com?x=1", "leave out \"/?x=1\""),
+    ] {
+        let output = device.musterd(&["enrol", url, "mt1.x"]);
+        assert_eq!(output.status.code(), Some(1), "{url}");
+        assert!(text(&output).contains(why), "{url}: {}", text(&output));
+    }
 }
 
 #[test]
