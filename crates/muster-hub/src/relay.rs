@@ -173,7 +173,6 @@ impl Relay {
 
     /// Stops: legs are dropped, sessions stay alive in the store with their counts, and both ends dial again.
     pub async fn stop(&self) {
-        self.count().await;
         self.0.stop.cancel();
         self.0.tasks.close();
         if timeout(STOP_WAIT, self.0.tasks.wait()).await.is_err() {
@@ -324,12 +323,16 @@ impl Relay {
                 // The legs drop and the session lives on in the store.
                 () = relay.0.stop.cancelled() => None,
             };
-            if let Some((end, told)) = outcome {
-                if !told {
-                    let order = SessionOrder::End { session: live.id.clone(), reason: end.message.clone() };
-                    (relay.0.order)(live.uid.clone(), order);
+            match outcome {
+                Some((end, told)) => {
+                    if !told {
+                        let order = SessionOrder::End { session: live.id.clone(), reason: end.message.clone() };
+                        (relay.0.order)(live.uid.clone(), order);
+                    }
+                    relay.ended(&live, &end).await;
                 }
-                relay.ended(&live, &end).await;
+                // Nothing passes any more: now the count is whole.
+                None => relay.count(std::slice::from_ref(&live)).await,
             }
             relay.lock().remove(&live.id);
             relay.0.gauge.add(-1);
@@ -366,15 +369,14 @@ impl Relay {
     async fn count_often(&self) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(COUNT_EVERY) => self.count().await,
+                () = tokio::time::sleep(COUNT_EVERY) => self.count(&self.living(|_| true)).await,
                 () = self.0.stop.cancelled() => return,
             }
         }
     }
 
     /// Writes down what has passed so far, so that a crash loses a minute of counting at most.
-    async fn count(&self) {
-        let living = self.living(|_| true);
+    async fn count(&self, living: &[Arc<Live>]) {
         living.iter().for_each(|live| self.meter(live));
         let counts: Vec<_> = living.iter().map(|live| (live.id.clone(), live.counts())).collect();
         let written = self

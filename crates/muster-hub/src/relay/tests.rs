@@ -279,13 +279,14 @@ async fn an_end_that_is_done_ends_the_session() {
     let hub = Hub::start(tempfile::tempdir().unwrap()).await;
     let tickets = hub.session().await;
     let (mut client, mut device) = hub.both(&tickets).await;
+    until("open", async || hub.relay.now(&tickets.id).unwrap().state == SessionState::Open).await;
     say(&mut client, "bye").await;
     client.queue_close(1000, "");
     client.flush().await.unwrap();
     assert_eq!(text(&mut device).await, "bye");
     assert!(text(&mut device).await.contains("ended by the user"));
     until("ended", async || hub.row(&tickets.id).await.ended_at.is_some()).await;
-    assert!(hub.relay.now(&tickets.id).is_none());
+    until("gone", async || hub.relay.now(&tickets.id).is_none()).await;
     hub.stop().await;
 }
 
@@ -304,7 +305,7 @@ async fn sessions_survive_a_restart_of_the_hub() {
     let (mut client, mut device) = hub.both(&tickets).await;
     say(&mut client, "two").await;
     assert_eq!(text(&mut device).await, "two");
-    assert_eq!(hub.relay.now(&tickets.id).unwrap().to_device, 6);
+    until("what passed before the restart and after it is counted", async || hub.relay.now(&tickets.id).unwrap().to_device == 6).await;
     assert_eq!(hub.relay.end_device(&tickets.uid, &End::by_hub("device_revoked", "the device was revoked")).await, 2);
     assert!(text(&mut client).await.contains("device_revoked"));
     assert!(hub.row(&unused.id).await.ended_at.is_some());
