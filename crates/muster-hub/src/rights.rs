@@ -6,7 +6,7 @@
 use muster_proto::api::{OrgRole, ProjectRole, Visibility};
 
 macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident: $text:literal, org $org:ident, project $project:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $text:literal, $kind:ident, org $org:ident, project $project:ident;)*) => {
         /// Everything that somebody may be allowed to do.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Action { $($(#[$doc])* $name,)* }
@@ -18,6 +18,11 @@ macro_rules! actions {
             /// As the documentation and refusals call it.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
+            }
+
+            /// What it does, for the scopes of access tokens.
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$name => Kind::$kind,)* }
             }
 
             /// The least roles, of which one is needed.
@@ -34,45 +39,72 @@ macro_rules! actions {
 
 actions! {
     /// Rows of the device list; a collaborator sees those of the own projects.
-    SeeDevices: "see the organization's devices (a collaborator: those of the own projects)", org Viewer, project View;
+    SeeDevices: "see the organization's devices (a collaborator: those of the own projects)", Read, org Viewer, project View;
     /// Tokens with which devices are admitted at once.
-    MakeAutoToken: "make or withdraw an enrolment token that admits by itself", org Owner, project nobody;
+    MakeAutoToken: "make or withdraw an enrolment token that admits by itself", Change, org Owner, project nobody;
     /// Tokens with which devices wait for an owner.
-    MakeManualToken: "list enrolment tokens; make or withdraw one that leaves devices pending", org Member, project nobody;
+    MakeManualToken: "list enrolment tokens; make or withdraw one that leaves devices pending", Change, org Member, project nobody;
     /// Admit, reject, revoke, replace.
-    DecideDevice: "admit, reject, revoke, replace a device", org Owner, project nobody;
-    /// Name and fields.
-    EditDevice: "edit a device's name and fields", org Member, project nobody;
+    DecideDevice: "admit, reject, revoke, replace a device", Change, org Owner, project nobody;
+    /// Name, fields, labels.
+    EditDevice: "edit a device's name, fields and labels", Change, org Member, project nobody;
+    /// Rows without a daemon; import.
+    AddDevice: "enter devices by hand, import devices", Change, org Member, project nobody;
     /// Into and out of a project.
-    AssignDevice: "put a device into a project, or take it out", org Member, project Maintain;
+    AssignDevice: "put a device into a project, or take it out", Change, org Member, project Maintain;
     /// Off the list, for one that belonged.
-    DeleteDevice: "delete a device", org Owner, project nobody;
+    DeleteDevice: "delete a device", Change, org Owner, project nobody;
     /// Off the list, for one that never belonged.
-    DeleteUnadmitted: "delete a device that was never admitted", org Member, project nobody;
-    /// Members and settings.
-    ManageOrg: "change members, settings, limits", org Owner, project nobody;
+    DeleteUnadmitted: "delete a device that was never admitted", Change, org Member, project nobody;
+    /// Views of the list that everybody sees.
+    ShareView: "save, change or delete a view of the device list that all see", Change, org Member, project nobody;
+    /// What fields a device has.
+    ManageFields: "define, change and delete custom fields", Change, org Owner, project nobody;
+    /// Name, description, logo, deletion.
+    ManageOrg: "change the organization's settings; delete it", Change, org Owner, project nobody;
     /// Members, to look at.
-    SeeMembers: "see the organization's members", org Viewer, project nobody;
+    SeeMembers: "see the organization's members and teams", Read, org Viewer, project nobody;
+    /// Members, invitations, service accounts.
+    ManageMembers: "invite, change and remove members; make service accounts", Change, org Owner, project nobody;
+    /// Teams and who is in them.
+    ManageTeams: "make, change and delete teams", Change, org Owner, project nobody;
+    /// Usage and balance of the organization.
+    SeeBilling: "see usage, limits and billing of the organization", Read, org Owner, project nobody;
+    /// The organization's own limits.
+    SetLimits: "set the organization's own limits", Change, org Owner, project nobody;
     /// The audit log.
-    ReadAudit: "read the audit log", org Owner, project nobody;
+    ReadAudit: "read the audit log", Read, org Owner, project nobody;
     /// A project that is not there yet.
-    CreateProject: "make a project", org Member, project nobody;
+    CreateProject: "make a project", Change, org Member, project nobody;
     /// Settings, visibility, archive.
-    ManageProject: "project settings, visibility, archive", org Owner, project Admin;
+    ManageProject: "project settings, visibility, archive", Change, org Owner, project Admin;
     /// Participants and collaborators.
-    ManageParticipants: "change a project's participants", org Owner, project Maintain;
+    ManageParticipants: "change a project's participants, invite collaborators to it", Change, org Owner, project Maintain;
     /// Participants, to look at.
-    SeeProject: "see a project and its participants", org Owner, project View;
+    SeeProject: "see a project and its participants", Read, org Owner, project View;
+    /// What a project used and spent.
+    SeeProjectUsage: "see what a project used and spent", Read, org Owner, project Admin;
     /// Run commands, copy to the device.
-    Operate: "run commands on a device, copy files to it", org nobody, project Operate;
+    Operate: "run commands on a device, copy files to it", Reach, org nobody, project Operate;
     /// Terminal, ssh, forward, copy from the device.
-    Connect: "open a terminal, ssh, a forward; copy files from the device", org nobody, project Connect;
-    /// Usage, presence, sessions.
-    ViewDevice: "see a device's details, usage, history, sessions", org Owner, project View;
-    /// A session of another person.
-    EndSession: "end another person's session", org Owner, project Maintain;
+    Connect: "open a terminal, ssh, a forward; copy files from the device", Reach, org nobody, project Connect;
+    /// Usage, presence, sessions, runs.
+    ViewDevice: "see a device's details, usage, history, sessions, runs", Read, org Owner, project View;
+    /// A session or a run of another person.
+    EndSession: "end another person's session or run", Change, org Owner, project Maintain;
     /// One sample per second for a while.
-    WatchDevice: "ask a device for one sample per second for a while", org Owner, project View;
+    WatchDevice: "ask a device for one sample per second for a while", Reach, org Owner, project View;
+}
+
+/// What an action does, for the scopes of access tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// It only looks.
+    Read,
+    /// It reaches a device, and changes nothing in the organization.
+    Reach,
+    /// It changes the organization.
+    Change,
 }
 
 /// The least roles for an action, of which one is needed. `None`: no role of that kind is enough.
@@ -100,14 +132,22 @@ pub fn changes_project(action: Action) -> bool {
         | Action::MakeManualToken
         | Action::DecideDevice
         | Action::EditDevice
+        | Action::AddDevice
         | Action::DeleteDevice
         | Action::DeleteUnadmitted
+        | Action::ShareView
+        | Action::ManageFields
         | Action::ManageOrg
         | Action::SeeMembers
+        | Action::ManageMembers
+        | Action::ManageTeams
+        | Action::SeeBilling
+        | Action::SetLimits
         | Action::ReadAudit
         | Action::CreateProject
         | Action::ManageProject
         | Action::SeeProject
+        | Action::SeeProjectUsage
         | Action::EndSession
         | Action::ViewDevice => false,
     }
@@ -171,6 +211,14 @@ mod tests {
         (Action::MakeManualToken, "member", "-"),
         (Action::DecideDevice, "owner", "-"),
         (Action::EditDevice, "member", "-"),
+        (Action::AddDevice, "member", "-"),
+        (Action::ShareView, "member", "-"),
+        (Action::ManageFields, "owner", "-"),
+        (Action::ManageMembers, "owner", "-"),
+        (Action::ManageTeams, "owner", "-"),
+        (Action::SeeBilling, "owner", "-"),
+        (Action::SetLimits, "owner", "-"),
+        (Action::SeeProjectUsage, "owner", "admin"),
         (Action::AssignDevice, "member", "maintain"),
         (Action::DeleteDevice, "owner", "-"),
         (Action::DeleteUnadmitted, "member", "-"),
@@ -210,7 +258,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(cells, 20 * 4 * 6);
+        assert_eq!(cells, 28 * 4 * 6);
     }
 
     #[test]

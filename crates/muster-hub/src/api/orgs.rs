@@ -63,7 +63,7 @@ async fn put_member(
     Path((_, email)): Path<(String, String)>,
     Body(wanted): Body<MemberPut>,
 ) -> ApiResult<Json<Member>> {
-    access.require(Action::ManageOrg)?;
+    access.require(Action::ManageMembers)?;
     let role = wanted.role;
     let entry = access.entry("member.put", &email).with(json!({ "role": role }));
     let member = state.store.write(move |tx| {
@@ -81,7 +81,7 @@ async fn delete_member(
     access: OrgAccess,
     Path((_, email)): Path<(String, String)>,
 ) -> ApiResult<StatusCode> {
-    access.require(Action::ManageOrg)?;
+    access.require(Action::ManageMembers)?;
     let entry = access.entry("member.delete", &email);
     let work = move |tx: &rusqlite::Transaction<'_>| {
         let account = account(tx, &email)?;

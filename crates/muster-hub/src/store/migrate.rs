@@ -13,6 +13,11 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_core", include_str!("../../migrations/0001_core.sql")),
     ("0002_mqtt_telemetry", include_str!("../../migrations/0002_mqtt_telemetry.sql")),
     ("0003_sessions", include_str!("../../migrations/0003_sessions.sql")),
+    ("0004_organization", include_str!("../../migrations/0004_organization.sql")),
+    ("0005_people", include_str!("../../migrations/0005_people.sql")),
+    ("0006_device_list", include_str!("../../migrations/0006_device_list.sql")),
+    ("0007_billing", include_str!("../../migrations/0007_billing.sql")),
+    ("0008_runs", include_str!("../../migrations/0008_runs.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -1,0 +1,1 @@
+-- Organization details, teams, projects in full, archive.

@@ -1,0 +1,1 @@
+-- Accounts in full: service accounts, token scopes, invitations, single sign-on.

@@ -1,0 +1,1 @@
+-- Metering, limits, rates, the ledger.

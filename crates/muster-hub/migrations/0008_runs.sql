@@ -1,0 +1,1 @@
+-- Runs: one command on one device, its output and what it used.

@@ -1,0 +1,136 @@
+//! The device list: rows, samples, edits, decisions, presence.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Millis;
+use crate::id::{DeviceUid, ProjectId, Serial};
+use crate::mqtt::Facts;
+
+/// Whether a device belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Admission {
+    /// A person has to decide.
+    Pending,
+    /// It belongs.
+    Admitted,
+    /// An owner said no.
+    Rejected,
+    /// It belonged once.
+    Revoked,
+}
+
+/// Whether a device is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PresenceState {
+    /// Its MQTT link is up and its heartbeats come.
+    Online,
+    /// It is not.
+    Offline,
+    /// It never was.
+    Never,
+}
+
+/// A device: a row of `GET /v1/orgs/{org}/devices`, and `GET /v1/orgs/{org}/devices/{device}`.
+///
+/// `{device}` is a uid, an id (serial number) or a name; a name that several bear is a conflict that lists them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// The serial number, unique in the organization.
+    pub id: Serial,
+    /// The uid, unique in the hub.
+    pub uid: DeviceUid,
+    /// What the organization calls it; the serial number at first.
+    pub name: String,
+    /// Whether it belongs.
+    pub admission: Admission,
+    /// Whether it is there.
+    pub presence: PresenceState,
+    /// One sentence: why it is pending, refused or offline, and what to do. "online" where all is well.
+    pub why: String,
+    /// Since when the presence is what it is.
+    pub presence_since: Option<Millis>,
+    /// When the hub last heard from it.
+    pub last_seen: Option<Millis>,
+    /// Projects that share it and that the caller sees.
+    pub projects: Vec<ProjectId>,
+    /// What it says of itself.
+    pub facts: Facts,
+    /// Its newest sample.
+    pub usage: Option<Sample>,
+    /// While pending: the code that the device shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairing_code: Option<String>,
+    /// Another key asks to take this row over: its pairing code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<String>,
+    /// The daemon's version.
+    pub agent: Option<String>,
+    /// Open sessions.
+    pub sessions: u32,
+    /// Samples that wait on the device, as its last heartbeat said.
+    pub spooled: u64,
+    /// End of its certificate.
+    pub certificate_expires_at: Option<Millis>,
+    /// When filed.
+    pub created_at: Millis,
+}
+
+/// One sample.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When taken, by the device's clock.
+    pub t: Millis,
+    /// One life of the daemon.
+    pub boot: String,
+    /// Its number there.
+    pub seq: u64,
+    /// Values by column name, see `UsageBatch`.
+    pub values: BTreeMap<String, f64>,
+}
+
+/// `PATCH /v1/orgs/{org}/devices/{device}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceEdit {
+    /// A new name, 1 to 100 printable characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Projects to join.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_projects: Vec<ProjectId>,
+    /// Projects to leave.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_projects: Vec<ProjectId>,
+}
+
+/// `POST /v1/orgs/{org}/devices/{device}/{reject|revoke}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceDecision {
+    /// Why, for the records and for the device's journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A row of `GET .../devices/{device}/presence`, newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PresenceChange {
+    /// By the hub's clock.
+    pub t: Millis,
+    /// From then on.
+    pub presence: PresenceState,
+    /// "birth", "will", "farewell", "heartbeats missed", "revoked", "taken over".
+    pub reason: String,
+}
+
+/// `POST .../devices/{device}/watch`: one sample per second for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchRequest {
+    /// Seconds, 1 to 600.
+    pub seconds: u32,
+}
