@@ -110,7 +110,9 @@ fn local(config: &Config, state: &State, report: &mut Report) {
     }
     let policy = policy::load(&config.policy).map(|_| match config.policy.exists() {
         true => format!("The policy {} is valid.", config.policy.display()),
-        false => "There is no policy file: terminals as our own user and this machine's loopback are allowed.".into(),
+        false => {
+            "There is no policy file: terminals as the daemon's own user (but not as root) and this machine's loopback are allowed.".into()
+        }
     });
     report.result("policy", policy);
     match ask(&config.control_socket(), &Ask::Status) {

@@ -22,6 +22,8 @@ use places::{HostRule, Window};
 pub(crate) const EXAMPLE: &str = include_str!("../config/policy.example.toml");
 /// Sessions at once, unless the policy says otherwise: a robot has few visitors, and each worker costs some megabytes.
 const SESSIONS_DEFAULT: u32 = 16;
+/// The superuser's name in a [`Request`], whatever `/etc/passwd` calls him.
+pub(crate) const ROOT: &str = "root";
 
 /// What the owner allows.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +58,7 @@ pub(crate) struct Request<'a> {
     pub user: &'a str,
     /// The role in the project, as the hub says.
     pub role: &'a str,
-    /// The user as whom the worker runs.
+    /// The user as whom the worker runs: [`ROOT`] for number 0.
     pub own_user: &'a str,
     /// What.
     pub target: Target<'a>,
@@ -69,7 +71,7 @@ pub(crate) enum Target<'a> {
     Session,
     /// A terminal.
     Terminal {
-        /// As whom; the worker's own user if absent.
+        /// As whom; the worker's own user if absent. Root must be named in either case.
         user: Option<&'a str>,
     },
     /// A TCP connection from the device.
@@ -234,12 +236,18 @@ impl Policy {
         if !self.terminal {
             return refuse("policy_terminal", "this device's policy allows no terminals".into());
         }
+        let named = |user: &str| self.terminal_users.iter().any(|allowed| allowed == user);
         match user {
+            // A daemon that somebody started as root does not thereby give root away.
+            None | Some(ROOT) if own_user == ROOT && !named(ROOT) => refuse(
+                "policy_root",
+                "this device's daemon runs as root, and its policy does not name root: run it as a user of its own, as its unit does, \
+                 ask for another user, or write users = [\"root\"] under [terminal] in its policy.toml"
+                    .into(),
+            ),
             None => Decision::Allow(Grant::default()),
             Some(user) if user == own_user => Decision::Allow(Grant::default()),
-            Some(user) if self.terminal_users.iter().any(|allowed| allowed == user) => {
-                Decision::Allow(Grant { run_as: Some(user.to_owned()), dial: None })
-            }
+            Some(user) if named(user) => Decision::Allow(Grant { run_as: Some(user.to_owned()), dial: None }),
             Some(user) => refuse(
                 "policy_run_as",
                 format!("this device's policy does not name {user:?} in [terminal] users; leave the user out for {own_user:?}"),
@@ -328,6 +336,31 @@ mod tests {
         for (target, want) in cases {
             assert_eq!(code(&policy.decide(&ask(target), MONDAY_NOON)), want, "{target:?}");
         }
+    }
+
+    #[test]
+    fn root_is_had_only_where_the_policy_names_him() {
+        let ask = |user| Request { own_user: ROOT, ..ask(Target::Terminal { user }) };
+        let cases = [
+            ("", None, "policy_root"),
+            ("", Some("root"), "policy_root"),
+            ("", Some("operator"), "policy_run_as"),
+            ("[terminal]\nusers = [\"operator\"]\n", None, "policy_root"),
+            ("[terminal]\nusers = [\"operator\"]\n", Some("operator"), "allow"),
+            ("[terminal]\nusers = [\"root\"]\n", None, "allow"),
+            ("[terminal]\nusers = [\"root\"]\n", Some("root"), "allow"),
+            ("[terminal]\nallow = false\nusers = [\"root\"]\n", None, "policy_terminal"),
+        ];
+        for (policy, user, want) in cases {
+            let decision = Policy::parse(policy).unwrap().decide(&ask(user), MONDAY_NOON);
+            assert_eq!(code(&decision), want, "{policy:?} {user:?}");
+            if let Decision::Refuse { code: "policy_root", message } = decision {
+                assert!(message.contains("users = [\"root\"] under [terminal]"), "{message}");
+            }
+        }
+        let loopback = Request { own_user: ROOT, ..ask(None) };
+        let loopback = Request { target: Target::Tcp { host: "localhost", port: 22 }, ..loopback };
+        assert_eq!(code(&Policy::default().decide(&loopback, MONDAY_NOON)), "allow", "what is not run is not root's");
     }
 
     #[test]

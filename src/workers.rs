@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::daemon::{Command, Daemon, SessionStatus, wall_clock};
 use crate::log::{info, warn};
-use crate::policy::{Decision, Request, Target, Watched};
+use crate::policy::{Decision, ROOT, Request, Target, Watched};
 use crate::state::write_atomic;
 use crate::worker::{Order, Report};
 
@@ -291,9 +291,13 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_str(&text).ok()
 }
 
-/// The name of the user as whom we run, from `/etc/passwd`; the number where it has none.
+/// The name of the user as whom we run, from `/etc/passwd`; the number where it has none. Number 0 is root, whatever it is called there.
 pub(crate) fn own_user() -> String {
-    let uid = rustix::process::getuid().as_raw().to_string();
+    let uid = rustix::process::geteuid();
+    if uid.is_root() {
+        return ROOT.to_owned();
+    }
+    let uid = uid.as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');

@@ -33,7 +33,10 @@ pub(crate) fn load(path: &Path) -> Result<Policy, String> {
 pub(crate) fn check(path: &Path) -> Result<String, Mistakes> {
     Ok(match read(path)? {
         Some(_) => format!("The policy {} is valid.", path.display()),
-        None => format!("There is no policy {}: the default holds (own terminal, loopback only).", path.display()),
+        None => format!(
+            "There is no policy {}: the default holds (terminals as the daemon's own user but not as root, loopback only).",
+            path.display()
+        ),
     })
 }
 

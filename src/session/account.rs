@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::policy::ROOT;
+
 /// Path for a user's shell where the system has none for us.
 const SHELL: &str = "/bin/sh";
 
@@ -21,12 +23,18 @@ impl Account {
     pub(super) fn own() -> Self {
         let uid = rustix::process::geteuid();
         let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        find(&text, uid.as_raw()).unwrap_or_else(|| Self {
+        let account = find(&text, uid.as_raw()).unwrap_or_else(|| Self {
             name: std::env::var("USER").unwrap_or_else(|_| format!("#{}", uid.as_raw())),
             home: std::env::var_os("HOME").map_or_else(|| "/".into(), PathBuf::from),
             shell: SHELL.into(),
             is_root: uid.is_root(),
-        })
+        });
+        account.called_root()
+    }
+
+    /// The policy and the person see number 0 as root, under whichever name the system has it.
+    fn called_root(self) -> Self {
+        if self.is_root { Self { name: ROOT.to_owned(), ..self } } else { self }
     }
 }
 
@@ -56,5 +64,12 @@ mod tests {
         let service = find(text, 998).unwrap();
         assert_eq!((service.shell.as_str(), service.home.to_str(), service.is_root), ("/bin/sh", Some("/var/lib/musterd"), false));
         assert_eq!(find(text, 1), None);
+    }
+
+    #[test]
+    fn number_0_is_root_under_any_name() {
+        let text = "toor:x:0:0::/root:/bin/sh\nada:x:1000:1000::/home/ada:/bin/sh\n";
+        assert_eq!(find(text, 0).unwrap().called_root().name, "root");
+        assert_eq!(find(text, 1000).unwrap().called_root().name, "ada");
     }
 }

@@ -42,13 +42,18 @@ struct Ends {
 
 impl Ends {
     async fn with_policy(policy: &str) -> Self {
+        Self::as_worker("musterd", policy).await
+    }
+
+    async fn as_worker(worker: &str, policy: &str) -> Self {
         let relay = TestRelay::start().await;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("policy.toml");
         std::fs::write(&path, policy).unwrap();
         let id = SessionId::from_random([3; 15]);
         let visitor = serve::Visitor { session: id.clone(), user: "ada@example.com".into(), role: "connect".into(), project: "lab".into() };
-        let account = Account { shell: "/bin/sh".into(), home: dir.path().into(), ..Account::own() };
+        // As root the worker gives nothing away by itself, so the tests' worker takes itself for somebody else.
+        let account = Account { name: worker.into(), shell: "/bin/sh".into(), home: dir.path().into(), is_root: false };
         let control = dir.path().join("control.sock");
         let server = Server::new(visitor, account, Watched::open(path), Clock::default(), control);
         let device = Driver::new(Side::Device, id.clone(), relay.relay("device"), server.clone());
@@ -278,6 +283,18 @@ fn a_refusal_is_told_to_the_daemon_and_a_changed_policy_counts_at_once() {
 
 fn write_policy(dir: &Path, text: &str) {
     std::fs::write(dir.join("policy.toml"), text).unwrap();
+}
+
+#[test]
+fn a_worker_that_runs_as_root_gives_a_shell_only_where_the_policy_names_root() {
+    on_local(async {
+        let ends = Ends::as_worker("root", "").await;
+        let refusal = ends.open(Target::Terminal(wanted(Some("true")))).await.unwrap_err();
+        assert_eq!(refusal.code, "policy_root");
+        assert!(refusal.message.contains("users = [\"root\"]"), "{refusal}");
+        write_policy(ends.dir.path(), "[terminal]\nusers = [\"root\"]\n");
+        ends.terminal(Some("true")).await;
+    });
 }
 
 #[test]

@@ -38,6 +38,9 @@ impl<'a> Device<'a> {
              [usage]\nsample_every_s = 1\npublish_every_s = 2\n[log]\nlevel = \"debug\"\nsamples = true\n{config}"
         );
         fs::write(folder.join("config.toml"), text).expect("its configuration");
+        if rustix::process::geteuid().is_root() {
+            fs::write(folder.join("policy.toml"), "[terminal]\nusers = [\"root\"]\n").expect("its policy");
+        }
         Self { lab, host, id: id.to_owned(), folder, daemon: None }
     }
 

@@ -83,6 +83,14 @@ fn one_command_makes_a_hub_an_organization_and_a_first_device() {
     }
     assert!(text.contains(&format!("https://{}", place.listen)), "{text}");
 
+    // Terminals of root are given by name only, and said.
+    if rustix::process::geteuid().is_root() {
+        assert!(fs::read_to_string(place.data().join("device/policy.toml")).unwrap().contains("users = [\"root\"]"));
+        assert!(quickstart.log().contains("started as root"), "{}", quickstart.log());
+    } else {
+        assert!(!place.data().join("device/policy.toml").exists());
+    }
+
     let first = place.devices();
     assert_eq!(first.len(), 1, "{first:#?}");
     let device = &first[0];

@@ -100,6 +100,8 @@ impl Place {
         self.write_identity("state", &self.pin, port)?;
         let config = format!("state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\n");
         std::fs::write(self.dir().join("config.toml"), config)?;
+        // Started as root, a worker gives a terminal only where the policy says so.
+        std::fs::write(self.dir().join("policy.toml"), "[terminal]\nusers = [\"root\"]\n")?;
         Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
     }
 

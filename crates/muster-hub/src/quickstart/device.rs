@@ -24,11 +24,21 @@ const LAST_WORDS: usize = 8;
 /// A Unix socket's path has at most 107 bytes (unix(7)); the daemon's names need some of them.
 const RUN_DIR_MAX: usize = 70;
 
+/// As root a daemon gives nobody a terminal unless its policy names root, and the quickstart is to be tried by whoever started it.
+const POLICY_OF_ROOT: &str = "\
+# Written by `muster-hub quickstart`, which was started as root: so are its daemon and the terminals that it gives.
+# It is yours now; `musterd example-config policy` prints one with every key explained.
+[terminal]
+users = [\"root\"]
+";
+
 /// The daemon.
 #[derive(Debug)]
 pub(super) struct Daemon {
     program: PathBuf,
     config: PathBuf,
+    /// The policy that names root, because all of this runs as root.
+    pub policy: Option<PathBuf>,
     log: PathBuf,
     /// What it calls itself on the list.
     pub serial: String,
@@ -56,7 +66,20 @@ impl Daemon {
         );
         let config = dir.join("config.toml");
         write_public(&config, text.as_bytes())?;
-        Ok(Self { program: program.to_owned(), config, log: folder.path.join("musterd.log"), serial, child: None })
+        let policy = dir.join("policy.toml");
+        let runs_as_root = rustix::process::geteuid().is_root();
+        // Once: from then on it is the person's, as any device's policy.
+        if runs_as_root && !policy.exists() {
+            write_public(&policy, POLICY_OF_ROOT.as_bytes())?;
+        }
+        Ok(Self {
+            program: program.to_owned(),
+            config,
+            policy: runs_as_root.then_some(policy),
+            log: folder.path.join("musterd.log"),
+            serial,
+            child: None,
+        })
     }
 
     fn command(&self) -> Command {

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -33,6 +34,10 @@ pub(super) fn hub(folder: &Folder, hub: &Running) {
     println!("  MQTT   {}, and as WebSocket on the hub's port", endpoints.mqtt.url);
     println!("  files  {}: everything that this makes is there", shorten(&folder.path));
     println!("  logs   hub.log and musterd.log, there");
+}
+
+pub(super) fn as_root(policy: &Path) {
+    println!("  root   this was started as root, so {} lets whoever may use the project be root here", shorten(policy));
 }
 
 pub(super) fn waiting(name: &str) {
