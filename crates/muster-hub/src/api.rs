@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+pub(crate) mod cursor;
 mod decisions;
 mod devices;
 mod enrol;

@@ -25,6 +25,7 @@ pub mod random;
 pub mod relay;
 pub mod rights;
 pub mod serve;
+pub mod standings;
 pub mod state;
 pub mod store;
 pub mod systemd;

@@ -30,6 +30,7 @@ use crate::listener;
 use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
 use crate::relay::Relay;
+use crate::standings::Standings;
 use crate::state::{Admissions, App, AppState, Endpoints};
 use crate::store::{Store, tokens};
 use crate::systemd;
@@ -98,6 +99,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let held = hold::hold(&config.data_dir)?;
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
+    let standings = Standings::of(&store);
     let metrics = Metrics::default();
     let options = Options { heartbeat_every: config.presence.heartbeat_every, ..Options::default() };
     let ingest = Ingest::open(store.clone(), options, &metrics).await?;
@@ -111,6 +113,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let state: AppState = Arc::new(App {
         config,
         store,
+        standings,
         ca,
         endpoints,
         metrics,

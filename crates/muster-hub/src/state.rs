@@ -15,6 +15,7 @@ use crate::ingest::Ingest;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Lanes};
 use crate::relay::Relay;
+use crate::standings::Standings;
 use crate::store::Store;
 
 /// The shared state, as axum's handlers get it.
@@ -27,6 +28,8 @@ pub struct App {
     pub config: Config,
     /// The database.
     pub store: Store,
+    /// What people have in organizations.
+    pub standings: Standings,
     /// The certificate authority.
     pub ca: Ca,
     /// How the hub is reached.

@@ -17,6 +17,7 @@ pub mod orgs;
 pub mod sessions;
 pub mod telemetry;
 pub mod tokens;
+pub mod touched;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ const GROUP: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// So many patient writes do not wait for more company.
 const COMPANY: usize = 256;
+/// While nobody writes, another process's changes are noticed after at most so long.
+const LOOK_AROUND: Duration = Duration::from_millis(500);
 /// How long to wait for another process (`muster-hub user add` beside `serve`) that holds the lock.
 const BUSY: Duration = Duration::from_secs(10);
 /// Prepared statements kept per connection: more than the hub has.
@@ -118,6 +121,7 @@ pub struct Store {
     writer: mpsc::Sender<Command>,
     patient: mpsc::Sender<Write>,
     readers: mpsc::Sender<Read>,
+    observers: touched::Observers,
 }
 
 impl std::fmt::Debug for Store {
@@ -136,12 +140,15 @@ impl Store {
         let mut connection = connect(path, OpenFlags::default()).map_err(|error| failed(error.to_string()))?;
         restrict(path).map_err(|error| failed(error.to_string()))?;
         migrate::run(&mut connection).map_err(|error| failed(error.to_string()))?;
+        touched::watch(&connection).map_err(|error| failed(error.to_string()))?;
+        let observers = touched::Observers::default();
+        let publisher = touched::Publisher::new(&connection, observers.clone())?;
 
         let (writer, urgent) = mpsc::channel(WRITE_QUEUE);
         let (patiently, patient) = mpsc::channel(WRITE_QUEUE);
         let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| failed(error.to_string()))?;
         let queues = Queues { urgent, patient, last: None };
-        spawn("hub-write", move || write_loop(connection, queues, &timer)).map_err(&failed)?;
+        spawn("hub-write", move || write_loop(connection, queues, publisher, &timer)).map_err(&failed)?;
         let (readers, reads) = mpsc::channel(READ_QUEUE);
         let reads = Arc::new(Mutex::new(reads));
         for _ in 0..READERS {
@@ -151,7 +158,13 @@ impl Store {
             let reads = Arc::clone(&reads);
             spawn("hub-read", move || read_loop(&connection, &reads)).map_err(&failed)?;
         }
-        Ok(Self { writer, patient: patiently, readers })
+        Ok(Self { writer, patient: patiently, readers, observers })
+    }
+
+    /// Tells an observer of every commit from now on, before those who wrote get their answers. Observers are told in the order
+    /// of their coming. What it holds, it reads on the writer's thread ([`Store::write`]) after this: then it misses nothing.
+    pub fn observe(&self, observer: Arc<dyn touched::Observer>) {
+        self.observers.add(observer);
     }
 
     /// Runs `work` on the writer thread and answers once it is committed. An error rolls back this write alone.
@@ -279,15 +292,14 @@ struct Queues {
 }
 
 impl Queues {
-    /// Waits until there is something to do now, and gives it in the order in which it came. Nothing when nobody can ask any more.
-    async fn wait(&mut self) -> Vec<Command> {
+    /// Waits until there is something to do now, and gives it in the order in which it came; after a while, nothing.
+    /// `None` when nobody can ask any more.
+    async fn wait(&mut self) -> Option<Vec<Command>> {
         let first = tokio::select! {
             biased;
-            urgent = self.urgent.recv() => return urgent.into_iter().collect(),
-            patient = self.patient.recv() => match patient {
-                Some(write) => Command::Write(write),
-                None => return Vec::new(),
-            },
+            urgent = self.urgent.recv() => return urgent.map(|urgent| vec![urgent]),
+            patient = self.patient.recv() => Command::Write(patient?),
+            () = tokio::time::sleep(LOOK_AROUND) => return Some(Vec::new()),
         };
         let mut begun = vec![first];
         // While it waits for company, that does not even wake this thread; an urgent write ends the wait.
@@ -296,7 +308,7 @@ impl Queues {
             begun.extend(urgent.ok().flatten());
         }
         self.last = Some(Instant::now());
-        begun
+        Some(begun)
     }
 
     /// What else is there, the urgent before the patient.
@@ -314,12 +326,13 @@ impl Queues {
     }
 }
 
-fn write_loop(mut connection: Connection, mut queues: Queues, timer: &tokio::runtime::Runtime) {
+fn write_loop(mut connection: Connection, mut queues: Queues, mut publisher: touched::Publisher, timer: &tokio::runtime::Runtime) {
     let mut closing = None;
     while closing.is_none() {
-        let mut commands = timer.block_on(queues.wait());
+        let Some(mut commands) = timer.block_on(queues.wait()) else { break };
         if commands.is_empty() {
-            break;
+            publisher.publish(&connection, touched::Touched::default());
+            continue;
         }
         let mut answers = Vec::new();
         let committed = (|| {
@@ -340,9 +353,12 @@ fn write_loop(mut connection: Connection, mut queues: Queues, timer: &tokio::run
                     commands.extend(queues.more());
                 }
             }
-            tx.commit()
+            let touched = touched::Publisher::note(&tx);
+            tx.commit()?;
+            Ok(touched)
         })();
-        let committed: Outcome = committed.map_err(|error| error.to_string());
+        let committed: Outcome =
+            committed.map(|touched| publisher.publish(&connection, touched)).map_err(|error: rusqlite::Error| error.to_string());
         if let Err(why) = &committed {
             tracing::error!(writes = answers.len(), %why, "a group of writes could not be committed");
         }

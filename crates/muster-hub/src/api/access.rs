@@ -2,12 +2,12 @@
 //!
 //! An organization, project or device that somebody may not know of is answered like one that is not there.
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
-use muster_proto::Millis;
-use muster_proto::api::{Org, OrgRole, ProjectRole, Visibility};
+use muster_proto::api::{Org, OrgRole, ProjectRole};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use serde_json::Value;
@@ -16,40 +16,27 @@ use super::{ApiError, ApiResult, Trail};
 use crate::audit::Entry;
 use crate::auth::Person;
 use crate::rights::{self, Action};
+use crate::standings::{ProjectAccess, Standing};
 use crate::state::AppState;
 use crate::store::devices::{self, DeviceRow};
-use crate::store::orgs;
 
-/// A person in an organization: an extractor for paths with `{org}`.
+/// A person in an organization: an extractor for paths with `{org}`. Role and projects are those of its [`Standing`].
 #[derive(Debug, Clone)]
 pub struct OrgAccess {
     /// Who.
     pub person: Person,
     /// Where.
     pub org: OrgId,
-    /// The organization's display name.
-    pub name: String,
-    /// When it was made.
-    pub created_at: Millis,
-    /// The role there; `None` for a collaborator.
-    pub role: Option<OrgRole>,
-    /// Projects in which the person has a role.
-    pub projects: BTreeMap<ProjectId, ProjectAccess>,
+    /// What the person has there.
+    pub standing: Arc<Standing>,
 }
 
-/// A person in a project.
-#[derive(Debug, Clone)]
-pub struct ProjectAccess {
-    /// Its display name.
-    pub name: String,
-    /// Who sees it.
-    pub visibility: Visibility,
-    /// The person's role.
-    pub role: ProjectRole,
-    /// Whether it is read-only.
-    pub archived: bool,
-    /// When made.
-    pub created_at: Millis,
+impl Deref for OrgAccess {
+    type Target = Standing;
+
+    fn deref(&self) -> &Standing {
+        &self.standing
+    }
 }
 
 /// A project that a device is in, and the person's role there.
@@ -88,22 +75,8 @@ impl OrgAccess {
     pub async fn load(state: &AppState, person: Person, text: &str) -> ApiResult<Self> {
         let missing = || ApiError::not_found("organization", text);
         let org: OrgId = text.parse().map_err(|_| missing())?;
-        let (id, account) = (org.clone(), person.account);
-        let standing = state.store.read(move |db| orgs::standing(db, &id, account)).await?.ok_or_else(missing)?;
-        let projects: BTreeMap<_, _> = standing
-            .projects
-            .into_iter()
-            .filter_map(|project| {
-                let role = rights::project_role(standing.role, project.visibility, project.participant)?;
-                let (name, visibility) = (project.name, project.visibility);
-                let access = ProjectAccess { name, visibility, role, archived: project.archived, created_at: project.created_at };
-                Some((project.id, access))
-            })
-            .collect();
-        if standing.role.is_none() && projects.is_empty() {
-            return Err(missing());
-        }
-        Ok(Self { person, org, name: standing.name, created_at: standing.created_at, role: standing.role, projects })
+        let standing = state.standings.get(&state.store, &org, person.account).await?.ok_or_else(missing)?;
+        Ok(Self { person, org, standing })
     }
 
     /// The organization as the person sees it.
@@ -136,8 +109,8 @@ impl OrgAccess {
     /// # Errors
     /// `not_found`, also for a project that the person may not know of.
     pub fn project(&self, text: &str) -> ApiResult<(ProjectId, &ProjectAccess)> {
-        let found = text.parse::<ProjectId>().ok().and_then(|id| self.projects.get_key_value(&id));
-        found.map(|(id, access)| (id.clone(), access)).ok_or_else(|| ApiError::not_found("project", text))
+        let found = text.parse::<ProjectId>().ok().and_then(|id| self.projects.get(&id));
+        found.map(|access| (access.id.clone(), access)).ok_or_else(|| ApiError::not_found("project", text))
     }
 
     /// Lets only those go on who may do it in a project. An archived project is read-only.

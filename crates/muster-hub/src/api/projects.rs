@@ -8,11 +8,11 @@ use muster_proto::id::ProjectId;
 use muster_proto::problem::Code;
 use serde_json::json;
 
-use super::access::ProjectAccess;
 use super::orgs::{account, display_name};
 use super::{ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
+use crate::standings::ProjectAccess;
 use crate::state::AppState;
 use crate::store::{orgs, problem};
 
@@ -29,7 +29,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Project>>> {
     let mut items = Vec::new();
-    for (id, project) in &access.projects {
+    for (id, project) in access.projects.iter() {
         items.push(filled(&state, &access, id, project).await?);
     }
     Ok(Json(Page { items, next: None }))

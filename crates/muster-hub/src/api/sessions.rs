@@ -17,7 +17,7 @@ use muster_proto::topic::Down;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route};
+use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route, cursor};
 use crate::auth;
 use crate::clock;
 use crate::mqtt::{Lanes, SendOptions};
@@ -191,7 +191,7 @@ fn check_text(field: &str, text: Option<&str>, max: usize) -> ApiResult<()> {
 struct ListQuery {
     device: Option<String>,
     state: Option<StateFilter>,
-    cursor: Option<i64>,
+    cursor: Option<String>,
     limit: Option<usize>,
 }
 
@@ -224,9 +224,10 @@ async fn list(State(state): State<AppState>, access: OrgAccess, Query(query): Qu
     };
     let filter = Filter { uid, ended: query.state.map(|state| state == StateFilter::Ended), projects: visible_projects(&access) };
     let limit = query.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let (org, cursor) = (access.org.clone(), query.cursor);
+    let list = format!("sessions {} {:?} {:?}", access.org, filter.uid, query.state);
+    let (org, cursor) = (access.org.clone(), cursor::maybe(&list, query.cursor.as_deref())?);
     let rows = state.store.read(move |db| sessions::list(db, &org, &filter, cursor, limit)).await?;
-    let next = if rows.len() == limit { rows.last().map(|row| row.n.to_string()) } else { None };
+    let next = if rows.len() == limit { rows.last().map(|row| cursor::make(&list, &row.n)) } else { None };
     let items = rows.into_iter().map(|row| shown(&state.relay, row));
     let items = items.filter(|session| query.state.is_none_or(|filter| filter.fits(session.state))).collect();
     Ok(Json(Page { items, next }))
