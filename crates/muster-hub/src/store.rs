@@ -14,6 +14,7 @@ pub mod enrolments;
 mod migrate;
 pub mod mqtt;
 pub mod orgs;
+pub mod runs;
 pub mod sessions;
 pub mod telemetry;
 pub mod tokens;

@@ -9,6 +9,7 @@ mod enrolment;
 mod orgs;
 mod people;
 mod projects;
+mod runs;
 mod sessions;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ pub use enrolment::*;
 pub use orgs::*;
 pub use people::*;
 pub use projects::*;
+pub use runs::*;
 pub use sessions::*;
 
 /// One page of a list.

@@ -12,6 +12,7 @@ pub mod id;
 pub mod limits;
 pub mod mqtt;
 pub mod problem;
+pub mod run;
 pub mod session;
 pub mod token;
 pub mod topic;

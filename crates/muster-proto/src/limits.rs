@@ -73,6 +73,33 @@ pub const DATA_LONG: usize = 4 * TURN;
 /// Most streams open at once in one session.
 pub const STREAMS_MAX: usize = 4096;
 
+/// An order to run a command that was not delivered in this time is void: nobody waits longer, and a late one would surprise.
+pub const RUN_ORDER_EXPIRY: Duration = Duration::from_secs(600);
+/// Longest command: all arguments, or the shell's text, in bytes. With the environment it leaves room in a payload for escapes.
+pub const RUN_COMMAND_MAX: usize = 24 * 1024;
+/// Most arguments of a command.
+pub const RUN_ARGS_MAX: usize = 1024;
+/// Most variables that are added to a command's environment.
+pub const RUN_ENV_MAX: usize = 64;
+/// All names and values of these variables together, in bytes.
+pub const RUN_ENV_BYTES_MAX: usize = 8 * 1024;
+/// Longest path in which a command starts, in bytes: `PATH_MAX` of Linux.
+pub const RUN_CWD_MAX: usize = 4096;
+/// How long a command may run, in seconds, unless its order says otherwise.
+pub const RUN_TIMEOUT_DEFAULT_S: u32 = 3600;
+/// Longest time that an order may give a command, in seconds: what runs longer is a service, and belongs to the device.
+pub const RUN_TIMEOUT_MAX_S: u32 = 24 * 3600;
+/// Output that is kept of a command, in bytes, unless its order says otherwise; the middle of more is dropped.
+pub const RUN_OUTPUT_DEFAULT: u64 = 1024 * 1024;
+/// Most output that an order may ask to be kept, in bytes.
+pub const RUN_OUTPUT_MAX: u64 = 16 * 1024 * 1024;
+/// Largest piece of output in one report, in bytes: as base64 with its fields it is under `PAYLOAD_MAX`.
+pub const RUN_PIECE_MAX: usize = 32 * 1024;
+/// Most reports of one run: a piece each five seconds for a day, and all that is kept in full pieces, four times over.
+pub const RUN_REPORTS_MAX: u64 = 80_000;
+/// Longest sentence in a report, in bytes.
+pub const RUN_MESSAGE_MAX: usize = 2048;
+
 /// Shortest back-off ceiling.
 pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 /// Longest back-off ceiling.

@@ -11,6 +11,7 @@ use muster_proto::id::{DeviceUid, OrgId, ProjectId, RunId, Serial, SessionId, St
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::{self, AdmissionNotice, Column, ConfigWish, DeviceEvent, Heartbeat, Presence, SessionOrder, UsageBatch};
 use muster_proto::problem::Problem;
+use muster_proto::run::{RunOrder, RunReport};
 use muster_proto::session::{Control, Hello, OpenTarget, Session, Side, Target, Terminal};
 use muster_proto::token::{Pin, Token, TokenKind};
 use muster_proto::topic::{self, Topic};
@@ -67,6 +68,11 @@ fn through_all(bytes: &[u8]) -> usize {
         stable::<api::SessionTicket>(bytes),
         stable::<api::Session>(bytes),
         stable::<api::AuditEvent>(bytes),
+        stable::<api::RunCreate>(bytes),
+        stable::<api::Run>(bytes),
+        stable::<api::RunLine>(bytes),
+        stable::<RunOrder>(bytes),
+        stable::<RunReport>(bytes),
     ];
     let mut taken = json.iter().filter(|taken| **taken).count();
     if let Ok(batch) = UsageBatch::decode(bytes) {
@@ -78,6 +84,7 @@ fn through_all(bytes: &[u8]) -> usize {
             }
         }
     }
+    taken += usize::from(RunOrder::decode(bytes).is_ok() || RunReport::decode(bytes).is_ok());
     if let Ok(text) = std::str::from_utf8(bytes) {
         let uid: DeviceUid = "daaaaaaaaaaaaaaa".parse().unwrap();
         taken += usize::from(Control::parse(text).is_ok());
@@ -127,7 +134,7 @@ fn device(met: bool) -> Session {
 }
 
 /// One good example of each kind of input.
-const SAMPLES: [&str; 26] = [
+const SAMPLES: [&str; 30] = [
     r#"{"online":true,"link":7,"boot":"00112233aabbccdd","t":1700000000000,"agent":"0.1.0","facts":{"os":"Debian 13","n":[1,{"a":null}]},"reason":"x"}"#,
     r#"{"seq":1,"t":1700000000000,"uptime_s":60,"sessions":0,"spooled":3}"#,
     r#"{"boot":"00112233aabbccdd","first_seq":60,"n":3,"t0":1700000000000,"step_s":10.0,"dt":[0,10001,25000],"dropped":9,"c":{"cpu":[0.25,null,1.0],"mem":4e9}}"#,
@@ -142,6 +149,10 @@ const SAMPLES: [&str; 26] = [
     r#"{"request":"00","pairing_code":"ABCD-2345","org":"acme","state":"pending","why":"w","now":1}"#,
     r#"{"uid":"daaaaaaaaaaaaaaa","org":"acme","name":"n","certificate":"c","ca":"c","mqtt":{"url":"mqtts://h:1","websocket":"wss://h/mqtt"}}"#,
     r#"{"items":[{"id":"R-7","uid":"daaaaaaaaaaaaaaa","name":"n","admission":"admitted","presence":"online","why":"online","presence_since":1,"last_seen":2,"projects":["lab"],"facts":{},"usage":{"t":1,"boot":"b","seq":1,"values":{"cpu":0.5}},"agent":null,"sessions":0,"spooled":0,"certificate_expires_at":null,"created_at":1}],"next":"c"}"#,
+    r#"{"do":"start","command":{"argv":["df","-h"]},"run_as":"op","cwd":"/","env":{"A":"1"},"timeout_s":60,"output_max":9,"user":"a@b","project":"lab","role":"operate","t":5,"expires":9}"#,
+    r#"{"do":"cancel","reason":"enough","t":5}"#,
+    r#"{"n":2,"t":5,"kind":"output","stream":"stdout","at":0,"data":"AP+A"}"#,
+    r#"{"n":4,"t":5,"kind":"end","outcome":"done","exit_code":3,"signal":"KILL","code":"c","message":"m","stdout":6,"stderr":3,"dropped":0,"used":{"cpu_us":1,"mem_byte_ms":2,"mem_peak":3,"wall_ms":4}}"#,
     r#"{"project":"lab","want":"ssh","reason":"why"}"#,
     r#"{"type":"hello","version":1,"session":"saaaaaaaaaaaaaaa","resume":true,"received":0,"leg":2,"peer_leg":1}"#,
     r#"{"type":"open","stream":3,"target":{"kind":"terminal","cols":80,"rows":24,"term":"xterm","user":"r","command":"c","attach":"a"}}"#,

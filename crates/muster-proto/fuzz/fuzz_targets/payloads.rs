@@ -7,6 +7,7 @@ use muster_proto::api;
 use muster_proto::id::{DeviceUid, OrgId, RunId, Serial, SessionId};
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::{self, AdmissionNotice, ConfigWish, DeviceEvent, Heartbeat, Presence, SessionOrder, UsageBatch};
+use muster_proto::run::{RunOrder, RunReport};
 use muster_proto::session::Control;
 use muster_proto::token::{Pin, Token, TokenKind};
 use muster_proto::topic::{self, Topic};
@@ -33,6 +34,14 @@ fuzz_target!(|input: &[u8]| {
     json::<api::DeviceEdit>(input);
     json::<api::SessionCreate>(input);
     json::<api::Page<api::Device>>(input);
+    if let Ok(order) = RunOrder::decode(input) {
+        mqtt::encode(&order);
+    }
+    if let Ok(report) = RunReport::decode(input) {
+        mqtt::encode(&report);
+    }
+    json::<api::RunCreate>(input);
+    json::<api::RunLine>(input);
     if let Ok(batch) = UsageBatch::decode(input) {
         for index in 0..batch.n as usize {
             batch.time_of(index);
