@@ -11,6 +11,8 @@ pub mod audit;
 pub mod devices;
 pub mod enrolment_tokens;
 pub mod enrolments;
+pub mod limits;
+pub mod metering;
 mod migrate;
 pub mod mqtt;
 pub mod orgs;

@@ -4,6 +4,7 @@
 //! Lists are `{"items": [...], "next": "cursor"}`; `next` is absent on the last page.
 
 mod audit;
+mod billing;
 mod devices;
 mod enrolment;
 mod orgs;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::Millis;
 
 pub use audit::*;
+pub use billing::*;
 pub use devices::*;
 pub use enrolment::*;
 pub use orgs::*;

@@ -81,6 +81,8 @@ codes! {
     SessionEnded = "session_ended", 410;
     /// The project is archived.
     Archived = "archived", 409;
+    /// It would go over a limit of the organization.
+    LimitReached = "limit_reached", 409;
 }
 
 /// The body of an error.
