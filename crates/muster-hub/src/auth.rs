@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 use muster_proto::Millis;
-use muster_proto::api::Admission;
-use muster_proto::id::{DeviceUid, OrgId};
+use muster_proto::api::{Admission, TokenScope};
+use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use muster_proto::problem::{Code, Problem};
 use muster_proto::token::{InvalidToken, Token, TokenKind};
 use rusqlite::Transaction;
@@ -41,13 +41,58 @@ pub struct Person {
     pub email: String,
     /// Its display name.
     pub name: String,
+    /// Whether this is an owner of the hub; see [`Person::require_hub_owner`].
+    pub hub_owner: bool,
+    /// Whether it is a service account.
+    pub service: bool,
     /// The public name of the token that was used.
     pub token: String,
+    /// What the token may do.
+    pub scope: TokenScope,
+    /// The one organization that the token is limited to.
+    pub only_org: Option<OrgId>,
+    /// The one project there that the token is limited to.
+    pub only_project: Option<ProjectId>,
     /// From where.
     pub from: Option<IpAddr>,
 }
 
 impl Person {
+    /// Lets only tokens go on that may do all that their account may: for what concerns the account itself, or the whole hub.
+    ///
+    /// # Errors
+    /// `forbidden`, with what limits the token.
+    pub fn require_whole(&self, what: &str) -> Result<(), ApiError> {
+        let limit = match (self.scope, &self.only_org) {
+            (TokenScope::Full, None) => return Ok(()),
+            (TokenScope::Full, Some(org)) => format!("is limited to {org}"),
+            (scope, _) => format!("has the scope {}", scope.as_str()),
+        };
+        Err(ApiError::new(Code::Forbidden, format!("this token {limit} and cannot {what}; log in with `muster login`")))
+    }
+
+    /// Lets only people go on: a service account has no account of its own to see to.
+    ///
+    /// # Errors
+    /// `forbidden` for a service account, and as [`Person::require_whole`].
+    pub fn require_person(&self, what: &str) -> Result<(), ApiError> {
+        if self.service {
+            return Err(ApiError::new(Code::Forbidden, format!("a service account cannot {what}")));
+        }
+        self.require_whole(what)
+    }
+
+    /// Lets only owners of the hub go on, with a token that is not limited.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn require_hub_owner(&self, what: &str) -> Result<(), ApiError> {
+        if !self.hub_owner {
+            return Err(ApiError::new(Code::Forbidden, format!("only an owner of the hub may {what}")));
+        }
+        self.require_whole(what)
+    }
+
     /// An audit entry of this person, of no organization.
     pub fn entry(&self, action: &'static str, target: impl Into<String>) -> Entry {
         Entry { org: None, actor: self.email.clone(), action, target: target.into(), from: self.from, details: serde_json::Value::Null }
@@ -105,11 +150,26 @@ pub async fn person(state: &AppState, bearer: Option<&str>, from: Option<IpAddr>
     if held.expires_at <= now {
         return Err(ApiError::new(Code::Expired, "this token has expired; log in again with `muster login`"));
     }
+    if held.disabled {
+        let why = if held.service { "this service account is gone" } else { "this account is set aside; ask an owner of the hub" };
+        return Err(refuse(why));
+    }
     if held.used_at.is_none_or(|used| now - used >= USED_PRECISION) {
         let id = token.id.clone();
         state.store.write(move |tx| tokens::touch(tx, &id, now)).await?;
     }
-    Ok(Person { account: held.account, email: held.email, name: held.name, token: token.id, from })
+    Ok(Person {
+        account: held.account,
+        email: held.email,
+        name: held.name,
+        hub_owner: held.hub_owner,
+        service: held.service,
+        token: token.id,
+        scope: held.scope,
+        only_org: held.org,
+        only_project: held.project,
+        from,
+    })
 }
 
 /// Which device a verified certificate speaks for, whatever its admission.

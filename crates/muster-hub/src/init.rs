@@ -100,6 +100,9 @@ pub fn first(store: &Store, ca: &Ca, first: First) -> Result<String> {
     let text = token.to_string();
     let work = move |tx: &Transaction<'_>| {
         let account = account(tx, &first.owner)?;
+        if !accounts::has_hub_owner(tx)? {
+            accounts::set_hub_owner(tx, account, true)?;
+        }
         if let Some(org) = &first.org {
             places(tx, account, org, first.project.as_ref())?;
         }

@@ -3,7 +3,7 @@
 //! Pure: roles go in, yes or no comes out. `docs/permissions.md` is generated from it, and a test holds the page to it.
 //! An action asks for a least role in the organization, or a least role in a project; having either is enough.
 
-use muster_proto::api::{OrgRole, ProjectRole, Visibility};
+use muster_proto::api::{OrgRole, ProjectRole, TokenScope, Visibility};
 
 macro_rules! actions {
     ($($(#[$doc:meta])* $name:ident: $text:literal, $kind:ident, org $org:ident, project $project:ident;)*) => {
@@ -121,6 +121,15 @@ pub fn allows(action: Action, org: Option<OrgRole>, project: Option<ProjectRole>
     let least = action.least();
     let enough = least.org.is_some_and(|least| org.is_some_and(|role| role >= least));
     enough || least.project.is_some_and(|least| project.is_some_and(|role| role >= least))
+}
+
+/// Whether a token of this scope may be used for it, by somebody who may do it.
+pub fn covers(scope: TokenScope, action: Action) -> bool {
+    match action.kind() {
+        Kind::Read => true,
+        Kind::Reach => scope >= TokenScope::Reach,
+        Kind::Change => scope >= TokenScope::Full,
+    }
 }
 
 /// Whether it changes something in a project, and so is refused once the project is archived.
@@ -259,6 +268,18 @@ mod tests {
             }
         }
         assert_eq!(cells, 28 * 4 * 6);
+    }
+
+    #[test]
+    fn scopes_of_tokens() {
+        for action in Action::ALL {
+            assert!(covers(TokenScope::Full, *action), "{action:?}");
+            let changes = !matches!(action.kind(), Kind::Read | Kind::Reach);
+            assert_eq!(covers(TokenScope::Reach, *action), !changes, "{action:?}");
+            assert_eq!(covers(TokenScope::Read, *action), action.kind() == Kind::Read, "{action:?}");
+        }
+        assert!(covers(TokenScope::Reach, Action::Connect) && !covers(TokenScope::Read, Action::Connect));
+        assert!(!covers(TokenScope::Reach, Action::EditDevice) && covers(TokenScope::Read, Action::SeeDevices));
     }
 
     #[test]

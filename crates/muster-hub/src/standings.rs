@@ -32,6 +32,14 @@ pub struct Standing {
     pub projects: Projects,
 }
 
+impl Standing {
+    /// The same for a token that is limited to one project: the role there, and none in the organization.
+    pub fn in_project(&self, only: &ProjectId) -> Option<Self> {
+        let projects = self.projects.filtered(|project| project.id == *only);
+        (!projects.is_empty()).then(|| Self { name: self.name.clone(), created_at: self.created_at, role: None, projects })
+    }
+}
+
 /// A project, for all who have a role in it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProjectAbout {

@@ -35,6 +35,10 @@ codes! {
     Unauthenticated = "unauthenticated", 401;
     /// The credentials expired.
     Expired = "expired", 401;
+    /// A login by device code waits for its person (RFC 8628).
+    AuthorizationPending = "authorization_pending", 400;
+    /// The program polls a login by device code too often; it adds 5 s to its interval.
+    SlowDown = "slow_down", 400;
     /// Known, but not allowed to do this.
     Forbidden = "forbidden", 403;
     /// Nothing there, or nothing that the caller may know of.

@@ -1,6 +1,6 @@
 //! Tokens that name the hub they trust.
 //!
-//! `mt1.<id>.<secret>.<pin>` enrols devices, `mp1.<id>.<secret>.<pin>` speaks for a person.
+//! `mt1.<id>.<secret>.<pin>` enrols devices, `mp1.<id>.<secret>.<pin>` speaks for a person, `mi1.<id>.<secret>.<pin>` invites one.
 //! The pin is the SHA-256 of the hub CA's public key (SubjectPublicKeyInfo, RFC 7469 section 2.4) in base64url without padding:
 //! the first contact with a self-signed hub is verified, and no CA file has to be copied.
 
@@ -14,6 +14,8 @@ pub enum TokenKind {
     Enrolment,
     /// `mp1`: a personal access token.
     Personal,
+    /// `mi1`: an invitation, the part of its link behind the `#`.
+    Invitation,
 }
 
 impl TokenKind {
@@ -22,6 +24,7 @@ impl TokenKind {
         match self {
             Self::Enrolment => "mt1",
             Self::Personal => "mp1",
+            Self::Invitation => "mi1",
         }
     }
 }
@@ -67,6 +70,7 @@ impl TokenKind {
         match self {
             Self::Enrolment => "an enrolment token (mt1...)",
             Self::Personal => "a personal access token (mp1...)",
+            Self::Invitation => "an invitation (mi1...)",
         }
     }
 }
@@ -94,6 +98,7 @@ impl Token {
         let got = match prefix {
             "mt1" => TokenKind::Enrolment,
             "mp1" => TokenKind::Personal,
+            "mi1" => TokenKind::Invitation,
             _ => return Err(InvalidToken::Form(want)),
         };
         if got != want {
@@ -177,6 +182,9 @@ mod tests {
         assert_eq!(token.to_string(), text);
         assert_eq!(Token::parse(&format!(" {text}\n"), TokenKind::Enrolment), Ok(token.clone()));
         assert!(!format!("{token:?}").contains("klmnop"));
+        let invitation = Token { kind: TokenKind::Invitation, ..token };
+        assert_eq!(invitation.to_string(), text.replace("mt1", "mi1"));
+        assert_eq!(Token::parse(&invitation.to_string(), TokenKind::Invitation), Ok(invitation));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `muster access-token`: personal access tokens, for scripts and other computers.
 
 use clap::{Args, Subcommand};
-use muster_proto::api::{AccessToken, AccessTokenCreate};
+use muster_proto::api::{AccessToken, AccessTokenCreate, TokenScope};
 
 use super::confirm;
 use crate::client::encode;
@@ -51,7 +51,9 @@ pub async fn run(context: &Context, args: AccessTokenArgs) -> Result<u8, Failure
     let (hub, out) = (context.hub(), &context.out);
     match args.command {
         AccessTokenCommand::Create { name, days } => {
-            let made: AccessToken = hub.post("/v1/tokens", &AccessTokenCreate { name, expires_days: days }).await?;
+            let made: AccessToken = hub
+                .post("/v1/tokens", &AccessTokenCreate { name, expires_days: days, scope: TokenScope::Full, org: None, project: None })
+                .await?;
             if out.json {
                 out.json(&made)?;
                 return Ok(0);

@@ -75,7 +75,15 @@ impl OrgAccess {
     pub async fn load(state: &AppState, person: Person, text: &str) -> ApiResult<Self> {
         let missing = || ApiError::not_found("organization", text);
         let org: OrgId = text.parse().map_err(|_| missing())?;
-        let standing = state.standings.get(&state.store, &org, person.account).await?.ok_or_else(missing)?;
+        // Said of any other id, whether there is such an organization or not.
+        if let Some(only) = person.only_org.as_ref().filter(|only| **only != org) {
+            return Err(ApiError::new(Code::Forbidden, format!("this token is limited to the organization {only}")));
+        }
+        let mut standing = state.standings.get(&state.store, &org, person.account).await?.ok_or_else(missing)?;
+        if let Some(only) = &person.only_project {
+            // What the account has in the project, and no role in the organization: as a collaborator.
+            standing = standing.in_project(only).map(Arc::new).ok_or_else(missing)?;
+        }
         Ok(Self { person, org, standing })
     }
 
@@ -101,7 +109,7 @@ impl OrgAccess {
     /// # Errors
     /// `forbidden`, with the role that is needed.
     pub fn require(&self, action: Action) -> ApiResult<()> {
-        if rights::allows(action, self.role, None) { Ok(()) } else { Err(self.forbidden(action)) }
+        if self.covers(action) && rights::allows(action, self.role, None) { Ok(()) } else { Err(self.forbidden(action)) }
     }
 
     /// A project that the person has a role in.
@@ -119,7 +127,7 @@ impl OrgAccess {
     /// `not_found`, `forbidden` or `archived`.
     pub fn require_in(&self, action: Action, text: &str) -> ApiResult<ProjectId> {
         let (id, project) = self.project(text)?;
-        if !rights::allows(action, self.role, Some(project.role)) {
+        if !self.covers(action) || !rights::allows(action, self.role, Some(project.role)) {
             return Err(self.forbidden(action));
         }
         if project.archived && rights::changes_project(action) {
@@ -151,7 +159,7 @@ impl OrgAccess {
     pub fn allows_on(&self, action: Action, device: &DeviceRow) -> bool {
         let open = |project: &ProjectOn| !(project.archived && rights::changes_project(action));
         let best = self.project_roles(device).into_iter().filter(open).map(|project| project.role).max();
-        rights::allows(action, self.role, best)
+        self.covers(action) && rights::allows(action, self.role, best)
     }
 
     /// Lets only those go on who may do it to a device.
@@ -178,7 +186,16 @@ impl OrgAccess {
         found.pop().ok_or_else(|| ApiError::not_found("device", text))
     }
 
+    /// Whether the token's scope covers it: the one place where scopes are asked.
+    fn covers(&self, action: Action) -> bool {
+        rights::covers(self.person.scope, action)
+    }
+
     fn forbidden(&self, action: Action) -> ApiError {
+        if !self.covers(action) {
+            let why = format!("this token has the scope {}, which is not enough to {}", self.person.scope.as_str(), action.text());
+            return ApiError::new(Code::Forbidden, why);
+        }
         let least = action.least();
         let mut needed = Vec::new();
         if let Some(role) = least.org {

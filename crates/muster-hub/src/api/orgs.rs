@@ -29,11 +29,13 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<Page<Org>>> {
-    let items = state.store.read(move |db| orgs::of_account(db, person.account)).await?;
+    let mut items = state.store.read(move |db| orgs::of_account(db, person.account)).await?;
+    items.retain(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id));
     Ok(Json(Page { items, next: None }))
 }
 
 async fn create(State(state): State<AppState>, person: Person, Body(wanted): Body<OrgCreate>) -> ApiResult<(StatusCode, Json<Org>)> {
+    person.require_person("make an organization")?;
     let name = display_name(wanted.name, wanted.id.as_str())?;
     let org = Org { id: wanted.id, name, role: Some(OrgRole::Owner), created_at: clock::now() };
     let mut entry = person.entry("org.create", org.id.as_str());

@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::{FromRequest as _, Request, State};
 use http::StatusCode;
 use muster_proto::Millis;
-use muster_proto::api::{AccessToken, AccessTokenCreate, LoginRequest, Me, Page};
+use muster_proto::api::{AccessToken, AccessTokenCreate, LoginRequest, Me, Page, TokenScope};
 use muster_proto::limits::NAME_MAX;
 use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::{Value, json};
 
-use super::{ApiError, ApiResult, Body, Path, Route};
+use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::accounts::{self, PASSWORD_MAX};
 use crate::audit::Entry;
 use crate::auth::{self, Person};
@@ -60,18 +60,20 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
     let by_email = email.clone();
     let account = state.store.read(move |db| stored::by_email(db, &by_email)).await?;
     let right = accounts::verify(login.password, account.as_ref().and_then(|account| account.password.clone())).await;
-    let Some(account) = account.filter(|_| right) else { return Err(refused()) };
+    let Some(account) = account.filter(|account| right && account.is_open() && !account.service) else { return Err(refused()) };
     state.logins.succeeded(&email, from);
     let name = login.token_name.unwrap_or_else(|| "login".into());
     check_name(&name)?;
     let entry = Entry { org: None, actor: email, action: "account.login", target: String::new(), from, details: Value::Null };
-    issue(&state, account.id, name, LOGIN_DAYS, entry).await
+    let (token, shown) = new_token(state.ca.pin(), name, LOGIN_DAYS, clock::now());
+    issue(&state, account.id, token, shown, entry).await
 }
 
 async fn me(State(state): State<AppState>, person: Person) -> ApiResult<Json<Me>> {
     let account = person.account;
-    let orgs = state.store.read(move |db| orgs::of_account(db, account)).await?;
-    Ok(Json(Me { email: person.email, name: person.name, orgs }))
+    let (orgs, has_password) = state.store.read(move |db| Ok((orgs::of_account(db, account)?, stored::has_password(db, account)?))).await?;
+    let orgs = orgs.into_iter().filter(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id)).collect();
+    Ok(Json(Me { email: person.email, name: person.name, hub_owner: person.hub_owner, has_password, orgs }))
 }
 
 async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<Page<AccessToken>>> {
@@ -84,15 +86,33 @@ async fn create(
     person: Person,
     Body(wanted): Body<AccessTokenCreate>,
 ) -> ApiResult<(StatusCode, Json<AccessToken>)> {
+    person.require_person("make tokens")?;
     check_name(&wanted.name)?;
     if !(1..=TOKEN_DAYS_MAX).contains(&wanted.expires_days) {
         return Err(ApiError::new(Code::Invalid, format!("expires_days: {} is not from 1 to {TOKEN_DAYS_MAX}", wanted.expires_days)));
     }
+    match (&wanted.org, &wanted.project) {
+        // A limit to something that the account does not have would be a token that never works.
+        (Some(org), project) => {
+            let access = OrgAccess::load(&state, person.clone(), org.as_str()).await?;
+            if let Some(project) = project {
+                access.project(project.as_str())?;
+            }
+        }
+        (None, Some(_)) => return Err(ApiError::new(Code::Invalid, "project: a limit to a project needs `org` as well")),
+        (None, None) => {}
+    }
     let entry = person.entry("token.create", "");
-    issue(&state, person.account, wanted.name, wanted.expires_days, entry).await
+    let (token, mut shown) = new_token(state.ca.pin(), wanted.name, wanted.expires_days, clock::now());
+    (shown.scope, shown.org, shown.project) = (wanted.scope, wanted.org, wanted.project);
+    issue(&state, person.account, token, shown, entry).await
 }
 
 async fn delete(State(state): State<AppState>, person: Person, Path(id): Path<String>) -> ApiResult<StatusCode> {
+    // Any token may end itself: that is how a login ends.
+    if id != person.token {
+        person.require_person("withdraw other tokens")?;
+    }
     let entry = person.entry("token.delete", &id);
     let account = person.account;
     let work = move |tx: &rusqlite::Transaction<'_>| {
@@ -112,8 +132,13 @@ fn check_name(name: &str) -> ApiResult<()> {
     Ok(())
 }
 
-async fn issue(state: &AppState, account: i64, name: String, days: u32, entry: Entry) -> ApiResult<(StatusCode, Json<AccessToken>)> {
-    let (token, shown) = new_token(state.ca.pin(), name, days, clock::now());
+async fn issue(
+    state: &AppState,
+    account: i64,
+    token: Token,
+    shown: AccessToken,
+    entry: Entry,
+) -> ApiResult<(StatusCode, Json<AccessToken>)> {
     let row = shown.clone();
     let work = move |tx: &rusqlite::Transaction<'_>| {
         if tokens::count_valid(tx, account, row.created_at)? >= TOKENS_MAX {
@@ -122,7 +147,10 @@ async fn issue(state: &AppState, account: i64, name: String, days: u32, entry: E
         tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), &row)?;
         let mut entry = entry;
         entry.target.clone_from(&row.id);
-        entry.with(json!({ "name": row.name, "expires_at": row.expires_at })).ok(tx)
+        let details = json!({
+            "name": row.name, "expires_at": row.expires_at, "scope": row.scope, "org": row.org, "project": row.project,
+        });
+        entry.with(details).ok(tx)
     };
     state.store.write(work).await?;
     Ok((StatusCode::CREATED, Json(shown)))
@@ -135,6 +163,9 @@ pub(crate) fn new_token(pin: muster_proto::token::Pin, name: String, days: u32, 
         id: token.id.clone(),
         token: Some(token.to_string()),
         name,
+        scope: TokenScope::Full,
+        org: None,
+        project: None,
         created_at: now,
         expires_at: now + Millis::from(days) * DAY,
         used_at: None,

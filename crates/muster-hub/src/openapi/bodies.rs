@@ -9,13 +9,18 @@ pub(super) const ENUMS: &[(&str, &[&str])] = &[
     ("PresenceState", &["online", "offline", "never"]),
     ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
     ("SessionState", &["opening", "open", "interrupted", "ended"]),
+    ("TokenScope", &["read", "reach", "full"]),
     ("Visibility", &["private", "internal"]),
 ];
 
 /// Objects.
 pub(super) const SCHEMAS: &[(&str, &str)] = &[
-    ("AccessToken", "id:string token?:string name:string created_at:millis expires_at:millis used_at?:millis"),
-    ("AccessTokenCreate", "name:string expires_days?:int"),
+    (
+        "AccessToken",
+        "id:string token?:string name:string scope:TokenScope org?:string project?:string created_at:millis expires_at:millis \
+         used_at?:millis",
+    ),
+    ("AccessTokenCreate", "name:string expires_days?:int scope?:TokenScope org?:string project?:string"),
     ("AuditEvent", "id:int t:millis actor:string action:string target:string from?:string result:string details:any"),
     (
         "Device",
@@ -38,7 +43,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("HubInfo", "service:string version:string now:millis pin:string mqtt:MqttEndpoint"),
     ("Identity", "uid:string org:string name:string certificate:string ca:string mqtt:MqttEndpoint"),
     ("LoginRequest", "email:string password:string token_name?:string"),
-    ("Me", "email:string name:string orgs:[Org]"),
+    ("Me", "email:string name:string hub_owner:bool has_password:bool orgs:[Org]"),
     ("Member", "email:string name:string role:OrgRole since:millis"),
     ("MemberPut", "role:OrgRole"),
     ("MqttEndpoint", "url:string websocket?:string"),
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_exactly_the_values_of_its_type() {
-        let types = types![Admission AdmitRule EnrolOutcome OrgRole PresenceState ProjectRole SessionState Visibility];
+        let types = types![Admission AdmitRule EnrolOutcome OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
         assert_eq!(types.len(), ENUMS.len());
         for (name, variants) in types {
             let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;

@@ -17,10 +17,36 @@ pub struct Account {
     pub name: String,
     /// argon2id in PHC form.
     pub password: Option<String>,
+    /// Whether it is an owner of the hub.
+    pub hub_owner: bool,
+    /// Whether it belongs to an organization's programs, not to a person.
+    pub service: bool,
+    /// When an owner of the hub set it aside.
+    pub disabled_at: Option<Millis>,
+    /// When its person closed it.
+    pub closed_at: Option<Millis>,
 }
 
+impl Account {
+    /// Whether anybody may log in to it.
+    pub fn is_open(&self) -> bool {
+        self.disabled_at.is_none() && self.closed_at.is_none()
+    }
+}
+
+const COLUMNS: &str = "id, email, name, password, hub_owner, kind = 'service', disabled_at, closed_at";
+
 fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
-    Ok(Account { id: row.get(0)?, email: row.get(1)?, name: row.get(2)?, password: row.get(3)? })
+    Ok(Account {
+        id: row.get(0)?,
+        email: row.get(1)?,
+        name: row.get(2)?,
+        password: row.get(3)?,
+        hub_owner: row.get(4)?,
+        service: row.get(5)?,
+        disabled_at: row.get(6)?,
+        closed_at: row.get(7)?,
+    })
 }
 
 /// Makes an account.
@@ -41,7 +67,7 @@ pub fn create(tx: &Transaction<'_>, email: &str, name: &str, password: Option<&s
 /// # Errors
 /// When the database fails.
 pub fn by_email(connection: &Connection, email: &str) -> Result<Option<Account>> {
-    let mut statement = connection.prepare_cached("SELECT id, email, name, password FROM accounts WHERE email = ?1")?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts WHERE email = ?1"))?;
     Ok(statement.query_row([email.to_lowercase()], account).optional()?)
 }
 
@@ -56,4 +82,30 @@ pub fn set_password(tx: &Transaction<'_>, email: &str, password: &str) -> Result
         return Err(problem(Code::NotFound, format!("there is no account for {email}; make it with `muster-hub user add {email}`")));
     }
     Ok(())
+}
+
+/// Whether the hub has an owner yet.
+///
+/// # Errors
+/// When the database fails.
+pub fn has_hub_owner(connection: &Connection) -> Result<bool> {
+    Ok(connection.query_row("SELECT EXISTS (SELECT 1 FROM accounts WHERE hub_owner)", [], |row| row.get(0))?)
+}
+
+/// Makes an account an owner of the hub, or no longer one.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_hub_owner(tx: &Transaction<'_>, account: i64, owner: bool) -> Result<()> {
+    tx.prepare_cached("UPDATE accounts SET hub_owner = ?2 WHERE id = ?1")?.execute(params![account, owner])?;
+    Ok(())
+}
+
+/// Whether an account can log in with a password.
+///
+/// # Errors
+/// When the database fails.
+pub fn has_password(connection: &Connection, account: i64) -> Result<bool> {
+    let mut statement = connection.prepare_cached("SELECT password IS NOT NULL FROM accounts WHERE id = ?1")?;
+    Ok(statement.query_row([account], |row| row.get(0)).optional()?.unwrap_or(false))
 }

@@ -12,7 +12,10 @@ async fn a_login_gives_a_token_that_works_until_it_is_withdrawn() {
     let body = json!({ "email": "Bob@Acme.Example", "password": "correct horse", "token_name": "laptop" });
     let made = world.stranger().post("/v1/login", body).await.ok(201);
     let bob = world.with_token(made["token"].as_str().unwrap());
-    assert_eq!(bob.get("/v1/me").await.ok(200), json!({ "email": "bob@acme.example", "name": "bob", "orgs": [] }));
+    assert_eq!(
+        bob.get("/v1/me").await.ok(200),
+        json!({ "email": "bob@acme.example", "name": "bob", "hub_owner": false, "has_password": true, "orgs": [] })
+    );
     let list = bob.get("/v1/tokens").await.ok(200);
     assert!(list["items"].as_array().unwrap().iter().all(|token| token.get("token").is_none()), "{list}");
     bob.delete(&format!("/v1/tokens/{}", made["id"].as_str().unwrap())).await.ok(204);
