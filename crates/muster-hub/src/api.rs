@@ -20,6 +20,7 @@ mod problem;
 mod projects;
 pub mod sessions;
 mod telemetry;
+mod text;
 mod why;
 
 use axum::Router;

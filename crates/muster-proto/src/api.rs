@@ -14,6 +14,7 @@ mod people;
 mod projects;
 mod runs;
 mod sessions;
+mod teams;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,12 @@ pub use people::*;
 pub use projects::*;
 pub use runs::*;
 pub use sessions::*;
+pub use teams::*;
+
+/// Reads a field of a change in which absent, null and a value are three things.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(reader: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(reader).map(Some)
+}
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

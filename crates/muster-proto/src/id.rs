@@ -84,6 +84,10 @@ text_id!(
     ProjectId, "project id", slug
 );
 text_id!(
+    /// A team's id inside its organization: a slug by the rules of [`OrgId`].
+    TeamId, "team id", slug
+);
+text_id!(
     /// A device's uid: made by the hub, unique in the hub, the name in its certificate and topics. `d` and 15 of `a-z`, `2-7`.
     DeviceUid, "device uid", |text| tagged(text, b'd')
 );

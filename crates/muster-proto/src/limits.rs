@@ -22,6 +22,16 @@ pub const SERIAL_MAX: usize = 64;
 pub const SLUG_MAX: usize = 40;
 /// Longest display name, in characters.
 pub const NAME_MAX: usize = 100;
+/// Longest description of an organization, a team or a project, in characters: a page of text.
+pub const DESCRIPTION_MAX: usize = 2000;
+/// Longest web address of an organization, in bytes.
+pub const WEBSITE_MAX: usize = 500;
+/// Largest logo or avatar, in bytes: as much as any body.
+pub const IMAGE_MAX: usize = HTTP_BODY_MAX;
+/// Most pixels of a logo or avatar in each direction: a viewer must not need a gigabyte to show a small file.
+pub const IMAGE_SIDE_MAX: usize = 2048;
+/// Most devices in one request that puts them into a project or takes them out: they fit into one body.
+pub const ASSIGN_MAX: usize = 5000;
 
 /// Most columns in one usage batch.
 pub const USAGE_COLUMNS_MAX: usize = 256;

@@ -101,7 +101,8 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
             out.list(&orgs, "you belong to no organization: make one with `muster org create`", |orgs| table(context, orgs))?;
         }
         OrgCommand::Create { id, name } => {
-            let org: Org = hub.post("/v1/orgs", &OrgCreate { id, name }).await?;
+            let org: Org =
+                hub.post("/v1/orgs", &OrgCreate { id, name, full_name: None, description: None, location: None, website: None }).await?;
             out.done(&org, format!("Made organization {}. `muster org use {}` makes it the one that commands mean.", org.id, org.id))?;
         }
         OrgCommand::Show { id } => {

@@ -144,7 +144,8 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
             out.list(&projects, "no projects: make one with `muster project create`", |projects| table(context, projects))?;
         }
         ProjectCommand::Create { id, name, visibility } => {
-            let project: Project = hub.post(&context.org_path("/projects").await?, &ProjectCreate { id, name, visibility }).await?;
+            let project: Project =
+                hub.post(&context.org_path("/projects").await?, &ProjectCreate { id, name, description: None, visibility }).await?;
             out.done(&project, format!("Made project {}.", project.id))?;
         }
         ProjectCommand::Show { id } => {

@@ -85,7 +85,17 @@ fn what_is_missing_or_wrong_is_said() {
 
 #[test]
 fn one_organization_needs_no_name() {
-    let org = |id: &str| Org { id: id.parse().unwrap(), name: id.into(), role: None, created_at: 0 };
+    let org = |id: &str| Org {
+        id: id.parse().unwrap(),
+        name: id.into(),
+        full_name: None,
+        description: None,
+        location: None,
+        website: None,
+        logo: None,
+        role: None,
+        created_at: 0,
+    };
     assert_eq!(only_org(vec![org("acme")]).unwrap().as_str(), "acme");
     assert_eq!(only_org(vec![]).unwrap_err().exit, 4);
     let failure = only_org(vec![org("acme"), org("other")]).unwrap_err();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
-use muster_proto::api::{Org, OrgRole, ProjectRole};
+use muster_proto::api::{OrgRole, ProjectRole};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use serde_json::Value;
@@ -85,11 +85,6 @@ impl OrgAccess {
             standing = standing.in_project(only).map(Arc::new).ok_or_else(missing)?;
         }
         Ok(Self { person, org, standing })
-    }
-
-    /// The organization as the person sees it.
-    pub fn to_org(&self) -> Org {
-        Org { id: self.org.clone(), name: self.name.clone(), role: self.role, created_at: self.created_at }
     }
 
     /// An audit entry of this person in this organization.

@@ -3,18 +3,18 @@
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use muster_proto::api::{Member, MemberPut, Org, OrgCreate, OrgRole, Page};
-use muster_proto::limits::NAME_MAX;
+use muster_proto::api::{Member, MemberPut, Org, OrgCreate, OrgEdit, OrgRole, Page};
 use muster_proto::problem::Code;
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
+use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route, text};
 use crate::auth::Person;
 use crate::clock;
 use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::accounts::{self, Account};
+use crate::store::orgs::Details;
 use crate::store::{self, orgs, problem};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -37,20 +37,45 @@ async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<P
 async fn create(State(state): State<AppState>, person: Person, Body(wanted): Body<OrgCreate>) -> ApiResult<(StatusCode, Json<Org>)> {
     person.require_person("make an organization")?;
     let name = display_name(wanted.name, wanted.id.as_str())?;
-    let org = Org { id: wanted.id, name, role: Some(OrgRole::Owner), created_at: clock::now() };
-    let mut entry = person.entry("org.create", org.id.as_str());
-    entry.org = Some(org.id.clone());
-    let row = org.clone();
+    let details = checked(OrgEdit {
+        name: None,
+        full_name: Some(wanted.full_name),
+        description: Some(wanted.description),
+        location: Some(wanted.location),
+        website: Some(wanted.website),
+    })?;
+    let mut entry = person.entry("org.create", wanted.id.as_str()).with(json!({ "name": name }));
+    entry.org = Some(wanted.id.clone());
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        orgs::create(tx, &row.id, &row.name, person.account, row.created_at)?;
-        entry.ok(tx)
+        orgs::create(tx, &wanted.id, &name, person.account, clock::now())?;
+        orgs::edit(tx, &wanted.id, &details)?;
+        entry.ok(tx)?;
+        orgs::show(tx, &wanted.id, Some(OrgRole::Owner))?.ok_or_else(|| problem(Code::NotFound, "the organization is gone already"))
     };
-    state.store.write(work).await?;
-    Ok((StatusCode::CREATED, Json(org)))
+    Ok((StatusCode::CREATED, Json(state.store.write(work).await?)))
 }
 
-async fn show(access: OrgAccess) -> Json<Org> {
-    Json(access.to_org())
+/// What a person wrote, held to the rules of each field.
+fn checked(wanted: OrgEdit) -> ApiResult<Details> {
+    type Check = fn(&str, String) -> ApiResult<Option<String>>;
+    let field = |name: &str, value: Option<Option<String>>, check: Check| match value {
+        Some(Some(text)) => check(name, text).map(Some),
+        Some(None) => Ok(Some(None)),
+        None => Ok(None),
+    };
+    Ok(Details {
+        name: wanted.name.map(|name| text::name("name", name)).transpose()?,
+        full_name: field("full_name", wanted.full_name, text::line)?,
+        description: field("description", wanted.description, text::description)?,
+        location: field("location", wanted.location, text::line)?,
+        website: field("website", wanted.website, text::website)?,
+    })
+}
+
+async fn show(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Org>> {
+    let (org, role) = (access.org.clone(), access.role);
+    let found = state.store.read(move |db| orgs::show(db, &org, role)).await?;
+    Ok(Json(found.ok_or_else(|| ApiError::not_found("organization", access.org.as_str()))?))
 }
 
 async fn members(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Member>>> {
@@ -105,10 +130,5 @@ pub(super) fn account(connection: &Connection, email: &str) -> store::Result<Acc
 
 /// A display name, or the id where none was given.
 pub(super) fn display_name(name: Option<String>, id: &str) -> ApiResult<String> {
-    let name = name.unwrap_or_else(|| id.to_owned());
-    if name.trim() != name || name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(char::is_control) {
-        let why = format!("name: it has 1 to {NAME_MAX} printable characters and no white space at its ends");
-        return Err(ApiError::new(Code::Invalid, why));
-    }
-    Ok(name)
+    text::name("name", name.unwrap_or_else(|| id.to_owned()))
 }

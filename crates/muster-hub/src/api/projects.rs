@@ -9,11 +9,13 @@ use muster_proto::problem::Code;
 use serde_json::json;
 
 use super::orgs::{account, display_name};
+use super::text::description;
 use super::{ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
 use crate::standings::ProjectAccess;
 use crate::state::AppState;
+use crate::store::projects::{self, Edit, Numbers};
 use crate::store::{orgs, problem};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -28,28 +30,38 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Project>>> {
-    let mut items = Vec::new();
-    for (id, project) in access.projects.iter() {
-        items.push(filled(&state, &access, id, project).await?);
-    }
-    Ok(Json(Page { items, next: None }))
+    let org = access.org.clone();
+    let mut numbers = state.store.read(move |db| projects::numbers(db, &org, None)).await?;
+    let items = access.projects.iter().map(|(id, project)| filled(&state, id, project, numbers.remove(id).unwrap_or_default()));
+    Ok(Json(Page { items: items.collect(), next: None }))
 }
 
 /// A project with its numbers.
-async fn filled(state: &AppState, access: &OrgAccess, id: &ProjectId, project: &ProjectAccess) -> ApiResult<Project> {
-    let (org, of) = (access.org.clone(), id.clone());
-    let devices = state.store.read(move |db| orgs::project_devices(db, &org, &of)).await?;
+fn filled(state: &AppState, id: &ProjectId, project: &ProjectAccess, numbers: Numbers) -> Project {
     let live = state.ingest.live();
-    let online = devices.iter().filter(|uid| uid.parse().is_ok_and(|uid| live.is_online(&uid))).count();
-    Ok(Project {
+    let online = numbers.devices.iter().filter(|uid| live.is_online(uid)).count();
+    Project {
         id: id.clone(),
         name: project.name.clone(),
+        description: numbers.description,
         visibility: project.visibility,
         role: project.role,
-        devices: u32::try_from(devices.len()).unwrap_or(u32::MAX),
+        devices: u32::try_from(numbers.devices.len()).unwrap_or(u32::MAX),
         online: u32::try_from(online).unwrap_or(u32::MAX),
+        sessions: numbers.sessions,
+        members: numbers.members,
         created_at: project.created_at,
-    })
+        archived_at: numbers.archived_at,
+    }
+}
+
+/// The project as it is now, for this person, after a change.
+async fn reread(state: &AppState, access: &OrgAccess, id: &ProjectId) -> ApiResult<Json<Project>> {
+    let access = OrgAccess::load(state, access.person.clone(), access.org.as_str()).await?;
+    let (_, project) = access.project(id.as_str())?;
+    let (org, of) = (access.org.clone(), id.clone());
+    let numbers = state.store.read(move |db| projects::numbers(db, &org, Some(&of))).await?.remove(id).unwrap_or_default();
+    Ok(Json(filled(state, id, project, numbers)))
 }
 
 async fn create(
@@ -58,30 +70,26 @@ async fn create(
     Body(wanted): Body<ProjectCreate>,
 ) -> ApiResult<(StatusCode, Json<Project>)> {
     access.require(Action::CreateProject)?;
-    let project = Project {
-        name: display_name(wanted.name, wanted.id.as_str())?,
-        id: wanted.id,
-        visibility: wanted.visibility,
-        role: ProjectRole::Admin,
-        devices: 0,
-        online: 0,
-        created_at: clock::now(),
-    };
-    let entry = access.entry("project.create", project.id.as_str()).with(json!({ "visibility": project.visibility }));
-    let row = project.clone();
+    let name = display_name(wanted.name, wanted.id.as_str())?;
+    let description = wanted.description.map(|text| description("description", text)).transpose()?.flatten();
+    let (id, visibility) = (wanted.id, wanted.visibility);
+    let entry = access.entry("project.create", id.as_str()).with(json!({ "visibility": visibility }));
+    let (org, account, project) = (access.org.clone(), access.person.account, id.clone());
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        orgs::create_project(tx, &access.org, &row.id, &row.name, row.visibility, row.created_at)?;
-        orgs::set_participant(tx, &access.org, &row.id, access.person.account, ProjectRole::Admin, row.created_at)?;
+        let now = clock::now();
+        orgs::create_project(tx, &org, &project, &name, visibility, now)?;
+        let edit = Edit { description: Some(description), ..Edit::default() };
+        projects::edit(tx, &org, &project, &edit)?;
+        orgs::set_participant(tx, &org, &project, account, ProjectRole::Admin, now)?;
         entry.ok(tx)
     };
     state.store.write(work).await?;
-    Ok((StatusCode::CREATED, Json(project)))
+    Ok((StatusCode::CREATED, reread(&state, &access, &id).await?))
 }
 
 async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
-    access.require_in(Action::SeeProject, &project)?;
-    let (id, project) = access.project(&project)?;
-    Ok(Json(filled(&state, &access, &id, project).await?))
+    let id = access.require_in(Action::SeeProject, &project)?;
+    reread(&state, &access, &id).await
 }
 
 async fn participants(
@@ -115,7 +123,8 @@ async fn put_participant(
         keep_those_above(tx, &access, &project, &account.email, own)?;
         orgs::set_participant(tx, &access.org, &project, account.id, role, clock::now())?;
         entry.ok(tx)?;
-        Ok(Participant { email: account.email, role })
+        let participant = orgs::participants(tx, &access.org, &project)?.into_iter().find(|known| known.email == account.email);
+        participant.ok_or_else(|| problem(Code::NotFound, "the participant is gone already"))
     });
     Ok(Json(participant.await?))
 }
@@ -129,9 +138,9 @@ fn keep_those_above(
     own: Option<ProjectRole>,
 ) -> crate::store::Result<()> {
     let present = orgs::participants(connection, &access.org, project)?.into_iter().find(|participant| participant.email == email);
-    match present {
-        Some(present) if own.is_none_or(|own| present.role > own) => {
-            Err(problem(Code::Forbidden, format!("{email} has the role {} in {project}, which is above yours", present.role.as_str())))
+    match present.and_then(|present| present.own) {
+        Some(given) if own.is_none_or(|own| given > own) => {
+            Err(problem(Code::Forbidden, format!("{email} has the role {} in {project}, which is above yours", given.as_str())))
         }
         _ => Ok(()),
     }

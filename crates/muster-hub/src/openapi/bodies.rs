@@ -21,7 +21,9 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
          used_at?:millis",
     ),
     ("AccessTokenCreate", "name:string expires_days?:int scope?:TokenScope org?:string project?:string"),
+    ("Assigned", "added:int removed:int"),
     ("AuditEvent", "id:int t:millis actor:string action:string target:string from?:string result:string details:any"),
+    ("Collaborator", "email:string name:string projects:[RoleIn] teams:[string]"),
     (
         "Device",
         "id:string uid:string name:string admission:Admission presence:PresenceState why:string presence_since?:millis last_seen?:millis \
@@ -47,15 +49,29 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("Member", "email:string name:string role:OrgRole since:millis"),
     ("MemberPut", "role:OrgRole"),
     ("MqttEndpoint", "url:string websocket?:string"),
-    ("Org", "id:string name:string role?:OrgRole created_at:millis"),
-    ("OrgCreate", "id:string name?:string"),
-    ("Participant", "email:string role:ProjectRole"),
+    (
+        "Org",
+        "id:string name:string full_name?:string description?:string location?:string website?:string logo?:string role?:OrgRole \
+         created_at:millis",
+    ),
+    ("OrgCreate", "id:string name?:string full_name?:string description?:string location?:string website?:string"),
+    ("OrgEdit", "name?:string full_name?:string description?:string location?:string website?:string"),
+    ("Participant", "email:string name:string role:ProjectRole own?:ProjectRole teams:[string]"),
     ("ParticipantPut", "role:ProjectRole"),
     ("PresenceChange", "t:millis presence:PresenceState reason:string"),
     ("Problem", "code:string status:int detail:string request?:string retry_in?:int"),
-    ("Project", "id:string name:string visibility:Visibility role:ProjectRole devices:int online:int created_at:millis"),
-    ("ProjectCreate", "id:string name?:string visibility?:Visibility"),
+    (
+        "Project",
+        "id:string name:string description?:string visibility:Visibility role:ProjectRole devices:int online:int sessions:int members:int \
+         created_at:millis archived_at?:millis",
+    ),
+    ("ProjectCreate", "id:string name?:string description?:string visibility?:Visibility"),
+    ("ProjectDevices", "add?:[string] remove?:[string]"),
+    ("ProjectEdit", "name?:string description?:string visibility?:Visibility"),
+    ("ProjectTeam", "id:string name:string role:ProjectRole members:int since:millis"),
+    ("ProjectTeamPut", "role:ProjectRole"),
     ("RenewRequest", "csr:string"),
+    ("RoleIn", "project:string role:ProjectRole"),
     ("Sample", "t:millis boot:string seq:int values:numbers"),
     (
         "Session",
@@ -64,6 +80,13 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("SessionCreate", "project?:string want?:string reason?:string"),
     ("SessionTicket", "session:string relay:string ticket:string device:string device_name:string"),
+    (
+        "Team",
+        "id:string name:string description?:string avatar?:string members:int people?:[TeamMember] projects:[RoleIn] created_at:millis",
+    ),
+    ("TeamCreate", "id:string name?:string description?:string"),
+    ("TeamEdit", "name?:string description?:string"),
+    ("TeamMember", "email:string name:string role?:OrgRole since:millis"),
     ("WatchRequest", "seconds:int"),
 ];
 
@@ -114,9 +137,10 @@ mod tests {
     #[test]
     fn every_body_has_exactly_the_fields_of_its_type() {
         let mut types = types![
-            AccessToken AccessTokenCreate AuditEvent Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
-            EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate Participant ParticipantPut
-            PresenceChange Project ProjectCreate RenewRequest Sample Session SessionCreate SessionTicket WatchRequest
+            AccessToken AccessTokenCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
+            EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
+            ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn
+            Sample Session SessionCreate SessionTicket Team TeamCreate TeamEdit TeamMember WatchRequest
         ];
         types.push(("Problem", names_of::<problem::Problem>()));
         types.push(("DeviceReplace", names_of::<crate::api::Replace>()));

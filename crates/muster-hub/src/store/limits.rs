@@ -70,7 +70,9 @@ fn write(tx: &Transaction<'_>, org: &str, scope: &str, name: LimitName, most: Op
         Some(most) => tx
             .prepare_cached("INSERT INTO limits VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET most = ?4 WHERE most != ?4")?
             .execute(params![org, scope, name.as_str(), i64::try_from(most).unwrap_or(i64::MAX)])?,
-        None => tx.prepare_cached("DELETE FROM limits WHERE org = ?1 AND scope = ?2 AND name = ?3")?.execute([org, scope, name.as_str()])?,
+        None => {
+            tx.prepare_cached("DELETE FROM limits WHERE org = ?1 AND scope = ?2 AND name = ?3")?.execute([org, scope, name.as_str()])?
+        }
     };
     Ok(())
 }

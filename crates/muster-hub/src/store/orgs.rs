@@ -1,28 +1,28 @@
-//! Organizations, members, projects, participants.
+//! Organizations, members, projects, participants, and what one person has of all these.
 
 use muster_proto::Millis;
 use muster_proto::api::{Member, Org, OrgRole, Participant, ProjectRole, Visibility};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Error, Result, problem};
 
-fn parse_org_role(text: &str) -> Result<OrgRole> {
+pub(super) fn parse_org_role(text: &str) -> Result<OrgRole> {
     [OrgRole::Owner, OrgRole::Member, OrgRole::Viewer]
         .into_iter()
         .find(|role| role.as_str() == text)
         .ok_or_else(|| Error::Corrupt { what: "role", why: text.to_owned() })
 }
 
-fn parse_project_role(text: &str) -> Result<ProjectRole> {
+pub(super) fn parse_project_role(text: &str) -> Result<ProjectRole> {
     [ProjectRole::Admin, ProjectRole::Maintain, ProjectRole::Operate, ProjectRole::Connect, ProjectRole::View]
         .into_iter()
         .find(|role| role.as_str() == text)
         .ok_or_else(|| Error::Corrupt { what: "role", why: text.to_owned() })
 }
 
-fn visibility_text(visibility: Visibility) -> &'static str {
+pub(super) fn visibility_text(visibility: Visibility) -> &'static str {
     match visibility {
         Visibility::Private => "private",
         Visibility::Internal => "internal",
@@ -38,7 +38,7 @@ pub(crate) struct Standing {
     pub projects: Vec<ProjectStanding>,
 }
 
-/// A project, with what one account was given in it.
+/// A project, with what one account was given in it: the highest of its own participation and of its teams.
 #[derive(Debug, Clone)]
 pub(crate) struct ProjectStanding {
     pub id: ProjectId,
@@ -75,31 +75,71 @@ pub(crate) fn standing(connection: &Connection, org: &OrgId, account: i64) -> Re
             participant: participant.as_deref().map(parse_project_role).transpose()?,
         });
     }
+    let mut statement = connection.prepare_cached(
+        "SELECT t.project, t.role FROM team_members m JOIN project_teams t ON t.org = m.org AND t.team = m.team
+         WHERE m.account = ?2 AND m.org = ?1",
+    )?;
+    let mut rows = statement.query(params![org.as_str(), account])?;
+    while let Some(row) = rows.next()? {
+        let (id, role): (String, String) = (row.get(0)?, row.get(1)?);
+        if let Ok(at) = projects.binary_search_by(|project| project.id.as_str().cmp(&id)) {
+            projects[at].participant = projects[at].participant.max(Some(parse_project_role(&role)?));
+        }
+    }
     Ok(Some(Standing { name, created_at, role: role.as_deref().map(parse_org_role).transpose()?, projects }))
+}
+
+/// An organization as somebody with this role there sees it.
+const ORG: &str = "o.id, o.name, o.full_name, o.description, o.location, o.website, o.created_at,
+     (SELECT l.digest FROM org_logos l WHERE l.org = o.id)";
+
+fn org(row: &Row<'_>, role: Option<OrgRole>) -> Result<Org> {
+    let id: OrgId = row.get::<_, String>(0)?.parse()?;
+    let logo: Option<String> = row.get(7)?;
+    Ok(Org {
+        logo: logo.map(|digest| format!("/v1/orgs/{id}/logo?v={}", digest.get(..16).unwrap_or_default())),
+        id,
+        name: row.get(1)?,
+        full_name: row.get(2)?,
+        description: row.get(3)?,
+        location: row.get(4)?,
+        website: row.get(5)?,
+        role,
+        created_at: row.get(6)?,
+    })
+}
+
+/// One organization, for somebody with this role there.
+pub(crate) fn show(connection: &Connection, id: &OrgId, role: Option<OrgRole>) -> Result<Option<Org>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {ORG} FROM orgs o WHERE o.id = ?1"))?;
+    let mut rows = statement.query([id.as_str()])?;
+    rows.next()?.map(|row| org(row, role)).transpose()
 }
 
 /// The organizations that an account belongs to or collaborates in.
 pub(crate) fn of_account(connection: &Connection, account: i64) -> Result<Vec<Org>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT o.id, o.name, o.created_at, m.role FROM orgs o LEFT JOIN members m ON m.org = o.id AND m.account = ?1
-         WHERE m.role IS NOT NULL OR EXISTS (SELECT 1 FROM participants p WHERE p.account = ?1 AND p.org = o.id) ORDER BY o.id",
-    )?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {ORG}, m.role FROM orgs o LEFT JOIN members m ON m.org = o.id AND m.account = ?1
+         WHERE m.role IS NOT NULL OR EXISTS (SELECT 1 FROM participants p WHERE p.account = ?1 AND p.org = o.id)
+             OR EXISTS (SELECT 1 FROM team_members t JOIN project_teams p ON p.org = t.org AND p.team = t.team
+                        WHERE t.account = ?1 AND t.org = o.id) ORDER BY o.id"
+    ))?;
     let mut rows = statement.query([account])?;
     let mut orgs = Vec::new();
     while let Some(row) = rows.next()? {
-        let (id, role): (String, Option<String>) = (row.get(0)?, row.get(3)?);
-        orgs.push(Org {
-            id: id.parse()?,
-            name: row.get(1)?,
-            role: role.as_deref().map(parse_org_role).transpose()?,
-            created_at: row.get(2)?,
-        });
+        let role: Option<String> = row.get(8)?;
+        orgs.push(org(row, role.as_deref().map(parse_org_role).transpose()?)?);
     }
     Ok(orgs)
 }
 
-/// Makes an organization with its first owner.
+/// Makes an organization with its first owner. The id of one that was deleted is not given again: its records stand under it.
 pub(crate) fn create(tx: &Transaction<'_>, org: &OrgId, name: &str, owner: i64, now: Millis) -> Result<()> {
+    let mut statement = tx.prepare_cached("SELECT EXISTS (SELECT 1 FROM deleted_orgs WHERE id = ?1)")?;
+    if statement.query_row([org.as_str()], |row| row.get(0))? {
+        let why = format!("the id {org} belonged to an organization that was deleted, whose records keep it; choose another id");
+        return Err(problem(Code::Exists, why));
+    }
     let made = tx.prepare_cached("INSERT OR IGNORE INTO orgs (id, name, created_at) VALUES (?1, ?2, ?3)")?.execute(params![
         org.as_str(),
         name,
@@ -109,6 +149,36 @@ pub(crate) fn create(tx: &Transaction<'_>, org: &OrgId, name: &str, owner: i64, 
         return Err(problem(Code::Exists, format!("an organization {org} exists already; choose another id")));
     }
     set_member(tx, org, owner, OrgRole::Owner, now)
+}
+
+/// What an organization says of itself. `None` stays as it is; `Some(None)` is cleared.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Details {
+    pub name: Option<String>,
+    pub full_name: Option<Option<String>>,
+    pub description: Option<Option<String>>,
+    pub location: Option<Option<String>>,
+    pub website: Option<Option<String>>,
+}
+
+/// Changes what an organization says of itself.
+pub(crate) fn edit(tx: &Transaction<'_>, org: &OrgId, details: &Details) -> Result<()> {
+    let fields = [&details.full_name, &details.description, &details.location, &details.website];
+    let sqls = [
+        "UPDATE orgs SET full_name = ?2 WHERE id = ?1",
+        "UPDATE orgs SET description = ?2 WHERE id = ?1",
+        "UPDATE orgs SET location = ?2 WHERE id = ?1",
+        "UPDATE orgs SET website = ?2 WHERE id = ?1",
+    ];
+    if let Some(name) = &details.name {
+        tx.prepare_cached("UPDATE orgs SET name = ?2 WHERE id = ?1")?.execute([org.as_str(), name])?;
+    }
+    for (field, sql) in fields.into_iter().zip(sqls) {
+        if let Some(value) = field {
+            tx.prepare_cached(sql)?.execute(params![org.as_str(), value])?;
+        }
+    }
+    Ok(())
 }
 
 /// Members of an organization, by e-mail.
@@ -141,11 +211,18 @@ pub(crate) fn set_member(tx: &Transaction<'_>, org: &OrgId, account: i64, role: 
     Ok(())
 }
 
-/// Takes an account out of an organization and out of all its projects, and says whether it was a member.
+/// Takes an account out of an organization, its teams and all its projects, and says whether it was anything there.
 pub(crate) fn remove_member(tx: &Transaction<'_>, org: &OrgId, account: i64) -> Result<bool> {
     keep_an_owner(tx, org, account)?;
-    tx.prepare_cached("DELETE FROM participants WHERE org = ?1 AND account = ?2")?.execute(params![org.as_str(), account])?;
-    Ok(tx.prepare_cached("DELETE FROM members WHERE org = ?1 AND account = ?2")?.execute(params![org.as_str(), account])? == 1)
+    let mut gone = 0;
+    for sql in [
+        "DELETE FROM participants WHERE org = ?1 AND account = ?2",
+        "DELETE FROM team_members WHERE org = ?1 AND account = ?2",
+        "DELETE FROM members WHERE org = ?1 AND account = ?2",
+    ] {
+        gone += tx.prepare_cached(sql)?.execute(params![org.as_str(), account])?;
+    }
+    Ok(gone > 0)
 }
 
 fn keep_an_owner(tx: &Transaction<'_>, org: &OrgId, without: i64) -> Result<()> {
@@ -177,13 +254,6 @@ pub(crate) fn create_project(
     Ok(())
 }
 
-/// The uids of a project's devices.
-pub(crate) fn project_devices(connection: &Connection, org: &OrgId, project: &ProjectId) -> Result<Vec<String>> {
-    let mut statement = connection.prepare_cached("SELECT uid FROM device_projects WHERE org = ?1 AND project = ?2")?;
-    let rows = statement.query_map([org.as_str(), project.as_str()], |row| row.get(0))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
 /// Whether a project is there and not archived.
 pub(crate) fn project_is_open(connection: &Connection, org: &OrgId, project: &ProjectId) -> Result<bool> {
     let mut statement =
@@ -191,16 +261,30 @@ pub(crate) fn project_is_open(connection: &Connection, org: &OrgId, project: &Pr
     Ok(statement.query_row([org.as_str(), project.as_str()], |row| row.get(0))?)
 }
 
-/// Participants of a project, by e-mail.
+/// Whom a project gives a role, in person or through teams, by e-mail.
 pub(crate) fn participants(connection: &Connection, org: &OrgId, project: &ProjectId) -> Result<Vec<Participant>> {
     let mut statement = connection.prepare_cached(
-        "SELECT a.email, p.role FROM participants p JOIN accounts a ON a.id = p.account
-         WHERE p.org = ?1 AND p.project = ?2 ORDER BY a.email",
+        "SELECT a.email, a.name, g.role, g.team FROM accounts a JOIN (
+             SELECT account, role, NULL AS team FROM participants WHERE org = ?1 AND project = ?2
+             UNION ALL
+             SELECT m.account, t.role, t.team FROM project_teams t JOIN team_members m ON m.org = t.org AND m.team = t.team
+             WHERE t.org = ?1 AND t.project = ?2
+         ) g ON g.account = a.id ORDER BY a.email, g.team",
     )?;
     let mut rows = statement.query([org.as_str(), project.as_str()])?;
-    let mut participants = Vec::new();
+    let mut participants: Vec<Participant> = Vec::new();
     while let Some(row) = rows.next()? {
-        participants.push(Participant { email: row.get(0)?, role: parse_project_role(&row.get::<_, String>(1)?)? });
+        let (email, team): (String, Option<String>) = (row.get(0)?, row.get(3)?);
+        let role = parse_project_role(&row.get::<_, String>(2)?)?;
+        if participants.last().is_none_or(|last| last.email != email) {
+            participants.push(Participant { email, name: row.get(1)?, role, own: None, teams: Vec::new() });
+        }
+        let Some(last) = participants.last_mut() else { continue };
+        last.role = last.role.max(role);
+        match team {
+            Some(team) => last.teams.push(team.parse()?),
+            None => last.own = Some(role),
+        }
     }
     Ok(participants)
 }

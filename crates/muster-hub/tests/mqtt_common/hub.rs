@@ -154,7 +154,7 @@ pub async fn device(store: &Store, ca: &Ca, uid: &str, org: &str) -> Papers {
     store
         .write(move |tx| {
             let now = clock::now();
-            tx.execute("INSERT OR IGNORE INTO orgs VALUES (?1, ?1, ?2)", (org.as_str(), now))?;
+            tx.execute("INSERT OR IGNORE INTO orgs (id, name, created_at) VALUES (?1, ?1, ?2)", (org.as_str(), now))?;
             tx.execute(
                 "INSERT INTO devices (uid, org, serial, name, admission, facts, created_at) VALUES (?1, ?2, ?1, ?1, 'admitted', '{}', ?3)",
                 (uid.as_str(), org.as_str(), now),

@@ -76,7 +76,10 @@ impl FromStr for Day {
         }
         let number = |from: usize, to: usize| {
             let part = &bytes[from..to];
-            part.iter().all(u8::is_ascii_digit).then(|| part.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0'))).ok_or_else(invalid)
+            part.iter()
+                .all(u8::is_ascii_digit)
+                .then(|| part.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')))
+                .ok_or_else(invalid)
         };
         let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
         if !(1..=12).contains(&month) || !(1..=31).contains(&day) {

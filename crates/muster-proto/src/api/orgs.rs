@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
-use crate::id::OrgId;
+use crate::id::{OrgId, ProjectId, TeamId};
 
 /// A role in an organization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -64,6 +64,21 @@ pub struct Org {
     pub id: OrgId,
     /// Its display name.
     pub name: String,
+    /// Its name in full, as in a contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_name: Option<String>,
+    /// What it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its web address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub website: Option<String>,
+    /// The path of its logo; another one for another image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logo: Option<String>,
     /// The caller's role; absent for a collaborator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<OrgRole>,
@@ -80,6 +95,39 @@ pub struct OrgCreate {
     /// Its display name; the id if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Its name in full, as in a contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_name: Option<String>,
+    /// What it does; several lines are fine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Its web address, `https://` or `http://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub website: Option<String>,
+}
+
+/// `PATCH /v1/orgs/{org}`: what is absent stays, null clears.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrgEdit {
+    /// A new display name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its name in full, as in a contract.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::given")]
+    pub full_name: Option<Option<String>>,
+    /// What it does; several lines are fine.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::given")]
+    pub description: Option<Option<String>>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::given")]
+    pub location: Option<Option<String>>,
+    /// Its web address, `https://` or `http://`.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "super::given")]
+    pub website: Option<Option<String>>,
 }
 
 /// A person in an organization.
@@ -101,4 +149,26 @@ pub struct Member {
 pub struct MemberPut {
     /// The role.
     pub role: OrgRole,
+}
+
+/// A row of `GET /v1/orgs/{org}/collaborators`: somebody without a role in the organization, who has only what projects and teams give.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Collaborator {
+    /// E-mail.
+    pub email: String,
+    /// Display name.
+    pub name: String,
+    /// Projects, with the highest role that a participation or a team gives there.
+    pub projects: Vec<RoleIn>,
+    /// Teams that the person is in.
+    pub teams: Vec<TeamId>,
+}
+
+/// A role in a project.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleIn {
+    /// Which project.
+    pub project: ProjectId,
+    /// The role there.
+    pub role: ProjectRole,
 }
