@@ -78,7 +78,7 @@ async fn watch(
     Body(asked): Body<WatchRequest>,
 ) -> ApiResult<StatusCode> {
     let device = access.device(&state, &name).await?;
-    access.require_on(Action::ViewDevice, &device)?;
+    access.require_on(Action::WatchDevice, &device)?;
     if !(1..=WATCH_MAX_S).contains(&asked.seconds) {
         return Err(ApiError::new(Code::Invalid, format!("seconds: it is 1 to {WATCH_MAX_S}")));
     }

@@ -1,0 +1,151 @@
+//! Every call that needs a right: which action it exercises, on what, and how one sees that it was done.
+
+use muster_hub::rights::Action::{self, *};
+
+use crate::targets::Fresh;
+
+/// What must be seen for a refusal to be a 403: who does not see it gets a 404.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum On {
+    Org,
+    Project,
+    Device,
+}
+
+/// One call. Path and body hold names of the target in braces; the path's are those of the route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    /// `None`: whoever has anything in the organization may.
+    pub(crate) action: Option<Action>,
+    pub(crate) method: &'static str,
+    pub(crate) route: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) body: &'static str,
+    pub(crate) on: On,
+    pub(crate) fresh: Fresh,
+    pub(crate) seen: Option<Seen>,
+}
+
+/// How one sees that it was done: whether the page, or an item of it, has these values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) path: &'static str,
+    /// `key=value`, separated by spaces; `key=*` for anything but null; an array has a value if one of its elements is it.
+    pub(crate) has: &'static str,
+    /// Whether it is there after the change, or gone.
+    pub(crate) there: bool,
+}
+
+impl Case {
+    const fn new(action: Option<Action>, on: On, fresh: Fresh, method: &'static str, route: &'static str) -> Self {
+        Self { action, method, route, query: "", body: "", on, fresh, seen: None }
+    }
+
+    const fn with(self, body: &'static str) -> Self {
+        Self { body, ..self }
+    }
+
+    const fn then(self, path: &'static str, has: &'static str) -> Self {
+        Self { seen: Some(Seen { path, has, there: true }), ..self }
+    }
+
+    const fn gone(self, path: &'static str, has: &'static str) -> Self {
+        Self { seen: Some(Seen { path, has, there: false }), ..self }
+    }
+
+    pub(crate) fn changes(&self) -> bool {
+        self.method != "GET"
+    }
+}
+
+const fn call(action: Action, on: On, fresh: Fresh, method: &'static str, route: &'static str) -> Case {
+    Case::new(Some(action), on, fresh, method, route)
+}
+
+/// For whoever has anything in the organization.
+const fn all(method: &'static str, route: &'static str) -> Case {
+    Case::new(None, On::Org, Fresh::Nothing, method, route)
+}
+
+const ORG: &str = "/v1/orgs/{org}";
+const MEMBERS: &str = "/v1/orgs/{org}/members";
+const MEMBER: &str = "/v1/orgs/{org}/members/{email}";
+const PROJECTS: &str = "/v1/orgs/{org}/projects";
+const PROJECT: &str = "/v1/orgs/{org}/projects/{project}";
+const PARTICIPANTS: &str = "/v1/orgs/{org}/projects/{project}/participants";
+const PARTICIPANT: &str = "/v1/orgs/{org}/projects/{project}/participants/{email}";
+const TOKENS: &str = "/v1/orgs/{org}/enrolment-tokens";
+const TOKEN: &str = "/v1/orgs/{org}/enrolment-tokens/{id}";
+const DEVICES: &str = "/v1/orgs/{org}/devices";
+const DEVICE: &str = "/v1/orgs/{org}/devices/{device}";
+const SESSIONS: &str = "/v1/orgs/{org}/sessions";
+const SESSION: &str = "/v1/orgs/{org}/sessions/{id}";
+
+#[rustfmt::skip]
+pub(crate) const CASES: &[Case] = &[
+    all("GET", ORG),
+    call(SeeMembers, On::Org, Fresh::Nothing, "GET", MEMBERS),
+    call(ManageMembers, On::Org, Fresh::Member, "PUT", MEMBER).with(r#"{"role":"member"}"#).then(MEMBERS, "email={email} role=member"),
+    call(ManageMembers, On::Org, Fresh::Member, "DELETE", MEMBER).gone(MEMBERS, "email={email}"),
+    call(ReadAudit, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/audit"),
+
+    all("GET", PROJECTS),
+    call(CreateProject, On::Org, Fresh::Nothing, "POST", PROJECTS).with(r#"{"id":"{new}"}"#).then(PROJECTS, "id={new}"),
+    call(SeeProject, On::Project, Fresh::Nothing, "GET", PROJECT),
+    call(SeeProject, On::Project, Fresh::Nothing, "GET", PARTICIPANTS),
+    call(ManageParticipants, On::Project, Fresh::Participant, "PUT", PARTICIPANT).with(r#"{"role":"connect"}"#)
+        .then(PARTICIPANTS, "email={email} role=connect"),
+    call(ManageParticipants, On::Project, Fresh::Member, "PUT", PARTICIPANT).with(r#"{"role":"view"}"#)
+        .then(PARTICIPANTS, "email={email} role=view"),
+    call(ManageParticipants, On::Project, Fresh::Participant, "DELETE", PARTICIPANT).gone(PARTICIPANTS, "email={email}"),
+
+    call(MakeManualToken, On::Org, Fresh::Nothing, "GET", TOKENS),
+    call(MakeManualToken, On::Org, Fresh::Nothing, "POST", TOKENS).with(r#"{"admit":"manual","note":"{new}"}"#).then(TOKENS, "note={new}"),
+    call(MakeAutoToken, On::Org, Fresh::Nothing, "POST", TOKENS).with(r#"{"admit":"auto","note":"{new}"}"#).then(TOKENS, "note={new}"),
+    call(MakeManualToken, On::Org, Fresh::ManualToken, "DELETE", TOKEN).then(TOKENS, "id={id} revoked_at=*"),
+    call(MakeAutoToken, On::Org, Fresh::AutoToken, "DELETE", TOKEN).then(TOKENS, "id={id} revoked_at=*"),
+
+    call(SeeDevices, On::Org, Fresh::Nothing, "GET", DEVICES),
+    call(SeeDevices, On::Device, Fresh::Device, "GET", DEVICE),
+    call(EditDevice, On::Device, Fresh::Device, "PATCH", DEVICE).with(r#"{"name":"called-{new}"}"#).then(DEVICE, "name=called-{new}"),
+    call(AssignDevice, On::Project, Fresh::Device, "PATCH", DEVICE).with(r#"{"add_projects":["{project}"]}"#),
+    call(AssignDevice, On::Project, Fresh::Device, "PATCH", DEVICE).with(r#"{"remove_projects":["{project}"]}"#).gone(DEVICE, "projects={project}"),
+    call(DeleteDevice, On::Device, Fresh::Device, "DELETE", DEVICE).gone(DEVICE, ""),
+    call(DeleteUnadmitted, On::Device, Fresh::Pending, "DELETE", DEVICE).gone(DEVICE, ""),
+    call(DecideDevice, On::Device, Fresh::Pending, "POST", "/v1/orgs/{org}/devices/{device}/admit").then(DEVICE, "admission=admitted"),
+    call(DecideDevice, On::Device, Fresh::Pending, "POST", "/v1/orgs/{org}/devices/{device}/reject").then(DEVICE, "admission=rejected"),
+    call(DecideDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/revoke").then(DEVICE, "admission=revoked"),
+    call(DecideDevice, On::Device, Fresh::Claimed, "POST", "/v1/orgs/{org}/devices/{device}/replace").gone(DEVICE, "replacement=*"),
+    call(WatchDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/watch").with(r#"{"seconds":1}"#),
+    call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/presence"),
+    call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/usage"),
+
+    call(Connect, On::Device, Fresh::Linked, "POST", "/v1/orgs/{org}/devices/{device}/sessions").with(r#"{"reason":"{new}"}"#)
+        .then(SESSIONS, "reason={new}"),
+    all("GET", SESSIONS),
+    call(ViewDevice, On::Project, Fresh::Session, "GET", SESSION),
+    call(EndSession, On::Project, Fresh::Session, "DELETE", SESSION).then(SESSION, "state=ended"),
+];
+
+/// Routes that need no role in an organization, each with the reason; `tests/api` and others play them.
+pub(crate) const WITHOUT_A_ROLE: &[(&str, &str, &str)] = &[
+    ("GET", "/healthz", "for load balancers"),
+    ("GET", "/readyz", "for load balancers"),
+    ("GET", "/metrics", "for Prometheus: from this machine, or with any token"),
+    ("GET", "/v1/openapi.json", "the description of the API"),
+    ("GET", "/v1/hub", "what anybody may know"),
+    ("POST", "/v1/enrol", "the enrolment token is the right"),
+    ("GET", "/v1/enrol/{request}", "the request's name is the right"),
+    ("POST", "/v1/device/renew", "the device's key is the right"),
+    ("GET", "/v1/device/self", "the device's key is the right"),
+    ("GET", "/mqtt", "the device's key is the right"),
+    ("POST", "/v1/login", "the password is the right"),
+    ("GET", "/v1/me", "about the one who asks"),
+    ("GET", "/v1/tokens", "one's own tokens"),
+    ("POST", "/v1/tokens", "one's own tokens"),
+    ("DELETE", "/v1/tokens/{id}", "one's own tokens"),
+    ("GET", "/v1/orgs", "one's own organizations"),
+    ("POST", "/v1/orgs", "everybody with an account may make one"),
+    ("GET", "/v1/sessions/{id}/client", "the ticket is the right"),
+    ("GET", "/v1/sessions/{id}/device", "the ticket and the device's key are the right"),
+];

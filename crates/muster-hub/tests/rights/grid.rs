@@ -1,0 +1,149 @@
+//! The table of rights, written a second time and by hand, and the people who stand in every place of it.
+//!
+//! Nothing here is computed from the hub's own table: a wrong cell there must differ from one here.
+
+use muster_hub::rights::Action::{self, *};
+
+/// What a token's scope must reach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    Read,
+    Reach,
+    Full,
+}
+
+/// What an archived project refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archived {
+    /// Nothing of this.
+    Open,
+    /// This, to everybody.
+    Shut,
+    /// This, to those who have the right from the project alone.
+    ShutByProject,
+}
+
+use Archived::{Open, Shut, ShutByProject};
+use Scope::{Full, Reach, Read};
+
+/// One row: the action, the scope that it needs, who may, and whether an archived project refuses it.
+/// The columns: owner, member, viewer of the organization; admin, maintain, operate, connect, view in the project.
+pub(crate) type Row = (Action, Scope, &'static str, Archived);
+
+#[rustfmt::skip]
+pub(crate) const GRID: &[Row] = &[
+    //                          o m v  a m o c v
+    (SeeDevices,         Read,  "+ + +  + + + + +", Open),
+    (MakeAutoToken,      Full,  "+ - -  - - - - -", Open),
+    (MakeManualToken,    Full,  "+ + -  - - - - -", Open),
+    (DecideDevice,       Full,  "+ - -  - - - - -", Open),
+    (EditDevice,         Full,  "+ + -  - - - - -", Open),
+    (AddDevice,          Full,  "+ + -  - - - - -", Open),
+    (AssignDevice,       Full,  "+ + -  + + - - -", Shut),
+    (DeleteDevice,       Full,  "+ - -  - - - - -", Open),
+    (DeleteUnadmitted,   Full,  "+ + -  - - - - -", Open),
+    (ShareView,          Full,  "+ + -  - - - - -", Open),
+    (ManageFields,       Full,  "+ - -  - - - - -", Open),
+    (ManageOrg,          Full,  "+ - -  - - - - -", Open),
+    (SeeMembers,         Read,  "+ + +  - - - - -", Open),
+    (ManageMembers,      Full,  "+ - -  - - - - -", Open),
+    (ManageTeams,        Full,  "+ - -  - - - - -", Open),
+    (SeeBilling,         Read,  "+ - -  - - - - -", Open),
+    (SetLimits,          Full,  "+ - -  - - - - -", Open),
+    (ReadAudit,          Read,  "+ - -  - - - - -", Open),
+    (CreateProject,      Full,  "+ + -  - - - - -", Open),
+    (ManageProject,      Full,  "+ - -  + - - - -", Open),
+    (ManageParticipants, Full,  "+ - -  + + - - -", Shut),
+    (SeeProject,         Read,  "+ - -  + + + + +", Open),
+    (SeeProjectUsage,    Read,  "+ - -  + - - - -", Open),
+    (Operate,            Reach, "- - -  + + + - -", Shut),
+    (Connect,            Reach, "- - -  + + + + -", Shut),
+    (ViewDevice,         Read,  "+ - -  + + + + +", Open),
+    (EndSession,         Full,  "+ - -  + + - - -", Open),
+    (WatchDevice,        Reach, "+ - -  + + + + +", ShutByProject),
+];
+
+const COLUMNS: [&str; 8] = ["owner", "member", "viewer", "admin", "maintain", "operate", "connect", "view"];
+
+/// Whether somebody with one of these roles may, by the grid.
+pub(crate) fn may(row: &Row, hats: &str) -> bool {
+    let cells: Vec<&str> = row.2.split_whitespace().collect();
+    assert_eq!(cells.len(), COLUMNS.len(), "{row:?}");
+    hats.split_whitespace().any(|hat| cells[COLUMNS.iter().position(|column| *column == hat).unwrap()] == "+")
+}
+
+/// Roles of the organization among these.
+pub(crate) fn of_org(hats: &str) -> String {
+    hats.split_whitespace().filter(|hat| COLUMNS[..3].contains(hat)).collect::<Vec<_>>().join(" ")
+}
+
+/// Roles in the project among these.
+pub(crate) fn of_project(hats: &str) -> String {
+    hats.split_whitespace().filter(|hat| COLUMNS[3..].contains(hat)).collect::<Vec<_>>().join(" ")
+}
+
+/// The project `vault` is private, `hall` internal, `attic` private and archived; `shed` is private, with none of the targets.
+pub(crate) const PLACES: [(&str, &str); 4] = [("vault", "private"), ("hall", "internal"), ("attic", "private"), ("shed", "private")];
+
+/// How somebody proves who he is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A token that may everything that its person may.
+    Token,
+    /// Nothing at all.
+    Nothing,
+}
+
+/// Somebody, somewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) name: &'static str,
+    /// Where the targets are.
+    pub(crate) place: &'static str,
+    /// The role in the organization that is given; "left" for somebody who was a member.
+    pub(crate) org: &'static str,
+    /// The role in the place that is given to the person.
+    pub(crate) part: &'static str,
+    /// What all of it makes of the person there, written by hand: columns of the grid.
+    pub(crate) hats: &'static str,
+    /// What it makes of the person in the organization as a whole, where that is more.
+    pub(crate) elsewhere: &'static str,
+    pub(crate) proof: Proof,
+}
+
+const fn stands(name: &'static str, place: &'static str, org: &'static str, part: &'static str, hats: &'static str) -> Standing {
+    Standing { name, place, org, part, hats, elsewhere: "", proof: Proof::Token }
+}
+
+#[rustfmt::skip]
+pub(crate) const STANDINGS: &[Standing] = &[
+    stands("owner",                   "vault", "owner",  "",         "owner admin"),
+    stands("member",                  "vault", "member", "",         "member"),
+    stands("viewer",                  "vault", "viewer", "",         "viewer"),
+    stands("owner-internal",          "hall",  "owner",  "",         "owner admin"),
+    stands("member-internal",         "hall",  "member", "",         "member operate"),
+    stands("viewer-internal",         "hall",  "viewer", "",         "viewer view"),
+    stands("admin",                   "vault", "",       "admin",    "admin"),
+    stands("maintain",                "vault", "",       "maintain", "maintain"),
+    stands("operate",                 "vault", "",       "operate",  "operate"),
+    stands("connect",                 "vault", "",       "connect",  "connect"),
+    stands("view",                    "vault", "",       "view",     "view"),
+    stands("admin-internal",          "hall",  "",       "admin",    "admin"),
+    stands("maintain-internal",       "hall",  "",       "maintain", "maintain"),
+    stands("operate-internal",        "hall",  "",       "operate",  "operate"),
+    stands("connect-internal",        "hall",  "",       "connect",  "connect"),
+    stands("view-internal",           "hall",  "",       "view",     "view"),
+    stands("member-and-admin",        "vault", "member", "admin",    "member admin"),
+    stands("viewer-and-maintain",     "vault", "viewer", "maintain", "viewer maintain"),
+    stands("member-and-view",         "hall",  "member", "view",     "member operate"),
+    stands("owner-archived",          "attic", "owner",  "",         "owner admin"),
+    stands("member-archived",         "attic", "member", "maintain", "member maintain"),
+    stands("admin-archived",          "attic", "",       "admin",    "admin"),
+    stands("operate-archived",        "attic", "",       "operate",  "operate"),
+    stands("connect-archived",        "attic", "",       "connect",  "connect"),
+    stands("view-archived",           "attic", "",       "view",     "view"),
+    Standing { elsewhere: "maintain", ..stands("collaborator-elsewhere", "vault", "", "", "") },
+    stands("left",                    "vault", "left",   "maintain", ""),
+    stands("outsider",                "vault", "",       "",         ""),
+    Standing { proof: Proof::Nothing, ..stands("nobody", "vault", "", "", "") },
+];

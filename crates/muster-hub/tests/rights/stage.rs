@@ -1,0 +1,217 @@
+//! A hub with an organization of four projects, somebody in every standing, and a linked device in each project.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use muster_hub::config::Config;
+use muster_hub::init::{self, First, Wanted};
+use muster_hub::serve::{self, Ports, Running};
+use muster_link::tls::{self, Clock, Identity, Trust};
+use muster_proto::token::{Pin, Token, TokenKind};
+use rcgen::{CertificateParams, KeyPair};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::Packet;
+use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rumqttc::{TlsConfiguration, Transport};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::caller::{Caller, Line};
+use crate::grid::{PLACES, Proof, Standing};
+
+/// Members that wait to be acted on.
+const MEMBERS: usize = 400;
+/// For anything that should take a moment, on a machine that is busy.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The hub and what is in it.
+pub(crate) struct Stage {
+    pub(crate) running: Running,
+    pub(crate) line: Arc<Line>,
+    /// The owner who prepares everything.
+    pub(crate) owner: Caller,
+    pub(crate) nobody: Caller,
+    pub(crate) database: PathBuf,
+    /// Per project, an enrolment token that admits and one that leaves pending.
+    pub(crate) tokens: BTreeMap<&'static str, (String, String)>,
+    /// Per project, the uid of the device that has an MQTT link.
+    pub(crate) linked: BTreeMap<&'static str, String>,
+    pub(crate) members: Mutex<Vec<String>>,
+    pub(crate) count: AtomicUsize,
+    links: Vec<JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.links.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = Wanted {
+            data_dir: dir.path().join("data"),
+            public_url: "https://127.0.0.1:0".into(),
+            listen: "127.0.0.1:0".into(),
+            mqtt_listen: "127.0.0.1:0".into(),
+            config: None,
+            first: First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
+        };
+        let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
+        let config = Config::load(&made.config, []).unwrap();
+        let ports = Ports::bind(&config).await.unwrap();
+        let running = serve::start(config, ports).await.unwrap();
+        let pin = Token::parse(&made.token, TokenKind::Personal).unwrap().pin;
+        let line = Line::new(running.https, pin);
+        let mut stage = Self {
+            owner: Caller::new(&line, Some(&made.token)),
+            nobody: Caller::new(&line, None),
+            database: dir.path().join("data/hub.db"),
+            running,
+            line,
+            tokens: BTreeMap::new(),
+            linked: BTreeMap::new(),
+            members: Mutex::default(),
+            count: AtomicUsize::new(0),
+            links: Vec::new(),
+            _dir: dir,
+        };
+        for (place, visibility) in PLACES {
+            stage.owner.post("/v1/orgs/acme/projects", json!({ "id": place, "visibility": visibility })).await;
+            let [auto, manual] = ["auto", "manual"].map(|admit| json!({ "admit": admit, "project": place, "expires_s": 3600 }));
+            let token = async |wanted| {
+                let made = stage.owner.post("/v1/orgs/acme/enrolment-tokens", wanted).await;
+                made["token"].as_str().unwrap().to_owned()
+            };
+            let made = (token(auto).await, token(manual).await);
+            stage.tokens.insert(place, made);
+            let (uid, link) = stage.link(place, pin).await;
+            stage.linked.insert(place, uid);
+            stage.links.push(link);
+        }
+        stage.make_members().await;
+        Arc::new(stage)
+    }
+
+    async fn make_members(&mut self) {
+        let names: Vec<String> = (0..MEMBERS).map(|n| format!("p{n}@fresh.example")).collect();
+        let made = names.clone();
+        let work = move |tx: &rusqlite::Transaction<'_>| {
+            for email in &made {
+                tx.execute("INSERT INTO accounts (email, name, created_at) VALUES (?1, ?1, 1)", [email])?;
+                let account = tx.last_insert_rowid();
+                tx.execute("INSERT INTO members (org, account, role, since) VALUES ('acme', ?1, 'viewer', 1)", [account])?;
+            }
+            Ok(())
+        };
+        self.running.state.store.write(work).await.unwrap();
+        *self.members.lock().unwrap() = names;
+    }
+
+    /// An admitted device of a project, with an MQTT link that takes every order and does nothing.
+    async fn link(&self, place: &str, pin: Pin) -> (String, JoinHandle<()>) {
+        let key = KeyPair::generate().unwrap();
+        let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let body = json!({ "token": self.tokens[place].0, "serial": format!("linked-{place}"), "csr": csr, "facts": {} });
+        let identity = self.nobody.post("/v1/enrol", body).await["identity"].clone();
+        let (uid, certificate) = (identity["uid"].as_str().unwrap().to_owned(), identity["certificate"].as_str().unwrap());
+        let identity = Identity::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+        let tls = tls::client_config(&Trust::Pin(pin), Some(&identity), &Clock::with_floor(0)).unwrap();
+        let address = self.running.mqtt.unwrap();
+        let mut options = MqttOptions::new(&uid, address.ip().to_string(), address.port());
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls))).set_clean_start(true);
+        let (client, mut events) = AsyncClient::new(options, 16);
+        client.subscribe(format!("muster/v1/{uid}/down/#"), QoS::AtLeastOnce).await.unwrap();
+        let (linked, ready) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            let (_client, mut linked) = (client, Some(linked));
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => drop(linked.take().map(|linked| linked.send(()))),
+                    Ok(_) => {}
+                    Err(error) => panic!("the link of a device broke: {error}"),
+                }
+            }
+        });
+        tokio::time::timeout(SOON, ready).await.expect("a device links in time").expect("a device links");
+        (uid, task)
+    }
+
+    /// Makes an account, and a caller who speaks for it.
+    pub(crate) async fn person(&self, email: &str) -> Caller {
+        let (store, ca, owner) = (self.running.state.store.clone(), self.running.state.ca.clone(), email.to_owned());
+        let first = First { owner, org: None, project: None, token_name: "test".into() };
+        let token = tokio::task::spawn_blocking(move || init::first(&store, &ca, first).unwrap()).await.unwrap();
+        Caller::new(&self.line, Some(&token))
+    }
+
+    /// Puts somebody where the standing says.
+    pub(crate) async fn cast(&self, standing: &Standing) -> Caller {
+        if standing.proof == Proof::Nothing {
+            return self.nobody.clone();
+        }
+        let email = email(standing);
+        let caller = self.person(&email).await;
+        let standing = *standing;
+        let work = move |tx: &rusqlite::Transaction<'_>| {
+            let account: i64 = tx.query_row("SELECT id FROM accounts WHERE email = ?1", [email], |row| row.get(0))?;
+            let participates = |place: &str, role: &str| {
+                let sql = "INSERT INTO participants (org, project, account, role, since) VALUES ('acme', ?1, ?2, ?3, 1)";
+                tx.execute(sql, (place, account, role))
+            };
+            if !standing.part.is_empty() {
+                participates(standing.place, standing.part)?;
+            }
+            if !standing.elsewhere.is_empty() {
+                participates("shed", standing.elsewhere)?;
+            }
+            if !standing.org.is_empty() {
+                let role = if standing.org == "left" { "viewer" } else { standing.org };
+                tx.execute("INSERT INTO members (org, account, role, since) VALUES ('acme', ?1, ?2, 1)", (account, role))?;
+            }
+            Ok(())
+        };
+        self.running.state.store.write(work).await.unwrap();
+        if standing.org == "left" {
+            let path = format!("/v1/orgs/acme/members/{}", self::email(&standing));
+            self.owner.send("DELETE", &path, "").await.ok();
+        }
+        caller
+    }
+
+    /// Archives the project that is meant to be, or opens it for preparations.
+    pub(crate) async fn archive(&self, archived: bool) {
+        let sql = "UPDATE projects SET archived_at = ?1 WHERE org = 'acme' AND id = 'attic'";
+        let work = move |tx: &rusqlite::Transaction<'_>| Ok(tx.execute(sql, [archived.then_some(1)])?);
+        assert_eq!(self.running.state.store.write(work).await.unwrap(), 1);
+    }
+}
+
+pub(crate) fn email(standing: &Standing) -> String {
+    format!("{}@cast.example", standing.name)
+}
+
+/// Runs jobs, so many at once, and gives their results in order.
+pub(crate) async fn together<T: Send + 'static>(jobs: Vec<impl Future<Output = T> + Send + 'static>) -> Vec<T> {
+    let places = Arc::new(tokio::sync::Semaphore::new(16));
+    let running: Vec<_> = jobs
+        .into_iter()
+        .map(|job| {
+            let places = Arc::clone(&places);
+            tokio::spawn(async move {
+                let _place = places.acquire_owned().await.unwrap();
+                job.await
+            })
+        })
+        .collect();
+    let mut results = Vec::with_capacity(running.len());
+    for job in running {
+        results.push(job.await.unwrap());
+    }
+    results
+}

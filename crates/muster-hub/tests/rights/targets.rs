@@ -1,0 +1,93 @@
+//! Something fresh for each call to act on, made as its owner would make it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+
+use crate::stage::Stage;
+
+/// What a call needs to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fresh {
+    /// Only a name that is not taken.
+    Nothing,
+    /// An admitted device in the place.
+    Device,
+    /// A device in the place that waits to be admitted.
+    Pending,
+    /// An admitted device whose place another key asks for.
+    Claimed,
+    /// The place's device that has an MQTT link; it is shared.
+    Linked,
+    /// A session of the owner to the place's linked device.
+    Session,
+    /// A viewer of the organization.
+    Member,
+    /// A viewer of the organization who has `view` in the place.
+    Participant,
+    /// An enrolment token that admits by itself.
+    AutoToken,
+    /// An enrolment token that leaves devices pending.
+    ManualToken,
+}
+
+/// The names of a target, as routes and bodies call them.
+pub(crate) type Target = BTreeMap<&'static str, String>;
+
+/// A text with the target's names in place of theirs in braces.
+pub(crate) fn filled(text: &str, target: &Target) -> String {
+    target.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
+}
+
+/// Makes it, in a project.
+pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
+    let new = format!("n{}", stage.count.fetch_add(1, Ordering::Relaxed));
+    let mut target = Target::from([("org", "acme".to_owned()), ("project", place.to_owned()), ("new", new.clone())]);
+    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned();
+    match what {
+        Fresh::Nothing => {}
+        Fresh::Device | Fresh::Claimed => {
+            let uid = text(&enrol(stage, &stage.tokens[place].0, &new).await["identity"], "uid");
+            target.insert("device", uid);
+            if what == Fresh::Claimed {
+                let state = enrol(stage, &stage.tokens[place].0, &new).await;
+                assert_eq!(state["state"], "replacement", "{state}");
+            }
+        }
+        Fresh::Pending => {
+            let state = enrol(stage, &stage.tokens[place].1, &new).await;
+            assert_eq!(state["state"], "pending", "{state}");
+            let device = stage.owner.get(&format!("/v1/orgs/acme/devices/{new}")).await;
+            target.insert("device", text(&device, "uid"));
+        }
+        Fresh::Linked => drop(target.insert("device", stage.linked[place].clone())),
+        Fresh::Session => {
+            let path = format!("/v1/orgs/acme/devices/{}/sessions", stage.linked[place]);
+            let ticket = stage.owner.post(&path, json!({ "reason": new, "project": place })).await;
+            target.insert("id", text(&ticket, "session"));
+        }
+        Fresh::Member | Fresh::Participant => {
+            let email = stage.members.lock().unwrap().pop().expect("enough members were made");
+            if what == Fresh::Participant {
+                let path = format!("/v1/orgs/acme/projects/{place}/participants/{email}");
+                stage.owner.put(&path, json!({ "role": "view" })).await;
+            }
+            target.insert("email", email);
+        }
+        Fresh::AutoToken | Fresh::ManualToken => {
+            let admit = if what == Fresh::AutoToken { "auto" } else { "manual" };
+            let made = stage.owner.post("/v1/orgs/acme/enrolment-tokens", json!({ "admit": admit })).await;
+            target.insert("id", text(&made, "id"));
+        }
+    }
+    target
+}
+
+/// A device asks for a place on the list, with a new key.
+pub(crate) async fn enrol(stage: &Stage, token: &str, serial: &str) -> Value {
+    let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let body = json!({ "token": token, "serial": serial, "csr": csr, "facts": { "hostname": serial, "agent": "test" } });
+    stage.nobody.post("/v1/enrol", body).await
+}
