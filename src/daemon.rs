@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
-use crate::hub_time::HubTime;
 use crate::log::warn;
 use crate::spool::Spool;
 use crate::state::{Enrolled, LinkState, State};
@@ -150,7 +149,6 @@ struct Changing {
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
     usage_due: bool,
-    hub_time: HubTime,
     floor_written: Millis,
 }
 
@@ -183,7 +181,6 @@ impl Daemon {
                 own: BTreeMap::new(),
                 last_sample: None,
                 usage_due: false,
-                hub_time: HubTime::default(),
             }),
             config,
             config_path,
@@ -269,15 +266,9 @@ impl Daemon {
     pub(crate) fn hub_told(&self, told: Millis) {
         self.clock.raise(told);
         let mut changing = self.changing();
-        changing.hub_time.told(told, steady_clock());
         if self.clock.floor().saturating_sub(changing.floor_written) > FLOOR_EVERY {
             self.write_link_state(&mut changing);
         }
-    }
-
-    /// The hub's time, as well as we know it.
-    pub(crate) fn hub_now(&self) -> Millis {
-        self.changing().hub_time.at(steady_clock()).unwrap_or_else(wall_clock)
     }
 
     /// Hands an order to the workers' task. An order that finds the queue full is lost, and the hub ends its session in 10 s.

@@ -21,7 +21,6 @@ mod daemon;
 mod doctor;
 mod enrol;
 mod facts;
-mod hub_time;
 mod log;
 mod metrics;
 mod mqtt;

@@ -467,7 +467,7 @@ impl<'a> Link<'a> {
             Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", &refusal)),
             Incoming::Pong => self.ping_by = None,
             Incoming::Acknowledged { packet_id, taken } => self.acknowledged(packet_id, taken)?,
-            Incoming::Message { topic, payload } => orders::take(self.daemon, self.enrolled, &topic, &payload)?,
+            Incoming::Message { topic, payload, retained } => orders::take(self.daemon, self.enrolled, &topic, &payload, retained)?,
             Incoming::Connected { .. } | Incoming::Subscribed { .. } => {}
         }
         Ok(())

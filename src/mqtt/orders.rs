@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use muster_proto::Millis;
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::{AdmissionNotice, ConfigWish, SessionOrder, decode};
 use muster_proto::topic::{Down, Topic};
@@ -16,8 +17,8 @@ use crate::state::Enrolled;
 /// Longest watch that one wish gives: as long as the hub may ask for.
 const WATCH_MAX: Duration = Duration::from_secs(600);
 
-/// Takes one message.
-pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &[u8]) -> Result<(), End> {
+/// Takes one message; one that was `retained` may have been said long ago.
+pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &[u8], retained: bool) -> Result<(), End> {
     let down = match topic.parse() {
         Ok(Topic::Down(uid, down)) if uid == enrolled.identity.uid => down,
         _ => {
@@ -37,7 +38,7 @@ pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &
             Err(error) => warn!("a session order is ignored: {error}"),
         },
         Down::Config => match decode::<ConfigWish>(payload, PAYLOAD_MAX) {
-            Ok(wish) => take_wish(daemon, &wish),
+            Ok(wish) => take_wish(daemon, &wish, retained),
             Err(error) => warn!("a configuration wish is ignored: {error}"),
         },
         Down::Admission => match decode::<AdmissionNotice>(payload, PAYLOAD_MAX) {
@@ -49,9 +50,9 @@ pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &
     Ok(())
 }
 
-fn take_wish(daemon: &Daemon, wish: &ConfigWish) {
+fn take_wish(daemon: &Daemon, wish: &ConfigWish, retained: bool) {
     daemon.hub_told(wish.now);
-    let pace = pace(daemon, wish);
+    let pace = pace(daemon, wish, retained);
     daemon.pace.send_if_modified(|known| {
         let changed = *known != pace;
         *known = pace;
@@ -60,15 +61,20 @@ fn take_wish(daemon: &Daemon, wish: &ConfigWish) {
 }
 
 /// The hub's wish within the device's bounds: never more often than the configuration says, but for a watch with an end.
-fn pace(daemon: &Daemon, wish: &ConfigWish) -> Pace {
+fn pace(daemon: &Daemon, wish: &ConfigWish, retained: bool) -> Pace {
     let seconds = |wish: Option<u32>| Duration::from_secs(u64::from(wish.unwrap_or(0).min(3600)));
     let sample_every = daemon.config.sample_every.max(seconds(wish.sample_every_s));
     let publish_every = daemon.config.publish_every.max(seconds(wish.usage_every_s)).max(sample_every);
-    // A retained wish may be read long after it was said.
-    let now = wish.now.max(daemon.hub_now());
-    let left = wish.watch_until.and_then(|until| u64::try_from(until.saturating_sub(now)).ok()).filter(|left| *left > 0);
-    let watch_until = left.map(|left| Instant::now() + Duration::from_millis(left).min(WATCH_MAX));
+    let watch_until = watch_left(wish, retained, daemon.clock.now()).map(|left| Instant::now() + left);
     Pace { sample_every, publish_every, watch_until }
+}
+
+/// How long a watch goes on. What the hub says now needs no clock but the hub's own, wrong or not;
+/// how old a retained wish is, only ours can tell.
+fn watch_left(wish: &ConfigWish, retained: bool, our_now: Millis) -> Option<Duration> {
+    let now = if retained { wish.now.max(our_now) } else { wish.now };
+    let left = u64::try_from(wish.watch_until?.saturating_sub(now)).ok().filter(|left| *left > 0)?;
+    Some(Duration::from_millis(left).min(WATCH_MAX))
 }
 
 fn take_notice(daemon: &Daemon, enrolled: &Enrolled, notice: AdmissionNotice) -> Result<(), End> {
@@ -100,4 +106,26 @@ fn take_notice(daemon: &Daemon, enrolled: &Enrolled, notice: AdmissionNotice) ->
         AdmissionNotice::Unknown => debug!("an admission notice of a later version; ignored"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_lasts_as_the_hub_says_whatever_the_clocks_say_and_an_old_one_is_over() {
+        let minute = |said_at| ConfigWish { watch_until: Some(said_at + 60_000), now: said_at, ..ConfigWish::default() };
+        let s = |seconds| Some(Duration::from_secs(seconds));
+        const NOW: Millis = 1_800_000_000_000;
+        // Just said, by a hub whose clock was set back, is right, or is ahead.
+        for said_at in [NOW - 3_600_000, NOW, NOW + 3_600_000] {
+            assert_eq!(watch_left(&minute(said_at), false, NOW), s(60));
+        }
+        assert_eq!(watch_left(&minute(NOW - 20_000), true, NOW), s(40));
+        assert_eq!(watch_left(&minute(NOW - 60_000), true, NOW), None);
+        assert_eq!(watch_left(&minute(NOW + 20_000), true, NOW), s(60), "our clock is behind");
+        let long = ConfigWish { watch_until: Some(Millis::MAX), now: Millis::MIN, ..ConfigWish::default() };
+        assert_eq!(watch_left(&long, false, NOW), Some(WATCH_MAX));
+        assert_eq!(watch_left(&ConfigWish::default(), false, NOW), None);
+    }
 }

@@ -45,6 +45,8 @@ pub(super) enum Incoming {
         topic: String,
         /// Its payload.
         payload: Vec<u8>,
+        /// It was kept for whoever subscribes, and may be old (MQTT 5, 3.3.1.3).
+        retained: bool,
     },
     /// It is alive.
     Pong,
@@ -212,7 +214,8 @@ fn meaning(packet: &Packet) -> Option<Incoming> {
             Incoming::Acknowledged { packet_id: puback.packet_id(), taken }
         }
         Packet::V5_0Publish(publish) => {
-            Incoming::Message { topic: publish.topic_name().to_owned(), payload: publish.payload().as_slice().to_vec() }
+            let (topic, payload) = (publish.topic_name().to_owned(), publish.payload().as_slice().to_vec());
+            Incoming::Message { topic, payload, retained: publish.retain() }
         }
         Packet::V5_0Pingresp(_) => Incoming::Pong,
         Packet::V5_0Disconnect(disconnect) => {
@@ -307,8 +310,11 @@ mod tests {
         let mut protocol = connected();
         let bytes = [0x32, 7, 0, 1, b't', 0, 9, 0, b'x'];
         assert_eq!(protocol.receive(&bytes[..4]).unwrap(), []);
-        assert_eq!(protocol.receive(&bytes[4..]).unwrap(), [Incoming::Message { topic: "t".into(), payload: b"x".to_vec() }]);
+        let message = |retained| Incoming::Message { topic: "t".into(), payload: b"x".to_vec(), retained };
+        assert_eq!(protocol.receive(&bytes[4..]).unwrap(), [message(false)]);
         assert_eq!(protocol.take_output(), [0x40, 2, 0, 9]);
+        let kept = [&[bytes[0] | 1], &bytes[1..]].concat();
+        assert_eq!(protocol.receive(&kept).unwrap(), [message(true)]);
     }
 
     proptest! {

@@ -44,13 +44,33 @@ fn the_policy_refuses_with_a_code_and_its_changes_count_at_once() {
 }
 
 #[test]
-fn a_late_order_is_void_by_the_hubs_clock() {
+fn a_hub_whose_clock_is_set_is_obeyed_on_the_same_link() {
+    const HOUR: i64 = 3_600_000;
     let hub = StubHub::start();
-    let _device = Device::online(&hub, "");
-    // The hub's time is told first, so that the device's own clock does not matter.
-    hub.send("admission", &json!({"do": "named", "uid": crate::hub::UID, "org": "acme", "name": "robot-1", "now": now()}));
-    hub.send("session", &order(&hub, SESSION, now() - 60_000));
-    assert_eq!(refusal(&hub)["code"], "expired");
+    let device = Device::online(&hub, "");
+    // Right, an hour ahead, right again, an hour behind: each time the hub's word on the time first, as with a new name.
+    for (session, t) in [("saaaaaaaaaaaaaaa", 0), ("sbbbbbbbbbbbbbbb", HOUR), ("sccccccccccccccc", 0), ("sddddddddddddddd", -HOUR)] {
+        let t = now() + t;
+        hub.send("admission", &json!({"do": "named", "uid": crate::hub::UID, "org": "acme", "name": "robot-1", "now": t}));
+        hub.send("session", &order(&hub, session, t));
+        wait_for("the session", || hub.events("session_opened").into_iter().find(|event| event["session"] == session));
+    }
+    assert_eq!(hub.events("session_failed"), [] as [Value; 0]);
+    assert_eq!(device.status()["sessions"].as_array().unwrap().len(), 4);
+    assert_eq!(hub.births().len(), 1, "on the same link");
+}
+
+#[test]
+fn an_old_order_opens_nothing_because_the_relay_does_not_let_it_in() {
+    let hub = StubHub::start();
+    let device = Device::online(&hub, "");
+    let mut old = order(&hub, SESSION, now() - 600_000);
+    // This hub's HTTPS port knows no session, as the real one after its end.
+    old["relay"] = format!("wss://{}/v1/sessions/{SESSION}/device", hub.https).into();
+    hub.send("session", &old);
+    let closed = wait_for("the worker's end", || hub.events("session_closed").pop());
+    assert_eq!((&closed["session"], &closed["received"], &closed["sent"]), (&json!(SESSION), &json!(0), &json!(0)));
+    assert_eq!(device.status()["sessions"], json!([]));
 }
 
 #[test]

@@ -315,7 +315,7 @@ pub struct SessionOpen {
     /// Why, in the user's words, if given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The hub's clock. The order is void 30 s later by the device's clock corrected with the hub's.
+    /// The hub's clock. The device does not measure the order by it: clocks are set. What makes a late order void is the ticket.
     pub t: Millis,
 }
 
