@@ -136,7 +136,7 @@ fn serves(leaf: &CertificateDer<'_>, names: &[String], ca: &Ca, now: Millis) -> 
     let (Ok((_, leaf)), Ok((_, authority))) = (X509Certificate::from_der(leaf), X509Certificate::from_der(ca.der())) else {
         return false;
     };
-    let ends = leaf.validity().not_after.timestamp().saturating_mul(1000);
+    let [begins, ends] = [leaf.validity().not_before, leaf.validity().not_after].map(|time| time.timestamp().saturating_mul(1000));
     let mut held: Vec<String> = match leaf.subject_alternative_name() {
         Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name_of).collect(),
         _ => Vec::new(),
@@ -144,7 +144,8 @@ fn serves(leaf: &CertificateDer<'_>, names: &[String], ca: &Ca, now: Millis) -> 
     let mut wanted = names.to_vec();
     held.sort();
     wanted.sort();
-    ends - now > SERVER_RENEW_BEFORE && held == wanted && leaf.verify_signature(Some(authority.public_key())).is_ok()
+    // One that is not valid yet was made by a clock that has been set back since: no device would believe it.
+    begins <= now && ends - now > SERVER_RENEW_BEFORE && held == wanted && leaf.verify_signature(Some(authority.public_key())).is_ok()
 }
 
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
@@ -191,6 +192,9 @@ mod tests {
         assert!(!again.renew(now + 300 * DAY).unwrap());
         assert!(again.renew(now + 306 * DAY).unwrap());
         assert_ne!(leaf(&first), leaf(&again));
+
+        let corrected = ServerCertificate::open(dir.path(), names.clone(), &ca, now + 20_000 * DAY).unwrap();
+        assert!(corrected.renew(now).unwrap(), "the clock was years ahead and is right again");
 
         let renamed = ServerCertificate::open(dir.path(), vec!["other.example.com".to_owned()], &ca, now).unwrap();
         assert_ne!(leaf(&renamed), leaf(&again));
