@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
-use crate::log::warn;
+use crate::log::{debug, warn};
 use crate::spool::Spool;
 use crate::state::{Enrolled, LinkState, State};
 
@@ -150,19 +150,21 @@ struct Changing {
     last_sample: Option<Millis>,
     usage_due: bool,
     floor_written: Millis,
+    /// No later time is taken from the hub; see [`Enrolled::believed_until`].
+    believed_until: Millis,
 }
 
 impl Daemon {
     /// The shared part, and the orders' receiving end for the workers' task.
     pub(crate) fn new(config: Config, config_path: Option<PathBuf>) -> (Self, mpsc::Receiver<Command>) {
         let state = State::at(&config.state_dir);
-        let link_state = state.link();
+        let (link_state, clock) = (state.link(), state.clock());
         let boot = crate::random::boot();
         let spool = Spool::open(config.state_dir.join("spool"), config.spool_max, boot.clone());
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let pace = Pace { sample_every: config.sample_every, publish_every: config.publish_every, watch_until: None };
         let daemon = Self {
-            clock: Clock::with_floor(link_state.hub_time),
+            clock,
             state,
             boot,
             to_send: Notify::new(),
@@ -175,6 +177,7 @@ impl Daemon {
             changing: Mutex::new(Changing {
                 link: LinkStatus::NotEnrolled,
                 floor_written: link_state.hub_time,
+                believed_until: 0,
                 link_state,
                 sessions: BTreeMap::new(),
                 events: VecDeque::new(),
@@ -264,8 +267,11 @@ impl Daemon {
 
     /// The hub told the time, over a connection that proved to be the hub's.
     pub(crate) fn hub_told(&self, told: Millis) {
-        self.clock.raise(told);
         let mut changing = self.changing();
+        if told > changing.believed_until {
+            debug!("the hub's clock is far ahead ({told}); as far as certificates go it is believed until {}", changing.believed_until);
+        }
+        self.clock.raise(told.min(changing.believed_until));
         if self.clock.floor().saturating_sub(changing.floor_written) > FLOOR_EVERY {
             self.write_link_state(&mut changing);
         }
@@ -291,6 +297,7 @@ impl Daemon {
     /// One sentence: the state directory is damaged, or the proxy's URL is not usable.
     pub(crate) fn dialer(&self, enrolled: &Enrolled) -> Result<Dialer, String> {
         let tls = self.state.client_tls(enrolled, &self.clock).map_err(|error| error.to_string())?;
+        self.changing().believed_until = enrolled.believed_until();
         Ok(Dialer { timeout: DIAL_TIMEOUT, ..Dialer::new(tls).via(proxy(&self.config)?) })
     }
 

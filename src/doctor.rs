@@ -142,7 +142,7 @@ fn identity(config: &Config, state: &State, report: &mut Report) -> (Option<Enro
     let pending = state.pending().ok().flatten();
     if let Some(enrolled) = &enrolled {
         let identity = &enrolled.identity;
-        let now = Clock::with_floor(state.link().hub_time).now();
+        let now = state.clock().now();
         let verdict = match Validity::of_pem(&identity.certificate) {
             None => Err("The certificate is damaged: enrol again with `musterd enrol`.".to_owned()),
             Some(validity) if now >= validity.to => Err(format!(
@@ -191,7 +191,7 @@ async fn remote(
         (_, Err(_), _) => return report.add("hub", Verdict::Failed, "The hub's fingerprint on disk is damaged: enrol again."),
         (.., Err(error)) => return report.add("proxy", Verdict::Failed, error),
     };
-    let clock = Clock::with_floor(state.link().hub_time);
+    let clock = state.clock();
     let tls = match client_config(&Trust::Pin(pin), None, &clock) {
         Ok(tls) => tls,
         Err(error) => return report.add("tls", Verdict::Failed, error.to_string()),

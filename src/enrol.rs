@@ -66,7 +66,7 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
     if let Some(already) = already.filter(|already| already.pin != token.pin.to_string()) {
         say(&format!("this device belongs to {} on {} until the new hub admits it", already.identity.org, already.hub));
     }
-    let clock = Clock::with_floor(state.link().hub_time);
+    let clock = state.clock();
     let mut api = open_hub(config, &hub, token.pin, &clock)?;
     let body = EnrolRequest { token: token.to_string(), serial: serial.clone(), csr: key.request(), facts: facts::read() };
     let answer: EnrolState = api.call("POST", "/v1/enrol", None, Some(&body)).await.map_err(|error| error.to_string())?;
@@ -88,7 +88,7 @@ pub(crate) async fn follow(config: &Config, request: PendingRequest, say: &mut i
     let state = State::at(&config.state_dir);
     let pin: Pin = request.pin.parse().map_err(|_| "the pending enrolment is damaged: enrol again".to_owned())?;
     let hub: Endpoint = request.hub.parse().map_err(|error| format!("{error}"))?;
-    let clock = Clock::with_floor(state.link().hub_time);
+    let clock = state.clock();
     let mut api = open_hub(config, &hub, pin, &clock)?;
     let mut backoff = Backoff::new(Duration::from_secs(1), POLL_BACKOFF_MAX);
     let mut said = String::new();
@@ -146,7 +146,8 @@ fn outcome(state: &State, request: PendingRequest, answer: EnrolState) -> Result
             state.client_tls(&enrolled, &clock).map_err(|error| format!("the hub sent an identity that cannot be used: {error}"))?;
             state.set_enrolled(&enrolled).map_err(|error| error.to_string())?;
             let mut link = state.link();
-            link.hub_time = link.hub_time.max(answer.now);
+            // Afresh: what another hub may have told, or this one while its clock was wrong, is over.
+            link.hub_time = answer.now;
             if let Err(error) = state.set_link(&link) {
                 warn!("{error}");
             }

@@ -90,7 +90,7 @@ fn serve(order: Order) -> anyhow::Result<Ended> {
 async fn session(order: Order) -> anyhow::Result<Ended> {
     let Order { open, state_dir, policy, control, proxy, floor, .. } = order;
     let state = State::at(state_dir);
-    let clock = Clock::with_floor(floor.max(open.t));
+    let clock = Clock::with_floor(floor);
     let enrolled = state.enrolled()?.ok_or_else(|| anyhow!("this device is not enrolled"))?;
     let tls = state.client_tls(&enrolled, &clock)?;
     let proxy = proxy.map(|url| url.parse()).transpose()?;

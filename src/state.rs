@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::Validity;
 use crate::csr::DeviceKey;
 
 /// Why the state directory cannot be used.
@@ -79,6 +80,14 @@ impl Enrolled {
     pub(crate) fn pin(&self) -> Result<Pin, StateError> {
         self.pin.parse().map_err(|_| StateError::Damaged { path: IDENTITY.into(), why: "the pin is not one".into() })
     }
+
+    /// The latest time that is believed on the hub's word: when a new certificate is due.
+    ///
+    /// Then a hub that is years ahead for a moment does not leave behind a device to which every certificate looks expired:
+    /// the hub renews its own with 60 days left, so one that was good when ours was signed is still good then.
+    pub(crate) fn believed_until(&self) -> Millis {
+        Validity::of_pem(&self.identity.certificate).map_or(0, Validity::renew_at)
+    }
 }
 
 /// `request.json`: an enrolment that waits for a person, so that `enrol` can be interrupted and repeated.
@@ -102,7 +111,7 @@ pub(crate) struct PendingRequest {
 pub(crate) struct LinkState {
     /// Number of the last connection.
     pub link: u64,
-    /// The last time that the hub told: certificate dates are checked against the later of this and the system clock.
+    /// The last time that the hub told: certificate dates are checked against the later of this and the system clock, see [`State::clock`].
     pub hub_time: Millis,
     /// Whether MQTT got through as WebSocket the last time.
     pub websocket: bool,
@@ -229,6 +238,13 @@ impl State {
     /// The numbers of the last link; zeros where there was none or they are unreadable: none of them is worth not starting.
     pub(crate) fn link(&self) -> LinkState {
         self.read(LINK).ok().flatten().unwrap_or_default()
+    }
+
+    /// The clock for the dates of certificates: never before the last time that the hub told, as far as that is believed.
+    pub(crate) fn clock(&self) -> tls::Clock {
+        let told = self.link().hub_time;
+        let identity = self.enrolled().ok().flatten();
+        tls::Clock::with_floor(identity.map_or(told, |identity| told.min(identity.believed_until())))
     }
 
     /// Keeps the numbers of the link.

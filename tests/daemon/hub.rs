@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// Messages that wait for a frozen link; a test sends fewer.
 const DOWN_MAX: usize = 64;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The uid that this hub gives.
 pub(crate) const UID: &str = "daaaaaaaaaaaaaaa";
 
@@ -190,7 +191,11 @@ impl Authority {
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
         let server_key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+        let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        // As the real hub's at its shortest: it renews its own with 60 days left.
+        server.not_before = (SystemTime::now() - 300 * DAY).into();
+        server.not_after = (SystemTime::now() + 61 * DAY).into();
+        let server = server.signed_by(&server_key, &issuer).unwrap();
         let provider = Arc::new(muster_link::tls::provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
@@ -214,6 +219,8 @@ impl Authority {
         let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
         request.params.distinguished_name = rcgen::DistinguishedName::new();
         request.params.distinguished_name.push(DnType::CommonName, UID);
+        request.params.not_before = (SystemTime::now() - DAY).into();
+        request.params.not_after = (SystemTime::now() + 90 * DAY).into();
         let certificate = request.signed_by(&self.issuer).unwrap();
         json!({"uid": UID, "org": "acme", "name": "robot-1", "certificate": certificate.pem(), "ca": self.pem, "mqtt": {"url": format!("mqtts://{mqtt}")}})
     }

@@ -91,6 +91,29 @@ fn without_a_disk_for_its_samples_it_is_online_and_says_so() {
 }
 
 #[test]
+fn a_hub_that_was_in_2099_for_a_moment_does_not_lock_the_device_out() {
+    const IN_2099: i64 = 4_070_908_800_000;
+    let hub = StubHub::start();
+    let mut device = Device::online(&hub, "");
+    hub.send("admission", &json!({"do": "named", "uid": crate::hub::UID, "org": "acme", "name": "from 2099", "now": IN_2099}));
+    wait_for("the word", || (device.status()["name"] == "from 2099").then_some(()));
+    device.kill();
+    device.start();
+    wait_for("the next birth", || hub.births().into_iter().nth(1));
+    let link: Value = serde_json::from_slice(&std::fs::read(device.path("state/link.json")).unwrap()).unwrap();
+    let kept = link["hub_time"].as_i64().unwrap();
+    assert!(kept > now() && kept < now() + 61 * 86_400_000, "believed until a new certificate is due, and no longer: {link}");
+
+    // A number from 2099 on the disk, as a daemon before this one may have kept it.
+    device.kill();
+    let mut link = link;
+    link["hub_time"] = IN_2099.into();
+    std::fs::write(device.path("state/link.json"), link.to_string()).unwrap();
+    device.start();
+    wait_for("one more birth", || hub.births().into_iter().nth(2));
+}
+
+#[test]
 fn a_frozen_hub_is_noticed() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
