@@ -107,6 +107,14 @@ impl OrgAccess {
         if self.covers(action) && rights::allows(action, self.role, None) { Ok(()) } else { Err(self.forbidden(action)) }
     }
 
+    /// Lets only those tokens go on whose scope covers it, for what needs no role: one's own sessions.
+    ///
+    /// # Errors
+    /// `forbidden`, with the scope that the token has.
+    pub fn require_scope(&self, action: Action) -> ApiResult<()> {
+        if self.covers(action) { Ok(()) } else { Err(self.forbidden(action)) }
+    }
+
     /// A project that the person has a role in.
     ///
     /// # Errors

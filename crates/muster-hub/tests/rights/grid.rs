@@ -88,8 +88,10 @@ pub(crate) const PLACES: [(&str, &str); 4] = [("vault", "private"), ("hall", "in
 /// How somebody proves who he is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// A token that may everything that its person may.
-    Token,
+    /// A token, with its scope and the organization and project that it is limited to, if any.
+    Token(Scope, &'static str, &'static str),
+    /// A token of an account that this was done to, in SQL; and the code that tells it.
+    Dead(&'static str, &'static str),
     /// Nothing at all.
     Nothing,
 }
@@ -104,15 +106,41 @@ pub(crate) struct Standing {
     pub(crate) org: &'static str,
     /// The role in the place that is given to the person.
     pub(crate) part: &'static str,
+    /// The role in the place that is given to a team that the person is in.
+    pub(crate) team: &'static str,
     /// What all of it makes of the person there, written by hand: columns of the grid.
     pub(crate) hats: &'static str,
     /// What it makes of the person in the organization as a whole, where that is more.
     pub(crate) elsewhere: &'static str,
+    pub(crate) hub_owner: bool,
     pub(crate) proof: Proof,
 }
 
+impl Standing {
+    const fn team(self, role: &'static str) -> Self {
+        Self { team: role, ..self }
+    }
+
+    const fn elsewhere(self, hats: &'static str) -> Self {
+        Self { elsewhere: hats, ..self }
+    }
+
+    const fn token(self, scope: Scope, org: &'static str, project: &'static str) -> Self {
+        Self { proof: Proof::Token(scope, org, project), ..self }
+    }
+
+    const fn dead(self, how: &'static str, code: &'static str) -> Self {
+        Self { proof: Proof::Dead(how, code), ..self }
+    }
+
+    const fn hub_owner(self) -> Self {
+        Self { hub_owner: true, ..self }
+    }
+}
+
 const fn stands(name: &'static str, place: &'static str, org: &'static str, part: &'static str, hats: &'static str) -> Standing {
-    Standing { name, place, org, part, hats, elsewhere: "", proof: Proof::Token }
+    let proof = Proof::Token(Full, "", "");
+    Standing { name, place, org, part, team: "", hats, elsewhere: "", hub_owner: false, proof }
 }
 
 #[rustfmt::skip]
@@ -123,6 +151,7 @@ pub(crate) const STANDINGS: &[Standing] = &[
     stands("owner-internal",          "hall",  "owner",  "",         "owner admin"),
     stands("member-internal",         "hall",  "member", "",         "member operate"),
     stands("viewer-internal",         "hall",  "viewer", "",         "viewer view"),
+
     stands("admin",                   "vault", "",       "admin",    "admin"),
     stands("maintain",                "vault", "",       "maintain", "maintain"),
     stands("operate",                 "vault", "",       "operate",  "operate"),
@@ -133,17 +162,49 @@ pub(crate) const STANDINGS: &[Standing] = &[
     stands("operate-internal",        "hall",  "",       "operate",  "operate"),
     stands("connect-internal",        "hall",  "",       "connect",  "connect"),
     stands("view-internal",           "hall",  "",       "view",     "view"),
+    stands("admin-by-team",           "vault", "",       "",         "admin").team("admin"),
+    stands("maintain-by-team",        "vault", "",       "",         "maintain").team("maintain"),
+    stands("operate-by-team",         "vault", "",       "",         "operate").team("operate"),
+    stands("connect-by-team",         "vault", "",       "",         "connect").team("connect"),
+    stands("view-by-team",            "vault", "",       "",         "view").team("view"),
+    stands("admin-by-team-internal",  "hall",  "",       "",         "admin").team("admin"),
+    stands("maintain-by-team-inside", "hall",  "",       "",         "maintain").team("maintain"),
+    stands("operate-by-team-inside",  "hall",  "",       "",         "operate").team("operate"),
+    stands("connect-by-team-inside",  "hall",  "",       "",         "connect").team("connect"),
+    stands("view-by-team-internal",   "hall",  "",       "",         "view").team("view"),
+
     stands("member-and-admin",        "vault", "member", "admin",    "member admin"),
     stands("viewer-and-maintain",     "vault", "viewer", "maintain", "viewer maintain"),
+    stands("viewer-and-team",         "vault", "viewer", "view",     "viewer maintain").team("maintain"),
+    stands("view-and-team",           "vault", "",       "view",     "operate").team("operate"),
+    stands("operate-and-less-team",   "vault", "",       "operate",  "operate").team("view"),
     stands("member-and-view",         "hall",  "member", "view",     "member operate"),
+
     stands("owner-archived",          "attic", "owner",  "",         "owner admin"),
     stands("member-archived",         "attic", "member", "maintain", "member maintain"),
     stands("admin-archived",          "attic", "",       "admin",    "admin"),
     stands("operate-archived",        "attic", "",       "operate",  "operate"),
+    stands("team-archived",           "attic", "",       "",         "operate").team("operate"),
     stands("connect-archived",        "attic", "",       "connect",  "connect"),
     stands("view-archived",           "attic", "",       "view",     "view"),
-    Standing { elsewhere: "maintain", ..stands("collaborator-elsewhere", "vault", "", "", "") },
-    stands("left",                    "vault", "left",   "maintain", ""),
+
+    // Scopes take away, and never give. A token of one project is as a collaborator's.
+    stands("owner-who-reads",         "vault", "owner",  "admin",    "owner admin").token(Read, "", ""),
+    stands("owner-who-reaches",       "vault", "owner",  "admin",    "owner admin").token(Reach, "", ""),
+    stands("operate-who-reads",       "vault", "",       "operate",  "operate").token(Read, "", ""),
+    stands("operate-who-reaches",     "vault", "",       "operate",  "operate").token(Reach, "", ""),
+    stands("view-who-reaches",        "vault", "",       "view",     "view").token(Reach, "", ""),
+    stands("owner-of-acme-only",      "vault", "owner",  "",         "owner admin").token(Full, "acme", ""),
+    stands("owner-of-vault-only",     "vault", "owner",  "",         "admin").token(Full, "acme", "vault"),
+    stands("owner-of-shed-only",      "vault", "owner",  "",         "").token(Full, "acme", "shed").elsewhere("admin"),
+    stands("vault-only-who-reads",    "vault", "owner",  "",         "admin").token(Read, "acme", "vault"),
+
+    stands("collaborator-elsewhere",  "vault", "",       "",         "").elsewhere("maintain"),
+    stands("left",                    "vault", "left",   "maintain", "").team("admin"),
     stands("outsider",                "vault", "",       "",         ""),
+    stands("hub-owner",               "vault", "",       "",         "").hub_owner(),
+    stands("expired",                 "vault", "owner",  "",         "").dead("UPDATE access_tokens SET expires_at = 1 WHERE account = ?1", "expired"),
+    stands("set-aside",               "vault", "owner",  "",         "").dead("UPDATE accounts SET disabled_at = 1 WHERE id = ?1", "unauthenticated"),
+    stands("closed",                  "vault", "owner",  "",         "").dead("UPDATE accounts SET closed_at = 1 WHERE id = ?1", "unauthenticated"),
     Standing { proof: Proof::Nothing, ..stands("nobody", "vault", "", "", "") },
 ];

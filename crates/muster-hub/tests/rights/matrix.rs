@@ -18,11 +18,11 @@ use crate::stage::{Stage, email, together};
 use crate::targets::{Target, filled, fresh};
 
 /// What must come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Expected {
     Done,
     /// One of these codes.
-    Refused(&'static [&'static str]),
+    Refused(Vec<&'static str>),
 }
 
 fn row(action: Action) -> &'static Row {
@@ -31,12 +31,14 @@ fn row(action: Action) -> &'static Row {
 
 /// What the grid says of one cell.
 fn expected(case: &Case, standing: &Standing) -> Expected {
-    if standing.proof == Proof::Nothing {
-        return Expected::Refused(&["unauthenticated"]);
-    }
+    let scope = match standing.proof {
+        Proof::Nothing => return Expected::Refused(vec!["unauthenticated"]),
+        Proof::Dead(_, code) => return Expected::Refused(vec![code]),
+        Proof::Token(scope, ..) => scope,
+    };
     let everywhere = format!("{} {}", standing.hats, standing.elsewhere);
     if everywhere.trim().is_empty() {
-        return Expected::Refused(&["not_found"]);
+        return Expected::Refused(vec!["not_found"]);
     }
     let sees = match case.on {
         On::Org => true,
@@ -44,12 +46,15 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
         On::Device => !standing.hats.is_empty(),
     };
     if !sees {
-        return Expected::Refused(&["not_found"]);
+        return Expected::Refused(vec!["not_found"]);
     }
     let Some(action) = case.action else { return Expected::Done };
     let row = row(action);
     if !may(row, if case.on == On::Org { &everywhere } else { standing.hats }) {
-        return Expected::Refused(&["forbidden"]);
+        return Expected::Refused(vec!["forbidden"]);
+    }
+    if scope < row.1 {
+        return Expected::Refused(vec!["forbidden"]);
     }
     let shut = match row.3 {
         Archived::Open => false,
@@ -57,7 +62,7 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
         Archived::ShutByProject => !may(row, &of_org(standing.hats)),
     };
     if standing.place == "attic" && shut && case.on != On::Org {
-        return Expected::Refused(&["archived", "forbidden"]);
+        return Expected::Refused(vec!["archived", "forbidden"]);
     }
     Expected::Done
 }
@@ -166,7 +171,7 @@ async fn play_case(stage: &Arc<Stage>, case: &'static Case, audit: Option<&str>,
     wrong.check(changed.is_empty(), || format!("{name}: refused calls changed {changed:?}"));
     let events = records::events(&db, mark);
     for (cell, answer) in may_not.iter().zip(&refused) {
-        let Expected::Refused(codes) = cell.expected else { continue };
+        let Expected::Refused(codes) = &cell.expected else { continue };
         let who = cell.standing.name;
         wrong.check(codes.contains(&answer.code().as_str()), || {
             format!("{name} by {who}: {} where {codes:?} is due: {}", answer.status, answer.text())
@@ -196,8 +201,8 @@ fn one_event(name: &str, cell: &Cell, audit: Option<&str>, result: &str, sees: b
     let actor = email(cell.standing);
     let found: Vec<_> = events.iter().filter(|event| event.actor == actor).collect();
     let fits = match (audit, cell.standing.proof) {
-        (None, _) | (_, Proof::Nothing) => found.is_empty(),
-        (Some(action), Proof::Token) => {
+        (None, _) | (_, Proof::Nothing | Proof::Dead(..)) => found.is_empty(),
+        (Some(action), Proof::Token(..)) => {
             let org = sees.then_some("acme");
             found.len() == 1 && found[0].action == action && found[0].result == result && found[0].org.as_deref() == org
         }

@@ -20,7 +20,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::caller::{Caller, Line};
-use crate::grid::{PLACES, Proof, Standing};
+use crate::grid::{PLACES, Proof, Scope, Standing};
 
 /// Members that wait to be acted on.
 const MEMBERS: usize = 400;
@@ -155,33 +155,34 @@ impl Stage {
         if standing.proof == Proof::Nothing {
             return self.nobody.clone();
         }
-        let email = email(standing);
-        let caller = self.person(&email).await;
+        let caller = self.person(&email(standing)).await;
         let standing = *standing;
-        let work = move |tx: &rusqlite::Transaction<'_>| {
-            let account: i64 = tx.query_row("SELECT id FROM accounts WHERE email = ?1", [email], |row| row.get(0))?;
-            let participates = |place: &str, role: &str| {
-                let sql = "INSERT INTO participants (org, project, account, role, since) VALUES ('acme', ?1, ?2, ?3, 1)";
-                tx.execute(sql, (place, account, role))
-            };
-            if !standing.part.is_empty() {
-                participates(standing.place, standing.part)?;
-            }
-            if !standing.elsewhere.is_empty() {
-                participates("shed", standing.elsewhere)?;
-            }
-            if !standing.org.is_empty() {
-                let role = if standing.org == "left" { "viewer" } else { standing.org };
-                tx.execute("INSERT INTO members (org, account, role, since) VALUES ('acme', ?1, ?2, 1)", (account, role))?;
-            }
-            Ok(())
-        };
-        self.running.state.store.write(work).await.unwrap();
+        self.running.state.store.write(move |tx| Ok(place(tx, &standing)?)).await.unwrap();
         if standing.org == "left" {
-            let path = format!("/v1/orgs/acme/members/{}", self::email(&standing));
+            let path = format!("/v1/orgs/acme/members/{}", email(&standing));
             self.owner.send("DELETE", &path, "").await.ok();
         }
-        caller
+        match standing.proof {
+            Proof::Token(Scope::Full, "", "") | Proof::Nothing => caller,
+            Proof::Token(scope, org, project) => {
+                let scope = format!("{scope:?}").to_lowercase();
+                let mut wanted = json!({ "name": "limited", "scope": scope });
+                for (key, value) in [("org", org), ("project", project)].into_iter().filter(|(_, value)| !value.is_empty()) {
+                    wanted[key] = json!(value);
+                }
+                let made = caller.post("/v1/tokens", wanted).await;
+                Caller::new(&self.line, made["token"].as_str())
+            }
+            Proof::Dead(how, _) => {
+                let find = "SELECT id FROM accounts WHERE email = ?1";
+                let work = move |tx: &rusqlite::Transaction<'_>| {
+                    let account: i64 = tx.query_row(find, [email(&standing)], |row| row.get(0))?;
+                    Ok(tx.execute(how, [account])?)
+                };
+                assert_eq!(self.running.state.store.write(work).await.unwrap(), 1);
+                caller
+            }
+        }
     }
 
     /// Archives the project that is meant to be, or opens it for preparations.
@@ -190,6 +191,35 @@ impl Stage {
         let work = move |tx: &rusqlite::Transaction<'_>| Ok(tx.execute(sql, [archived.then_some(1)])?);
         assert_eq!(self.running.state.store.write(work).await.unwrap(), 1);
     }
+}
+
+/// Gives somebody his roles.
+fn place(tx: &rusqlite::Transaction<'_>, standing: &Standing) -> rusqlite::Result<()> {
+    let account: i64 = tx.query_row("SELECT id FROM accounts WHERE email = ?1", [email(standing)], |row| row.get(0))?;
+    let participates = |place: &str, role: &str| {
+        let sql = "INSERT INTO participants (org, project, account, role, since) VALUES ('acme', ?1, ?2, ?3, 1)";
+        tx.execute(sql, (place, account, role))
+    };
+    if !standing.part.is_empty() {
+        participates(standing.place, standing.part)?;
+    }
+    let limited = matches!(standing.proof, Proof::Token(_, _, project) if !project.is_empty());
+    if !standing.elsewhere.is_empty() && !limited {
+        participates("shed", standing.elsewhere)?;
+    }
+    if !standing.team.is_empty() {
+        let name = standing.name;
+        tx.execute("INSERT INTO teams (org, id, name, created_at) VALUES ('acme', ?1, ?1, 1)", [name])?;
+        tx.execute("INSERT INTO team_members (org, team, account, since) VALUES ('acme', ?1, ?2, 1)", (name, account))?;
+        let sql = "INSERT INTO project_teams (org, project, team, role, since) VALUES ('acme', ?1, ?2, ?3, 1)";
+        tx.execute(sql, (standing.place, name, standing.team))?;
+    }
+    if !standing.org.is_empty() {
+        let role = if standing.org == "left" { "viewer" } else { standing.org };
+        tx.execute("INSERT INTO members (org, account, role, since) VALUES ('acme', ?1, ?2, 1)", (account, role))?;
+    }
+    tx.execute("UPDATE accounts SET hub_owner = ?2 WHERE id = ?1", (account, standing.hub_owner))?;
+    Ok(())
 }
 
 pub(crate) fn email(standing: &Standing) -> String {
