@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 /// The way to one hub, with the connections that are idle now.
 pub(crate) struct Line {
-    address: SocketAddr,
+    address: Mutex<SocketAddr>,
     tls: Arc<rustls::ClientConfig>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
@@ -38,13 +38,20 @@ pub(crate) struct Answer {
 impl Line {
     pub(crate) fn new(address: SocketAddr, pin: Pin) -> Arc<Self> {
         let tls = tls::client_config(&Trust::Pin(pin), None, &Clock::with_floor(0)).unwrap();
-        Arc::new(Self { address, tls, idle: Mutex::default() })
+        Arc::new(Self { address: Mutex::new(address), tls, idle: Mutex::default() })
+    }
+
+    /// The hub has started anew, at this address.
+    pub(crate) fn moved(&self, address: SocketAddr) {
+        *self.address.lock().unwrap() = address;
+        self.idle.lock().unwrap().clear();
     }
 
     async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let broken = |error: &dyn std::fmt::Display| format!("no connection: {error}");
-        let tcp = TcpStream::connect(self.address).await.map_err(|error| broken(&error))?;
-        let name = rustls_pki_types::ServerName::from(self.address.ip());
+        let address = *self.address.lock().unwrap();
+        let tcp = TcpStream::connect(address).await.map_err(|error| broken(&error))?;
+        let name = rustls_pki_types::ServerName::from(address.ip());
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.map_err(|error| broken(&error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| broken(&error))?;

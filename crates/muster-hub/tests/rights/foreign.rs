@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::caller::Answer;
+use crate::caller::{Answer, Caller};
 use crate::cases::{CASES, Case};
-use crate::matrix::play;
+use crate::matrix;
 use crate::stage::Stage;
 use crate::targets::{Target, fresh};
+
+async fn play(caller: &Caller, case: &Case, target: &Target) -> Answer {
+    matrix::play(caller, case, target).await.unwrap()
+}
 
 /// Everything of an answer that its reader can see, with the names that he himself gave taken out.
 fn as_seen(answer: &Answer, asked: &Target) -> (u16, BTreeMap<String, String>, String) {

@@ -72,10 +72,10 @@ fn audit_name(routes: &[Route], case: &Case) -> Option<&'static str> {
     route.unwrap_or_else(|| panic!("there is no route {} {}", case.method, case.route)).action
 }
 
-/// The answer to one call on one target.
-pub(crate) async fn play(caller: &Caller, case: &Case, target: &Target) -> Answer {
+/// The answer to one call on one target, or why there was none.
+pub(crate) async fn play(caller: &Caller, case: &Case, target: &Target) -> Result<Answer, String> {
     let path = filled(case.route, target) + &filled(case.query, target);
-    caller.send(case.method, &path, &filled(case.body, target)).await
+    caller.ask(case.method, &path, "application/json", filled(case.body, target).into_bytes()).await
 }
 
 /// Whether it is seen to be done, by somebody who sees everything.
@@ -153,7 +153,7 @@ impl Wrong {
 async fn play_all(case: &'static Case, cells: Vec<&Cell>) -> Vec<Answer> {
     let jobs = cells.into_iter().map(|cell| {
         let (caller, target) = (cell.caller.clone(), cell.target.clone());
-        async move { play(&caller, case, &target).await }
+        async move { play(&caller, case, &target).await.unwrap() }
     });
     together(jobs.collect()).await
 }

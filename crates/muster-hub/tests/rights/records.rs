@@ -85,3 +85,58 @@ pub(crate) fn events(db: &Connection, after: i64) -> Vec<Event> {
     });
     events.unwrap().map(Result::unwrap).collect()
 }
+
+/// Rows that belong to nothing, each with the query that finds it. All must find none.
+const ORPHANS: &[(&str, &str)] = &[
+    (
+        "a device in a project of another organization",
+        "SELECT p.uid FROM device_projects p JOIN devices d ON d.uid = p.uid WHERE d.org <> p.org",
+    ),
+    (
+        "a device in a project that is not there",
+        "SELECT uid FROM device_projects p WHERE NOT EXISTS (SELECT 1 FROM projects x WHERE x.org = p.org AND x.id = p.project)",
+    ),
+    ("two current keys of one device", "SELECT uid FROM device_keys WHERE state = 'current' GROUP BY uid HAVING count(*) > 1"),
+    (
+        "a living key of no device",
+        "SELECT uid FROM device_keys k WHERE state <> 'retired' AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uid = k.uid)",
+    ),
+    (
+        "an admitted device without a key",
+        "SELECT uid FROM devices d WHERE admission = 'admitted' AND admitted_at IS NOT NULL \
+      AND EXISTS (SELECT 1 FROM enrolments e WHERE e.uid = d.uid) \
+      AND NOT EXISTS (SELECT 1 FROM device_keys k WHERE k.uid = d.uid AND k.state = 'current')",
+    ),
+    (
+        "an organization without an owner",
+        "SELECT id FROM orgs o WHERE NOT EXISTS (SELECT 1 FROM members m WHERE m.org = o.id AND m.role = 'owner')",
+    ),
+    ("a token used more often than it may", "SELECT id FROM enrolment_tokens WHERE uses IS NOT NULL AND used > uses"),
+    (
+        "a living session of no device",
+        "SELECT id FROM sessions s WHERE ended_at IS NULL AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uid = s.uid)",
+    ),
+    (
+        "a living run of no device",
+        "SELECT id FROM runs r WHERE state IN ('waiting', 'running') AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.uid = r.uid)",
+    ),
+];
+
+/// Whether the database is whole, and nothing in it belongs to something that is not there.
+#[track_caller]
+pub(crate) fn hangs_together(db: &Connection) {
+    let whole: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(whole, "ok");
+    let broken = found(db, "PRAGMA foreign_key_check");
+    assert!(broken.is_empty(), "rows that refer to nothing: {broken:?}");
+    for (what, query) in ORPHANS {
+        let found = found(db, query);
+        assert!(found.is_empty(), "{what}: {found:?}");
+    }
+}
+
+fn found(db: &Connection, query: &str) -> Vec<String> {
+    let mut statement = db.prepare(query).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.map(Result::unwrap).collect()
+}

@@ -1,6 +1,7 @@
 //! A hub with an organization of four projects, somebody in every standing, and a linked device in each project.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -29,7 +30,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The hub and what is in it.
 pub(crate) struct Stage {
-    pub(crate) running: Running,
+    /// The hub in this process; none where it is a process of its own.
+    pub(crate) running: Option<Running>,
     pub(crate) line: Arc<Line>,
     /// The owner who prepares everything.
     pub(crate) owner: Caller,
@@ -37,12 +39,19 @@ pub(crate) struct Stage {
     pub(crate) database: PathBuf,
     /// Per project, an enrolment token that admits and one that leaves pending.
     pub(crate) tokens: BTreeMap<&'static str, (String, String)>,
-    /// Per project, the uid of the device that has an MQTT link.
-    pub(crate) linked: BTreeMap<&'static str, String>,
+    /// Per project, the device that has an MQTT link.
+    pub(crate) linked: BTreeMap<&'static str, LinkedDevice>,
     pub(crate) members: Mutex<Vec<String>>,
     pub(crate) count: AtomicUsize,
     links: Vec<JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    pub(crate) pin: Pin,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// A device that takes every order and does nothing.
+pub(crate) struct LinkedDevice {
+    pub(crate) uid: String,
+    identity: Identity,
 }
 
 impl Drop for Stage {
@@ -72,15 +81,17 @@ impl Stage {
             owner: Caller::new(&line, Some(&made.token)),
             nobody: Caller::new(&line, None),
             database: dir.path().join("data/hub.db"),
-            running,
+            running: Some(running),
             line,
             tokens: BTreeMap::new(),
             linked: BTreeMap::new(),
             members: Mutex::default(),
             count: AtomicUsize::new(0),
             links: Vec::new(),
-            _dir: dir,
+            pin,
+            dir,
         };
+        let mqtt = stage.state_of(|running| running.mqtt.unwrap());
         for (place, visibility) in PLACES {
             stage.owner.post("/v1/orgs/acme/projects", json!({ "id": place, "visibility": visibility })).await;
             let [auto, manual] = ["auto", "manual"].map(|admit| json!({ "admit": admit, "project": place, "expires_s": 3600 }));
@@ -90,8 +101,9 @@ impl Stage {
             };
             let made = (token(auto).await, token(manual).await);
             stage.tokens.insert(place, made);
-            let (uid, link) = stage.link(place, pin).await;
-            stage.linked.insert(place, uid);
+            let device = stage.device_to_link(place).await;
+            let link = device.link(mqtt, pin).await;
+            stage.linked.insert(place, device);
             stage.links.push(link);
         }
         stage.make_members().await;
@@ -109,42 +121,36 @@ impl Stage {
             }
             Ok(())
         };
-        self.running.state.store.write(work).await.unwrap();
+        self.write(work).await;
         *self.members.lock().unwrap() = names;
     }
 
-    /// An admitted device of a project, with an MQTT link that takes every order and does nothing.
-    async fn link(&self, place: &str, pin: Pin) -> (String, JoinHandle<()>) {
+    async fn device_to_link(&self, place: &str) -> LinkedDevice {
         let key = KeyPair::generate().unwrap();
         let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
         let body = json!({ "token": self.tokens[place].0, "serial": format!("linked-{place}"), "csr": csr, "facts": {} });
         let identity = self.nobody.post("/v1/enrol", body).await["identity"].clone();
         let (uid, certificate) = (identity["uid"].as_str().unwrap().to_owned(), identity["certificate"].as_str().unwrap());
-        let identity = Identity::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
-        let tls = tls::client_config(&Trust::Pin(pin), Some(&identity), &Clock::with_floor(0)).unwrap();
-        let address = self.running.mqtt.unwrap();
-        let mut options = MqttOptions::new(&uid, address.ip().to_string(), address.port());
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls))).set_clean_start(true);
-        let (client, mut events) = AsyncClient::new(options, 16);
-        client.subscribe(format!("muster/v1/{uid}/down/#"), QoS::AtLeastOnce).await.unwrap();
-        let (linked, ready) = tokio::sync::oneshot::channel();
-        let task = tokio::spawn(async move {
-            let (_client, mut linked) = (client, Some(linked));
-            loop {
-                match events.poll().await {
-                    Ok(Event::Incoming(Packet::SubAck(_))) => drop(linked.take().map(|linked| linked.send(()))),
-                    Ok(_) => {}
-                    Err(error) => panic!("the link of a device broke: {error}"),
-                }
-            }
-        });
-        tokio::time::timeout(SOON, ready).await.expect("a device links in time").expect("a device links");
-        (uid, task)
+        LinkedDevice { uid, identity: Identity::from_pem(certificate.as_bytes(), key.serialize_pem().as_bytes()).unwrap() }
+    }
+
+    fn state_of<T>(&self, part: impl FnOnce(&Running) -> T) -> T {
+        part(self.running.as_ref().expect("the hub runs in this process"))
+    }
+
+    /// Changes the database behind the API, through the hub's own writer: what would take many calls.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> T {
+        let store = self.state_of(|running| running.state.store.clone());
+        store.write(move |tx| Ok(work(tx)?)).await.unwrap()
     }
 
     /// Makes an account, and a caller who speaks for it.
     pub(crate) async fn person(&self, email: &str) -> Caller {
-        let (store, ca, owner) = (self.running.state.store.clone(), self.running.state.ca.clone(), email.to_owned());
+        let (store, ca) = self.state_of(|running| (running.state.store.clone(), running.state.ca.clone()));
+        let owner = email.to_owned();
         let first = First { owner, org: None, project: None, token_name: "test".into() };
         let token = tokio::task::spawn_blocking(move || init::first(&store, &ca, first).unwrap()).await.unwrap();
         Caller::new(&self.line, Some(&token))
@@ -157,7 +163,7 @@ impl Stage {
         }
         let caller = self.person(&email(standing)).await;
         let standing = *standing;
-        self.running.state.store.write(move |tx| Ok(place(tx, &standing)?)).await.unwrap();
+        self.write(move |tx| place(tx, &standing)).await;
         if standing.org == "left" {
             let path = format!("/v1/orgs/acme/members/{}", email(&standing));
             self.owner.send("DELETE", &path, "").await.ok();
@@ -177,9 +183,9 @@ impl Stage {
                 let find = "SELECT id FROM accounts WHERE email = ?1";
                 let work = move |tx: &rusqlite::Transaction<'_>| {
                     let account: i64 = tx.query_row(find, [email(&standing)], |row| row.get(0))?;
-                    Ok(tx.execute(how, [account])?)
+                    tx.execute(how, [account])
                 };
-                assert_eq!(self.running.state.store.write(work).await.unwrap(), 1);
+                assert_eq!(self.write(work).await, 1);
                 caller
             }
         }
@@ -188,8 +194,30 @@ impl Stage {
     /// Archives the project that is meant to be, or opens it for preparations.
     pub(crate) async fn archive(&self, archived: bool) {
         let sql = "UPDATE projects SET archived_at = ?1 WHERE org = 'acme' AND id = 'attic'";
-        let work = move |tx: &rusqlite::Transaction<'_>| Ok(tx.execute(sql, [archived.then_some(1)])?);
-        assert_eq!(self.running.state.store.write(work).await.unwrap(), 1);
+        let work = move |tx: &rusqlite::Transaction<'_>| tx.execute(sql, [archived.then_some(1)]);
+        assert_eq!(self.write(work).await, 1);
+    }
+}
+
+impl LinkedDevice {
+    /// Links to the hub, and waits until it is.
+    pub(crate) async fn link(&self, hub: SocketAddr, pin: Pin) -> JoinHandle<()> {
+        let tls = tls::client_config(&Trust::Pin(pin), Some(&self.identity), &Clock::with_floor(0)).unwrap();
+        let mut options = MqttOptions::new(&self.uid, hub.ip().to_string(), hub.port());
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls))).set_clean_start(true);
+        let (client, mut events) = AsyncClient::new(options, 16);
+        client.subscribe(format!("muster/v1/{}/down/#", self.uid), QoS::AtLeastOnce).await.unwrap();
+        let (linked, ready) = tokio::sync::oneshot::channel();
+        let task = tokio::spawn(async move {
+            let (_client, mut linked) = (client, Some(linked));
+            while let Ok(event) = events.poll().await {
+                if let Event::Incoming(Packet::SubAck(_)) = event {
+                    drop(linked.take().map(|linked| linked.send(())));
+                }
+            }
+        });
+        tokio::time::timeout(SOON, ready).await.expect("a device links in time").expect("a device links");
+        task
     }
 }
 
@@ -226,9 +254,14 @@ pub(crate) fn email(standing: &Standing) -> String {
     format!("{}@cast.example", standing.name)
 }
 
-/// Runs jobs, so many at once, and gives their results in order.
+/// Runs jobs at once, and gives their results in order.
 pub(crate) async fn together<T: Send + 'static>(jobs: Vec<impl Future<Output = T> + Send + 'static>) -> Vec<T> {
-    let places = Arc::new(tokio::sync::Semaphore::new(16));
+    so_many(16, jobs).await
+}
+
+/// Runs jobs, so many at once, and gives their results in order.
+pub(crate) async fn so_many<T: Send + 'static>(at_once: usize, jobs: Vec<impl Future<Output = T> + Send + 'static>) -> Vec<T> {
+    let places = Arc::new(tokio::sync::Semaphore::new(at_once));
     let running: Vec<_> = jobs
         .into_iter()
         .map(|job| {

@@ -62,9 +62,9 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
             let device = stage.owner.get(&format!("/v1/orgs/acme/devices/{new}")).await;
             target.insert("device", text(&device, "uid"));
         }
-        Fresh::Linked => drop(target.insert("device", stage.linked[place].clone())),
+        Fresh::Linked => drop(target.insert("device", stage.linked[place].uid.clone())),
         Fresh::Session => {
-            let path = format!("/v1/orgs/acme/devices/{}/sessions", stage.linked[place]);
+            let path = format!("/v1/orgs/acme/devices/{}/sessions", stage.linked[place].uid);
             let ticket = stage.owner.post(&path, json!({ "reason": new, "project": place })).await;
             target.insert("id", text(&ticket, "session"));
         }
