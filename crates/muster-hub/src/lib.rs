@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod ingest;
 pub mod init;
+pub mod lapse;
 pub mod listener;
 pub mod metrics;
 pub mod mqtt;

@@ -63,6 +63,7 @@ fn described(operation: &Operation) -> Value {
         (101, _) => json!({ "description": "A WebSocket" }),
         (_, "") => json!({ "description": "Done" }),
         (_, "text") => json!({ "description": "A text", "content": { "text/plain": { "schema": { "type": "string" } } } }),
+        (_, "image") => json!({ "description": "An image", "content": image() }),
         (_, kind) => json!({ "description": "The answer", "content": { "application/json": { "schema": kind_of(kind) } } }),
     };
     let problem = json!({
@@ -77,7 +78,9 @@ fn described(operation: &Operation) -> Value {
     if !parameters.is_empty() {
         described["parameters"] = Value::Array(parameters);
     }
-    if !operation.body.is_empty() {
+    if operation.body == "image" {
+        described["requestBody"] = json!({ "required": true, "content": image() });
+    } else if !operation.body.is_empty() {
         let (kind, required) = operation.body.strip_suffix('?').map_or((operation.body, true), |kind| (kind, false));
         described["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": kind_of(kind) } } });
     }
@@ -88,6 +91,10 @@ fn described(operation: &Operation) -> Value {
         Auth::Ticket => json!([{ "ticket": [] }]),
     };
     described
+}
+
+fn image() -> Value {
+    json!({ "image/png": {}, "image/jpeg": {}, "image/webp": {} })
 }
 
 /// `get_v1_orgs_org_devices`: stable, unique, and a name in any language.

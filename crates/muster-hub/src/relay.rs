@@ -24,7 +24,7 @@ use http::{Request, Response};
 use muster_link::websocket::WebSocket;
 use muster_proto::Millis;
 use muster_proto::api::SessionState;
-use muster_proto::id::{DeviceUid, OrgId, SessionId};
+use muster_proto::id::{DeviceUid, OrgId, ProjectId, SessionId};
 use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
 use muster_proto::problem::{Code, Problem};
 use muster_proto::session::Side;
@@ -90,6 +90,8 @@ struct Live {
     id: SessionId,
     org: OrgId,
     uid: DeviceUid,
+    device_name: String,
+    project: ProjectId,
     email: String,
     relay: Relay,
     inbox: mpsc::Sender<Command>,
@@ -124,6 +126,23 @@ impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay").field("sessions", &self.lock().len()).finish()
     }
+}
+
+/// Whose a living session is, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alive {
+    /// The session.
+    pub id: SessionId,
+    /// Whose device it is.
+    pub org: OrgId,
+    /// In the name of which project.
+    pub project: ProjectId,
+    /// The device.
+    pub uid: DeviceUid,
+    /// What the device was called when it began.
+    pub device_name: String,
+    /// Who.
+    pub email: String,
 }
 
 /// What is known of a living session at this moment.
@@ -226,6 +245,26 @@ impl Relay {
         count
     }
 
+    /// Ends a session without waiting for it.
+    pub fn end_soon(&self, id: &SessionId, end: End) {
+        let Some(live) = self.find(id) else { return };
+        self.0.tasks.spawn_on(async move { live.end(end).await }, &self.0.runtime);
+    }
+
+    /// The sessions that live now, in an organization or in all.
+    pub fn alive(&self, org: Option<&OrgId>) -> Vec<Alive> {
+        let living = self.living(|live| org.is_none_or(|org| live.org == *org));
+        let alive = living.iter().map(|live| Alive {
+            id: live.id.clone(),
+            org: live.org.clone(),
+            project: live.project.clone(),
+            uid: live.uid.clone(),
+            device_name: live.device_name.clone(),
+            email: live.email.clone(),
+        });
+        alive.collect()
+    }
+
     /// What a device reported: a session that it cannot serve ends with its sentence. It may speak only of its own sessions.
     pub fn device_event(&self, uid: &DeviceUid, event: &DeviceEvent) {
         let DeviceEventKind::SessionFailed { session, code, message } = &event.kind else { return };
@@ -301,6 +340,8 @@ impl Relay {
             id: row.id.clone(),
             org: row.org.clone(),
             uid: row.uid.clone(),
+            device_name: row.device_name.clone(),
+            project: row.project.clone(),
             email: row.email.clone(),
             relay: self.clone(),
             inbox,

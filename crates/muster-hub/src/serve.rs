@@ -26,6 +26,7 @@ use crate::ca::Ca;
 use crate::clock::{self, DAY};
 use crate::config::Config;
 use crate::ingest::{Ingest, Options};
+use crate::lapse::{self, Lapses};
 use crate::listener;
 use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
@@ -106,6 +107,8 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let way = Way::open(&config, &ca, &store, &ingest, &metrics).await?;
     let lanes = way.lanes();
     let relay = Relay::start(store.clone(), &metrics, api::sessions::order_through(lanes.clone())).await?;
+    let lapses = Lapses::of(&store, &standings);
+    lapses.watch(Arc::new(lapse::Sessions(relay.clone())));
     let told = relay.clone();
     ingest.on_event(Arc::new(move |uid, event| told.device_event(uid, event)));
 
@@ -122,6 +125,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         lanes,
         mqtt: way.endpoint(),
         relay,
+        lapses: lapses.clone(),
         admissions: Admissions::default(),
     });
 
@@ -154,6 +158,11 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     tasks.spawn(async move {
         ingest.run(stop).await;
         "the upkeep of devices"
+    });
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        lapses.run(stop).await;
+        "the watch over rights"
     });
     let (store, stop) = (state.store.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -12,6 +12,7 @@ use crate::accounts::LoginLimit;
 use crate::ca::Ca;
 use crate::config::{Config, Origin};
 use crate::ingest::Ingest;
+use crate::lapse::Lapses;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Lanes};
 use crate::relay::Relay;
@@ -46,6 +47,8 @@ pub struct App {
     pub mqtt: Option<mqtt::Endpoint>,
     /// Remote sessions.
     pub relay: Relay,
+    /// Ends what somebody does by a right that is gone.
+    pub lapses: Lapses,
     /// Decisions on devices, for those who wait for one.
     pub admissions: Admissions,
 }

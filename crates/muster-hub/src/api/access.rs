@@ -2,6 +2,7 @@
 //!
 //! An organization, project or device that somebody may not know of is answered like one that is not there.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -160,17 +161,32 @@ impl OrgAccess {
 
     /// Whether the person may do it to a device, in the organization or in a project that it is in.
     pub fn allows_on(&self, action: Action, device: &DeviceRow) -> bool {
-        let open = |project: &ProjectOn| !(project.archived && rights::changes_project(action));
-        let best = self.project_roles(device).into_iter().filter(open).map(|project| project.role).max();
-        self.covers(action) && rights::allows(action, self.role, best)
+        self.allows_among(action, &device.projects)
+    }
+
+    /// Whether the person may do it to a device that is in these projects.
+    pub fn allows_among(&self, action: Action, projects: &BTreeSet<ProjectId>) -> bool {
+        let known = projects.iter().filter_map(|project| self.projects.get(project));
+        let open = known.filter(|project| !(project.archived && rights::changes_project(action)));
+        self.covers(action) && rights::allows(action, self.role, open.map(|project| project.role).max())
     }
 
     /// Lets only those go on who may do it to a device.
     ///
     /// # Errors
-    /// `forbidden`, with the role that is needed.
+    /// `forbidden`, with the role that is needed; `archived`.
     pub fn require_on(&self, action: Action, device: &DeviceRow) -> ApiResult<()> {
-        if self.allows_on(action, device) { Ok(()) } else { Err(self.forbidden(action)) }
+        if self.allows_on(action, device) {
+            return Ok(());
+        }
+        // Where only the archive stands in the way, that is what is said.
+        let best = self.project_roles(device).into_iter().filter(|project| project.archived).max_by_key(|project| project.role);
+        match best {
+            Some(best) if self.covers(action) && rights::allows(action, self.role, Some(best.role)) => {
+                Err(ApiError::new(Code::Archived, format!("project {} is archived: it is read-only", best.project)))
+            }
+            _ => Err(self.forbidden(action)),
+        }
     }
 
     /// The device that a text names: a uid, a serial number, a name or a pairing code.

@@ -128,6 +128,10 @@ async fn edit(
     if name.is_some() {
         access.require_on(Action::EditDevice, &device)?;
     }
+    // Otherwise who maintains one project could take in any device that he only sees, and would have it in his hands.
+    if !wanted.add_projects.is_empty() {
+        access.require_on(Action::AssignDevice, &device)?;
+    }
     let mut add = BTreeSet::new();
     for project in &wanted.add_projects {
         add.insert(access.require_in(Action::AssignDevice, project.as_str())?);

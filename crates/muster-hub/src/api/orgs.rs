@@ -2,26 +2,36 @@
 
 use axum::Json;
 use axum::extract::State;
-use http::StatusCode;
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
 use muster_proto::api::{Member, MemberPut, Org, OrgCreate, OrgEdit, OrgRole, Page};
+use muster_proto::id::OrgId;
 use muster_proto::problem::Code;
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route, text};
+use super::images::{self, ImageBody};
+use super::{ApiError, ApiResult, Body, OrgAccess, Path, Query, Route, text};
 use crate::auth::Person;
 use crate::clock;
 use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::accounts::{self, Account};
 use crate::store::orgs::Details;
-use crate::store::{self, orgs, problem};
+use crate::store::{self, images as stored, org_deletion, orgs, problem};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/orgs", list),
         Route::post("/v1/orgs", create).audited("org.create"),
         Route::get("/v1/orgs/{org}", show),
+        Route::patch("/v1/orgs/{org}", edit).audited("org.edit"),
+        Route::delete("/v1/orgs/{org}", delete).audited("org.delete"),
+        Route::get("/v1/orgs/{org}/logo", logo),
+        Route::put("/v1/orgs/{org}/logo", put_logo).audited("org.logo_put"),
+        Route::delete("/v1/orgs/{org}/logo", delete_logo).audited("org.logo_delete"),
+        Route::post("/v1/orgs/{org}/leave", leave).audited("member.leave"),
         Route::get("/v1/orgs/{org}/members", members),
         Route::put("/v1/orgs/{org}/members/{email}", put_member).audited("member.put"),
         Route::delete("/v1/orgs/{org}/members/{email}", delete_member).audited("member.delete"),
@@ -46,7 +56,7 @@ async fn create(State(state): State<AppState>, person: Person, Body(wanted): Bod
     })?;
     let mut entry = person.entry("org.create", wanted.id.as_str()).with(json!({ "name": name }));
     entry.org = Some(wanted.id.clone());
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         orgs::create(tx, &wanted.id, &name, person.account, clock::now())?;
         orgs::edit(tx, &wanted.id, &details)?;
         entry.ok(tx)?;
@@ -76,6 +86,91 @@ async fn show(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Jso
     let (org, role) = (access.org.clone(), access.role);
     let found = state.store.read(move |db| orgs::show(db, &org, role)).await?;
     Ok(Json(found.ok_or_else(|| ApiError::not_found("organization", access.org.as_str()))?))
+}
+
+async fn edit(State(state): State<AppState>, access: OrgAccess, Body(wanted): Body<OrgEdit>) -> ApiResult<Json<Org>> {
+    access.require(Action::ManageOrg)?;
+    let changed = serde_json::to_value(&wanted).unwrap_or_default();
+    let details = checked(wanted)?;
+    let entry = access.entry("org.edit", access.org.as_str()).with(changed);
+    let work = move |tx: &Transaction<'_>| {
+        orgs::edit(tx, &access.org, &details)?;
+        entry.ok(tx)?;
+        orgs::show(tx, &access.org, access.role)?.ok_or_else(|| gone(&access.org))
+    };
+    Ok(Json(state.store.write(work).await?))
+}
+
+fn gone(org: &OrgId) -> store::Error {
+    problem(Code::NotFound, format!("there is no organization {org} any more"))
+}
+
+#[derive(Debug, Deserialize)]
+struct Confirmed {
+    confirm: Option<String>,
+}
+
+/// Nobody deletes what others still work with: what stands in the way is named, and nothing is half deleted.
+async fn delete(State(state): State<AppState>, access: OrgAccess, Query(given): Query<Confirmed>) -> ApiResult<StatusCode> {
+    access.require(Action::ManageOrg)?;
+    access.person.require_person("delete an organization")?;
+    let (org, by) = (access.org.clone(), access.person.email.clone());
+    let entry = access.entry("org.delete", org.as_str()).with(json!({ "name": access.name }));
+    let confirmed = given.confirm.as_deref() == Some(org.as_str());
+    let work = move |tx: &Transaction<'_>| {
+        let obstacles = org_deletion::obstacles(tx, &org, access.person.account)?;
+        if !obstacles.is_empty() {
+            return Err(problem(Code::Conflict, format!("{org} cannot be deleted yet. In the way: {}", obstacles.join("; "))));
+        }
+        if !confirmed {
+            let why = format!("confirm: nothing of {org} comes back, and its id is never given again; say ?confirm={org} to delete it");
+            return Err(problem(Code::Invalid, why));
+        }
+        org_deletion::delete(tx, &org, &by, clock::now())?;
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn logo(State(state): State<AppState>, access: OrgAccess, headers: HeaderMap) -> ApiResult<Response> {
+    let what = access.org.to_string();
+    let image = state.store.read(move |db| stored::logo(db, &access.org)).await?;
+    images::serve(image, &what, &headers)
+}
+
+async fn put_logo(State(state): State<AppState>, access: OrgAccess, ImageBody(image): ImageBody) -> ApiResult<Json<Org>> {
+    access.require(Action::ManageOrg)?;
+    let details = json!({ "media_type": image.media_type, "bytes": image.bytes.len(), "digest": image.digest });
+    let entry = access.entry("org.logo_put", access.org.as_str()).with(details);
+    let work = move |tx: &Transaction<'_>| {
+        stored::set_logo(tx, &access.org, &image)?;
+        entry.ok(tx)?;
+        orgs::show(tx, &access.org, access.role)?.ok_or_else(|| gone(&access.org))
+    };
+    Ok(Json(state.store.write(work).await?))
+}
+
+async fn delete_logo(State(state): State<AppState>, access: OrgAccess) -> ApiResult<StatusCode> {
+    access.require(Action::ManageOrg)?;
+    let entry = access.entry("org.logo_delete", access.org.as_str());
+    let work = move |tx: &Transaction<'_>| if stored::remove_logo(tx, &access.org)? { entry.ok(tx) } else { Ok(()) };
+    state.store.write(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Everybody may go, whatever the role; the last owner only after somebody else is one.
+async fn leave(State(state): State<AppState>, access: OrgAccess) -> ApiResult<StatusCode> {
+    access.person.require_person("leave an organization")?;
+    let entry = access.entry("member.leave", access.person.email.as_str()).with(json!({ "role": access.role }));
+    let work = move |tx: &Transaction<'_>| {
+        if !orgs::remove_member(tx, &access.org, access.person.account)? {
+            return Err(problem(Code::NotFound, format!("you are not in {} any more", access.org)));
+        }
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn members(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Member>>> {
@@ -110,10 +205,10 @@ async fn delete_member(
 ) -> ApiResult<StatusCode> {
     access.require(Action::ManageMembers)?;
     let entry = access.entry("member.delete", &email);
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         let account = account(tx, &email)?;
         if !orgs::remove_member(tx, &access.org, account.id)? {
-            return Err(problem(Code::NotFound, format!("{email} is no member of {}", access.org)));
+            return Err(problem(Code::NotFound, format!("{email} is neither member nor collaborator of {}", access.org)));
         }
         entry.ok(tx)
     };

@@ -1,22 +1,24 @@
-//! Projects and their participants.
+//! Projects, their settings, their participants and teams.
+
+mod devices;
 
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use muster_proto::api::{Page, Participant, ParticipantPut, Project, ProjectCreate, ProjectRole};
-use muster_proto::id::ProjectId;
+use muster_proto::api::{Page, Participant, ParticipantPut, Project, ProjectCreate, ProjectEdit, ProjectRole, ProjectTeam, ProjectTeamPut};
+use muster_proto::id::{ProjectId, TeamId};
 use muster_proto::problem::Code;
 use serde_json::json;
 
 use super::orgs::{account, display_name};
 use super::text::description;
-use super::{ApiResult, Body, OrgAccess, Path, Route};
+use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
 use crate::standings::ProjectAccess;
 use crate::state::AppState;
 use crate::store::projects::{self, Edit, Numbers};
-use crate::store::{orgs, problem};
+use crate::store::{orgs, problem, teams as stored_teams};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -26,6 +28,13 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/orgs/{org}/projects/{project}/participants", participants),
         Route::put("/v1/orgs/{org}/projects/{project}/participants/{email}", put_participant).audited("participant.put"),
         Route::delete("/v1/orgs/{org}/projects/{project}/participants/{email}", delete_participant).audited("participant.delete"),
+        Route::patch("/v1/orgs/{org}/projects/{project}", edit).audited("project.edit"),
+        Route::post("/v1/orgs/{org}/projects/{project}/archive", archive).audited("project.archive"),
+        Route::post("/v1/orgs/{org}/projects/{project}/restore", restore).audited("project.restore"),
+        Route::post("/v1/orgs/{org}/projects/{project}/devices", devices::change).audited("project.devices"),
+        Route::get("/v1/orgs/{org}/projects/{project}/teams", teams),
+        Route::put("/v1/orgs/{org}/projects/{project}/teams/{team}", put_team).audited("project.team_put"),
+        Route::delete("/v1/orgs/{org}/projects/{project}/teams/{team}", delete_team).audited("project.team_delete"),
     ]
 }
 
@@ -92,6 +101,139 @@ async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, project
     reread(&state, &access, &id).await
 }
 
+/// Settings. An archived project is read-only; its restoring is a request of its own.
+async fn edit(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, project)): Path<(String, String)>,
+    Body(wanted): Body<ProjectEdit>,
+) -> ApiResult<Json<Project>> {
+    let id = access.require_in(Action::ManageProject, &project)?;
+    let edit = Edit {
+        name: wanted.name.map(|name| display_name(Some(name), "")).transpose()?,
+        description: match wanted.description {
+            Some(Some(text)) => Some(description("description", text)?),
+            cleared => cleared,
+        },
+        visibility: wanted.visibility,
+    };
+    let details = json!({ "name": edit.name, "description": edit.description.is_some(), "visibility": edit.visibility });
+    let entry = access.entry("project.edit", id.as_str()).with(details);
+    let (org, of) = (access.org.clone(), id.clone());
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        if !orgs::project_is_open(tx, &org, &of)? {
+            return Err(problem(Code::Archived, format!("project {of} is archived: it is read-only; restore it first")));
+        }
+        projects::edit(tx, &org, &of, &edit)?;
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    reread(&state, &access, &id).await
+}
+
+async fn archive(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
+    let id = access.require_in(Action::ManageProject, &project)?;
+    let entry = access.entry("project.archive", id.as_str());
+    let (org, of, by) = (access.org.clone(), id.clone(), access.person.email.clone());
+    // Twice is once: nothing changes, and nothing is recorded.
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        if projects::archive(tx, &org, &of, &by, clock::now())? { entry.ok(tx) } else { Ok(()) }
+    };
+    state.store.write(work).await?;
+    reread(&state, &access, &id).await
+}
+
+async fn restore(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
+    let id = access.require_in(Action::ManageProject, &project)?;
+    let entry = access.entry("project.restore", id.as_str());
+    let (org, of) = (access.org.clone(), id.clone());
+    let work = move |tx: &rusqlite::Transaction<'_>| if projects::restore(tx, &org, &of)? { entry.ok(tx) } else { Ok(()) };
+    state.store.write(work).await?;
+    reread(&state, &access, &id).await
+}
+
+async fn teams(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, project)): Path<(String, String)>,
+) -> ApiResult<Json<Page<ProjectTeam>>> {
+    let project = access.require_in(Action::SeeProject, &project)?;
+    let items = state.store.read(move |db| projects::teams(db, &access.org, &project)).await?;
+    Ok(Json(Page { items, next: None }))
+}
+
+async fn put_team(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, project, team)): Path<(String, String, String)>,
+    Body(wanted): Body<ProjectTeamPut>,
+) -> ApiResult<Json<ProjectTeam>> {
+    let project = access.require_in(Action::ManageParticipants, &project)?;
+    let own = own_at_least(&access, &project, wanted.role)?;
+    let team = team_id(&team)?;
+    let entry = access.entry("project.team_put", format!("{project}/{team}")).with(json!({ "role": wanted.role }));
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        if stored_teams::by_id(tx, &access.org, &team)?.is_none() {
+            return Err(problem(Code::NotFound, format!("there is no team {team} in {}", access.org)));
+        }
+        keep_team_above(tx, &access, &project, &team, own)?;
+        projects::set_team(tx, &access.org, &project, &team, wanted.role, clock::now())?;
+        entry.ok(tx)?;
+        let teams = projects::teams(tx, &access.org, &project)?;
+        teams.into_iter().find(|known| known.id == team).ok_or_else(|| problem(Code::NotFound, "the team is gone already"))
+    };
+    Ok(Json(state.store.write(work).await?))
+}
+
+async fn delete_team(
+    State(state): State<AppState>,
+    access: OrgAccess,
+    Path((_, project, team)): Path<(String, String, String)>,
+) -> ApiResult<StatusCode> {
+    let project = access.require_in(Action::ManageParticipants, &project)?;
+    let own = own_at_least(&access, &project, ProjectRole::View)?;
+    let team = team_id(&team)?;
+    let entry = access.entry("project.team_delete", format!("{project}/{team}"));
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        keep_team_above(tx, &access, &project, &team, own)?;
+        if !projects::remove_team(tx, &access.org, &project, &team)? {
+            return Err(problem(Code::NotFound, format!("team {team} has no role in {project}")));
+        }
+        entry.ok(tx)
+    };
+    state.store.write(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn team_id(text: &str) -> ApiResult<TeamId> {
+    text.parse().map_err(|_| ApiError::not_found("team", text))
+}
+
+/// The caller's role, if it is not below the one that is given: nobody gives away more than is his own.
+fn own_at_least(access: &OrgAccess, project: &ProjectId, role: ProjectRole) -> ApiResult<ProjectRole> {
+    let own = access.projects.get(project).map(|project| project.role);
+    own.filter(|own| *own >= role).ok_or_else(|| {
+        let have = own.map_or("nothing", ProjectRole::as_str);
+        ApiError::new(Code::Forbidden, format!("you have no more than {have} in {project} and cannot give {}", role.as_str()))
+    })
+}
+
+/// Nobody changes a team that has more than himself.
+fn keep_team_above(
+    tx: &rusqlite::Transaction<'_>,
+    access: &OrgAccess,
+    project: &ProjectId,
+    team: &TeamId,
+    own: ProjectRole,
+) -> crate::store::Result<()> {
+    match projects::team_role(tx, &access.org, project, team)? {
+        Some(given) if given > own => {
+            Err(problem(Code::Forbidden, format!("team {team} has the role {} in {project}, which is above yours", given.as_str())))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn participants(
     State(state): State<AppState>,
     access: OrgAccess,
@@ -110,13 +252,7 @@ async fn put_participant(
 ) -> ApiResult<Json<Participant>> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
     let role = wanted.role;
-    // Nobody gives away more than is his own.
-    let own = access.projects.get(&project).map(|project| project.role);
-    if own.is_none_or(|own| own < role) {
-        let why =
-            format!("you have no more than {} in {project} and cannot give {}", own.map_or("nothing", ProjectRole::as_str), role.as_str());
-        return Err(super::ApiError::new(Code::Forbidden, why));
-    }
+    let own = own_at_least(&access, &project, role)?;
     let entry = access.entry("participant.put", format!("{project}/{email}")).with(json!({ "role": role }));
     let participant = state.store.write(move |tx| {
         let account = account(tx, &email)?;
@@ -135,11 +271,11 @@ fn keep_those_above(
     access: &OrgAccess,
     project: &ProjectId,
     email: &str,
-    own: Option<ProjectRole>,
+    own: ProjectRole,
 ) -> crate::store::Result<()> {
     let present = orgs::participants(connection, &access.org, project)?.into_iter().find(|participant| participant.email == email);
     match present.and_then(|present| present.own) {
-        Some(given) if own.is_none_or(|own| given > own) => {
+        Some(given) if given > own => {
             Err(problem(Code::Forbidden, format!("{email} has the role {} in {project}, which is above yours", given.as_str())))
         }
         _ => Ok(()),
@@ -152,13 +288,14 @@ async fn delete_participant(
     Path((_, project, email)): Path<(String, String, String)>,
 ) -> ApiResult<StatusCode> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
-    let own = access.projects.get(&project).map(|project| project.role);
+    let own = own_at_least(&access, &project, ProjectRole::View)?;
     let entry = access.entry("participant.delete", format!("{project}/{email}"));
     let work = move |tx: &rusqlite::Transaction<'_>| {
         let account = account(tx, &email)?;
         keep_those_above(tx, &access, &project, &account.email, own)?;
         if !orgs::remove_participant(tx, &access.org, &project, account.id)? {
-            return Err(problem(Code::NotFound, format!("{email} is no participant of {project}")));
+            let why = format!("{email} was given no role in {project} in person; what a team gives goes with the team");
+            return Err(problem(Code::NotFound, why));
         }
         entry.ok(tx)
     };

@@ -20,6 +20,7 @@ use serde_json::json;
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route, cursor};
 use crate::auth;
 use crate::clock;
+use crate::lapse;
 use crate::mqtt::{Lanes, SendOptions};
 use crate::peer::{PeerCertificate, RemoteAddr};
 use crate::random;
@@ -119,6 +120,11 @@ async fn open(
         })
         .await?;
     state.relay.open(&row);
+    // The right was there when it was asked for. If it went since, nobody else will find this session: it was not there yet.
+    if let Some(gone) = state.lapses.lapsed(lapse::Sessions::held(&row)).await? {
+        state.relay.end(&row.id, lapse::Sessions::end(&gone)).await;
+        return Err(gone.into());
+    }
     let order = SessionOrder::Open(SessionOpen {
         session: row.id.clone(),
         relay: format!("{}/v1/sessions/{}/device", state.endpoints.wss, row.id),

@@ -1,7 +1,5 @@
 //! Projects in full: what they say of themselves, their numbers, their teams, their devices, the archive.
 
-#![allow(dead_code, reason = "the routes follow")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::Millis;
@@ -186,6 +184,15 @@ pub(crate) fn candidates(connection: &Connection, org: &OrgId, text: &str) -> Re
         }
     }
     Ok(Vec::new())
+}
+
+/// Whether a device is in a project; `None` if the organization has no such device.
+pub(crate) fn has_device(connection: &Connection, org: &OrgId, project: &ProjectId, uid: &DeviceUid) -> Result<Option<bool>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM device_projects p WHERE p.uid = d.uid AND p.org = d.org AND p.project = ?3)
+         FROM devices d WHERE d.uid = ?2 AND d.org = ?1",
+    )?;
+    Ok(statement.query_row([org.as_str(), uid.as_str(), project.as_str()], |row| row.get(0)).optional()?)
 }
 
 /// Puts a device into a project. True if it was not in it, `None` if the organization has it no more.

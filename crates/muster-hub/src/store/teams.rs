@@ -1,11 +1,9 @@
 //! Teams, who is in them, and the people who have no role in the organization but in its projects.
 
-#![allow(dead_code, reason = "the routes follow")]
-
 use std::collections::BTreeMap;
 
 use muster_proto::Millis;
-use muster_proto::api::{Collaborator, OrgRole, RoleIn, Team, TeamMember};
+use muster_proto::api::{Collaborator, RoleIn, Team, TeamMember};
 use muster_proto::id::{OrgId, ProjectId, TeamId};
 use muster_proto::problem::Code;
 use rusqlite::{Connection, Transaction, params};
@@ -171,11 +169,4 @@ fn sorted(mut person: Collaborator) -> Collaborator {
     person.projects.sort_by(|a, b| a.project.cmp(&b.project));
     person.teams.sort();
     person
-}
-
-/// What an account is in the organization itself.
-pub(crate) fn org_role(connection: &Connection, org: &OrgId, account: i64) -> Result<Option<OrgRole>> {
-    let mut statement = connection.prepare_cached("SELECT role FROM members WHERE org = ?1 AND account = ?2")?;
-    let mut rows = statement.query(params![org.as_str(), account])?;
-    rows.next()?.map(|row| parse_org_role(&row.get::<_, String>(0)?)).transpose()
 }
