@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use muster_link::dial::{Dialer, Endpoint};
 use muster_proto::backoff::Backoff;
-use muster_proto::limits::{BACKOFF_FIRST, BACKOFF_MAX, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
+use muster_proto::limits::{BACKOFF_FIRST, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
 use muster_proto::mqtt::{DeviceEvent, Heartbeat, Presence, encode};
 use muster_proto::topic::{Topic, Up, down_filter};
 use tokio::time::Instant;
@@ -91,6 +91,8 @@ impl From<protocol::ProtocolError> for End {
 /// Keeps the link until the daemon stops. `enrolled` is asked for before every connection.
 pub(crate) async fn run(daemon: Arc<Daemon>) {
     let (mut backoff, mut unreached) = (Backoff::default(), Backoff::new(BACKOFF_FIRST, UNREACHED_MAX));
+    // What the hub said, while the dials after it fail without saying more, as at an external broker.
+    let mut revoked: Option<String> = None;
     loop {
         let Some(enrolled) = crate::enrol::wait_for_identity(&daemon).await else { return };
         let end = match Link::new(&daemon, &enrolled) {
@@ -100,6 +102,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>) {
                 if link.proved {
                     backoff.reset();
                     unreached.reset();
+                    revoked = None;
                 }
                 end
             }
@@ -109,23 +112,26 @@ pub(crate) async fn run(daemon: Arc<Daemon>) {
             End::Stopped => return,
             End::Reload => {
                 info!("the identity changed; linking anew");
+                revoked = None;
                 continue;
             }
             End::Revoked(why) => {
-                error!("the hub revoked this device: {why}");
-                daemon.set_link_status(LinkStatus::Revoked { why });
-                // It may be admitted again one day; until then it asks rarely.
-                if !wait(&daemon, BACKOFF_MAX).await {
-                    return;
+                if revoked.as_ref() != Some(&why) {
+                    error!("this device no longer belongs: {why}");
                 }
-                continue;
+                revoked = Some(why.clone());
+                // It may be admitted again one day, this minute or next year: it asks more and more rarely.
+                (why, backoff.next(random::number(), None))
             }
             End::Unreached(why) => (why, unreached.next(random::number(), None)),
             End::Lost { why, retry_in } => (why, backoff.next(random::number(), retry_in)),
         };
         warn!("{why}; next try in {:.1} s", delay.as_secs_f64());
         let retry_at = wall_clock() + i64::try_from(delay.as_millis()).unwrap_or(0);
-        daemon.set_link_status(LinkStatus::Waiting { why, retry_at });
+        daemon.set_link_status(match &revoked {
+            Some(why) => LinkStatus::Revoked { why: why.clone() },
+            None => LinkStatus::Waiting { why, retry_at },
+        });
         if !wait(&daemon, delay).await {
             return;
         }
@@ -219,7 +225,10 @@ impl<'a> Link<'a> {
         };
         match greeted {
             Ok(Ok(())) => {}
-            Ok(Err(end)) => return end,
+            Ok(Err(end)) => {
+                self.acknowledge(&end, &mut wire).await;
+                return end;
+            }
             Err(_) => return End::lost(format!("{url} did not answer MQTT within {} s", GREETING_TIMEOUT.as_secs())),
         }
         self.proved = true;
@@ -229,12 +238,20 @@ impl<'a> Link<'a> {
             Ok(never) => match never {},
             Err(end) => end,
         };
+        self.acknowledge(&end, &mut wire).await;
         if matches!(end, End::Stopped | End::Reload) {
             let reason = if matches!(end, End::Stopped) { "stopped" } else { "identity changed" };
             let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.farewell(&mut wire, reason)).await;
             wire.close().await;
         }
         end
+    }
+
+    /// The word that the device was revoked is acknowledged, or the broker would say it again.
+    async fn acknowledge(&mut self, end: &End, wire: &mut Wire) {
+        if let End::Revoked(_) = end {
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.flush(wire)).await;
+        }
     }
 
     /// Opens a wire: the way that worked before, then the other one.
@@ -463,6 +480,7 @@ impl<'a> Link<'a> {
 
     fn heard(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
+            Incoming::Refused(refusal) if refusal.banned => return Err(End::Revoked(refusal.reason)),
             Incoming::Refused(refusal) => return Err(End::refused("the hub does not let this device in", &refusal)),
             Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", &refusal)),
             Incoming::Pong => self.ping_by = None,

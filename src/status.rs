@@ -60,7 +60,7 @@ fn sentences(status: &Status, now: Millis) -> String {
         LinkStatus::Pending { pairing_code, why } => {
             say(format_args!("The enrolment waits for a person; pairing code {pairing_code}. {why}"));
         }
-        LinkStatus::Revoked { why } => say(format_args!("{name} was revoked by {org}: {why}")),
+        LinkStatus::Revoked { why } => say(format_args!("{name} does not belong to {org} now: {}.", why.trim_end_matches('.'))),
     }
     match status.spooled {
         0 => say(format_args!("No samples wait.")),
@@ -125,6 +125,9 @@ mod tests {
         status.policy_fault = Some("the policy x has mistakes".into());
         let text = sentences(&status, 0);
         assert!(text.contains("musterd enrol URL TOKEN") && text.contains("2 samples wait") && text.contains("Every session is refused"));
+        status.link = LinkStatus::Revoked { why: "revoked by an owner of acme: sold".into() };
+        let text = sentences(&status, 0);
+        assert!(text.starts_with("robot-7 does not belong to acme now: revoked by an owner of acme: sold.\n"), "{text}");
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
     }

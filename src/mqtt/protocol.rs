@@ -61,6 +61,8 @@ pub(super) struct Refusal {
     pub reason: String,
     /// What the hub asks us to wait.
     pub retry_in: Option<Duration>,
+    /// Somebody decided against this device, and only a person changes that (CONNACK 0x8a).
+    pub banned: bool,
 }
 
 /// What became of a message that the broker acknowledged.
@@ -199,7 +201,10 @@ fn meaning(packet: &Packet) -> Option<Incoming> {
                     _ => None,
                 }),
             },
-            code => Incoming::Refused(refusal(&format!("{code:?}"), connack.props())),
+            code => {
+                let banned = code == ConnectReasonCode::Banned;
+                Incoming::Refused(Refusal { banned, ..refusal(&format!("{code:?}"), connack.props()) })
+            }
         },
         Packet::V5_0Suback(suback) => Incoming::Subscribed { granted: suback.reason_codes().iter().all(|code| code.is_success()) },
         Packet::V5_0Puback(puback) => {
@@ -236,7 +241,7 @@ fn refusal(code: &str, properties: &[Property]) -> Refusal {
         Property::UserProperty(pair) if pair.key() == "retry_in" => pair.val().parse().ok().map(Duration::from_secs),
         _ => None,
     });
-    Refusal { reason: reason.unwrap_or_else(|| code.to_owned()), retry_in }
+    Refusal { reason: reason.unwrap_or_else(|| code.to_owned()), retry_in, banned: false }
 }
 
 #[cfg(test)]
@@ -302,7 +307,13 @@ mod tests {
         bytes.extend(b"retry_in");
         bytes.extend([0, 1, b'7']);
         let incoming = protocol.receive(&bytes).unwrap();
-        assert_eq!(incoming, [Incoming::Refused(Refusal { reason: "bye".into(), retry_in: Some(Duration::from_secs(7)) })]);
+        let refusal = Refusal { reason: "bye".into(), retry_in: Some(Duration::from_secs(7)), banned: false };
+        assert_eq!(incoming, [Incoming::Refused(refusal)]);
+
+        let mut protocol = Protocol::new();
+        protocol.connect("d1", Duration::from_secs(40), &Will { topic: "w", payload: b"" }).unwrap();
+        let incoming = protocol.receive(&[0x20, 10, 0, 0x8a, 7, 0x1f, 0, 4, b's', b'o', b'l', b'd']).unwrap();
+        assert_eq!(incoming, [Incoming::Refused(Refusal { reason: "sold".into(), retry_in: None, banned: true })]);
     }
 
     #[test]

@@ -94,10 +94,14 @@ fn on_mosquitto_a_device_reports_is_reached_is_fenced_and_is_cut_off() {
     // Revoked: link and live session within a second.
     let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 302"]));
     shell.says("here", SOON);
-    lab.run(&["device", "revoke", "robot-1", "--yes"]);
+    lab.run(&["device", "revoke", "robot-1", "--yes", "--reason", "sold"]);
     let revoked = Instant::now();
     assert!(!shell.ended(Duration::from_secs(1)).success());
     let left = Duration::from_secs(1).saturating_sub(revoked.elapsed()).max(Duration::from_millis(300));
     lab.row_becomes("robot-1", "offline", left, |row| row["presence"] == "offline");
     crate::wait::throughout("it stays out", Duration::from_secs(3), || lab.device_row("robot-1").unwrap()["presence"] == "offline");
+    // The broker itself gives no reasons: the hub's word came before the cut, and stands.
+    let output = device.musterd(&["status"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("revoked by an owner of acme: sold"), "{said}{}", device.daemon().log());
 }

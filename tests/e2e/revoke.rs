@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::lab::{Lab, SOON, fails};
+use crate::lab::{Lab, OWNER, SOON, fails};
 use crate::process::Process;
-use crate::wait::throughout;
+use crate::wait::{eventually, throughout};
 
 #[test]
 fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
@@ -31,8 +31,25 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     throughout("it stays out", Duration::from_secs(4), || lab.device_row("robot-1").unwrap()["presence"] == "offline");
     assert!(device.daemon().log().contains("revoked"), "{}", device.daemon().log());
     assert_eq!(lab.device_row("robot-2").unwrap()["presence"], "online");
+    // On the device: why, in its own words, also after a restart; and it comes back when it is admitted again.
+    let says = |device: &Device<'_>| {
+        let why = "revoked by an owner of acme: sold";
+        eventually("musterd status says why", SOON, || {
+            let output = device.musterd(&["status"]).output().unwrap();
+            (!output.status.success() && String::from_utf8_lossy(&output.stdout).contains(why)).then_some(())
+        });
+        let doctor = device.musterd(&["doctor"]).output().unwrap();
+        let said = String::from_utf8_lossy(&doctor.stdout);
+        assert!(!doctor.status.success() && said.contains(&format!("revoked by {OWNER}: sold")), "{said}");
+    };
+    says(&device);
+    device.stop();
+    device.start();
+    says(&device);
     let told = fails(&mut lab.muster(&["shell", "robot-1", "--", "true"]), 1);
     assert!(told.contains("revoked"), "{told}");
+    lab.run(&["device", "admit", "robot-1"]);
+    lab.online("robot-1");
 }
 
 #[test]

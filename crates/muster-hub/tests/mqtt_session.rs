@@ -174,13 +174,18 @@ async fn a_revoked_device_is_cut_off_at_once() {
     let hub = Hub::start().await;
     let a = hub.device(A, "acme").await;
     let mut raw = hub.linked(A, &a, false).await;
+    raw.subscribe(&down(A)).await;
     assert_eq!(raw.publish(&format!("muster/v1/{A}/up/presence"), &birth(1)).await, 0);
     hub.set_admission(A, "revoked").await;
     let start = tokio::time::Instant::now();
     hub.lanes.cut(&uid(A), "revoked by owner@example.com").await.unwrap();
+    // First the word, acknowledged or not, then the cut.
+    let (flags, _, notice) = payload(&raw.packet().await.unwrap());
+    assert_eq!((flags & 0b111, notice.as_str()), (0b010, r#"{"do":"revoked","reason":"revoked by owner@example.com"}"#));
     let goodbye = raw.end().await.unwrap();
     assert_eq!((goodbye[0], goodbye[2]), (0xe0, 0x98));
     assert!(String::from_utf8_lossy(&goodbye).contains("revoked by owner@example.com"));
+    assert_eq!(hub.count("SELECT count(*) FROM mqtt_queue").await, 0, "the next one with this name may be of a device that belongs");
     assert!(start.elapsed() < Duration::from_secs(1));
     let live = hub.ingest.live().get(&uid(A));
     assert_eq!((live.presence, live.offline_reason.as_deref()), (PresenceState::Offline, Some("revoked")));

@@ -13,6 +13,7 @@ use super::devices::reread;
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, Path, Route};
 use crate::audit::Entry;
 use crate::clock;
+use crate::mqtt::SendError;
 use crate::relay::End;
 use crate::rights::Action;
 use crate::state::AppState;
@@ -162,7 +163,9 @@ async fn replace(
     let code = wanted.pairing_code.or_else(|| is_pairing_code(&name).then_some(name));
     let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
     state.store.write(work).await?;
-    cut(&state, &device.uid, "another key took this device's place").await;
+    // No word is left for the old unit: on a broker the new one would find it, under the same name.
+    let why = "another key took this device's place";
+    end_all(&state, &device.uid, why, state.lanes.cut(&device.uid, why)).await;
     admitted(&state, &device.uid).await;
     reread(&state, &access, &device.uid).await
 }
@@ -215,10 +218,14 @@ pub(super) async fn admitted(state: &AppState, uid: &DeviceUid) {
     state.admissions.decided(uid);
 }
 
-/// Ends a device's MQTT link and its live sessions, now.
+/// Ends a device's MQTT link and its live sessions, now; the device is told that it no longer belongs.
 pub(super) async fn cut(state: &AppState, uid: &DeviceUid, reason: &str) {
+    end_all(state, uid, reason, state.lanes.dismiss(uid, reason)).await;
+}
+
+async fn end_all(state: &AppState, uid: &DeviceUid, reason: &str, link: impl Future<Output = Result<(), SendError>>) {
     let end = End::by_hub(Code::DeviceRevoked.as_str(), reason);
-    let (_, cut) = tokio::join!(state.relay.end_device(uid, &end), state.lanes.cut(uid, reason));
+    let (_, cut) = tokio::join!(state.relay.end_device(uid, &end), link);
     if let Err(error) = cut {
         tracing::error!(%uid, %error, "the device's MQTT link could not be cut");
     }

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant as Tick, sleep, sleep_until, timeout, timeout_at};
 
 use super::bounds::{CONNECT_WAIT, LINKS_MAX, READ_AT_ONCE, SESSION_EXPIRY_MAX_S, TAKEOVER_WAIT, WILL_DELAY_MAX_S, WRITE_WAIT};
+use super::lanes;
 use super::links::{End, Links, Place};
 use super::machine::{Answer, Connect, Event, Machine, Publish, Will};
 use super::outbox::Down;
@@ -189,7 +190,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
         if let Over::Ended(end) = &over {
             let (code, reason) = match end {
                 End::TakenOver => (DisconnectReasonCode::SessionTakenOver, "the same device connected again"),
-                End::Cut(reason) => (DisconnectReasonCode::AdministrativeAction, reason.as_str()),
+                End::Cut(reason) => {
+                    // Only on this link, never kept: the next one with this name may be of a device that belongs.
+                    let (topic, payload) = lanes::revoked(&uid, reason);
+                    machine.queue(Down { id: 0, topic, payload, expires_at: None, retain: false, sent: false });
+                    machine.pump(clock::now());
+                    (DisconnectReasonCode::AdministrativeAction, reason.as_str())
+                }
                 End::Shutdown => (DisconnectReasonCode::ServerShuttingDown, "the hub stops; come back soon"),
             };
             machine.disconnect(code, reason);

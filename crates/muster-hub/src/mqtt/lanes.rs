@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use muster_proto::Millis;
 use muster_proto::id::DeviceUid;
+use muster_proto::mqtt::{AdmissionNotice, encode};
 use muster_proto::topic::{Down as Lane, Topic};
 
 use super::bounds::{DOWN_MAX, QUEUE_MAX};
@@ -17,6 +18,15 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::ingest::Ingest;
 use crate::store::{self, Store, mqtt};
+
+/// How long a broker keeps the word that a device was revoked: for one that is there. Whoever comes later is told at the door.
+const NOTICE_EXPIRY: Duration = Duration::from_secs(10);
+
+/// What a device is told before it is cut off: topic and payload.
+pub(super) fn revoked(uid: &DeviceUid, reason: &str) -> (String, Vec<u8>) {
+    let notice = AdmissionNotice::Revoked { reason: reason.to_owned() };
+    (Topic::Down(uid.clone(), Lane::Admission).to_string(), encode(&notice))
+}
 
 /// How a message is to be kept.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +128,21 @@ impl Lanes {
             Way::Embedded { .. } => Ok(()),
             Way::External(broker) => broker.admit(uid).await,
         }
+    }
+
+    /// Tells a device that it no longer belongs, as far as it can be told, and ends its link now.
+    ///
+    /// # Errors
+    /// As [`Lanes::cut`].
+    pub async fn dismiss(&self, uid: &DeviceUid, reason: &str) -> Result<(), SendError> {
+        // The embedded endpoint's links say it themselves.
+        if let Way::External(broker) = &self.0.way {
+            let (topic, payload) = revoked(uid, reason);
+            if let Err(error) = broker.publish(topic, payload, SendOptions { retain: false, expiry: NOTICE_EXPIRY }).await {
+                tracing::debug!(%uid, %error, "the device is not told why it is cut off");
+            }
+        }
+        self.cut(uid, reason).await
     }
 
     /// Ends a device's link now, forgets its MQTT session, and notes that it is offline.
