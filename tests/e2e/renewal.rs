@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::device::Device;
 use crate::lab::{Lab, SOON};
 use crate::netns::Host;
+use crate::wait::eventually;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -64,4 +65,20 @@ fn a_certificate_that_is_two_thirds_through_is_renewed_once() {
     lab.online("robot-1");
     device.stop();
     assert_eq!((renewals(&lab), device.credentials().0), (1, renewed));
+}
+
+#[test]
+fn an_owner_has_a_certificate_renewed_now() {
+    let lab = Lab::new();
+    let mut device = Device::online(&lab, "robot-1");
+    let young = device.credentials().0;
+    lab.run(&["device", "renew", "robot-1"]);
+    device.daemon().says("the certificate is renewed", SOON);
+    assert_ne!(device.credentials().0, young);
+    assert_eq!(renewals(&lab), 1);
+    // One that is not there is asked when it comes.
+    device.stop();
+    lab.run(&["device", "renew", "robot-1"]);
+    device.start();
+    eventually("it renews when it is back", SOON, || (renewals(&lab) == 2).then_some(()));
 }

@@ -37,6 +37,7 @@ const COMMANDS: &[&str] = &[
     "device reject",
     "device revoke",
     "device replace",
+    "device renew",
     "device edit",
     "device delete",
     "device history",

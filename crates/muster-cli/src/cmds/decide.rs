@@ -1,8 +1,8 @@
-//! Deciding about devices: admit, reject, revoke, replace, delete, one or many at once.
+//! Deciding about devices: admit, reject, revoke, replace, renew, delete, one or many at once.
 //!
 //! Each device is resolved first, so that the question names what will be changed, and changed by its uid, so that it is that one.
 
-use muster_proto::api::{Admission, Device, DeviceDecision, DeviceEdit};
+use muster_proto::api::{Admission, Device, DeviceDecision, DeviceEdit, PresenceState};
 use muster_proto::id::ProjectId;
 
 use super::confirm;
@@ -57,6 +57,8 @@ pub enum Decision {
     },
     /// The new key takes the row over.
     Replace,
+    /// It gets a new certificate now.
+    Renew,
     /// The row goes.
     Delete,
 }
@@ -65,7 +67,7 @@ impl Decision {
     fn question(&self, device: &Device) -> Option<String> {
         let what = format!("{} (serial {}, {})", device.name, device.id, crate::output::devices::state(device).0);
         match self {
-            Self::Admit { .. } | Self::Reject { .. } => None,
+            Self::Admit { .. } | Self::Reject { .. } | Self::Renew => None,
             Self::Revoke { .. } => Some(format!("Revoke {what}? Its link and its sessions end at once, and its key never works again.")),
             Self::Replace => Some(format!("Let the new key take over {what}? The old key never works again.")),
             Self::Delete => Some(format!("Delete {what} with its history?")),
@@ -128,6 +130,11 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
             let replaced: Device = hub.post(&format!("{path}/replace"), &serde_json::json!({ "pairing_code": code })).await?;
             out.done(&replaced, format!("{} (serial {}) now has the new key.", replaced.name, replaced.id))
         }
+        Decision::Renew => {
+            let asked: Device = hub.post(&format!("{path}/renew"), &serde_json::json!({})).await?;
+            let when = if asked.presence == PresenceState::Online { "now" } else { "when it is back, within a day" };
+            out.done(&asked, format!("{} (serial {}) renews its certificate {when}.", asked.name, asked.id))
+        }
         Decision::Delete => {
             hub.delete(&path).await?;
             out.done(device, format!("Deleted {} (serial {}).", device.name, device.id))
@@ -138,8 +145,6 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-
-    use muster_proto::api::PresenceState;
 
     use super::*;
     use crate::failure::Exit;

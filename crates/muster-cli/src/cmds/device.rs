@@ -92,6 +92,15 @@ Examples:
         #[arg(long, short)]
         yes: bool,
     },
+    /// Let devices renew their certificates now, as before the hub's MQTT address changes
+    #[command(after_help = "\
+Devices renew by themselves at two thirds of a certificate's life. With the new one they learn where MQTT is, so ask
+before the old address goes away; the link that is up stays up, and the next one goes to the new address. A device that
+is offline is asked when it is back, within a day.
+
+Examples:
+  muster device renew robot-7 robot-8")]
+    Renew(WhichOnes),
     /// Change a device's name and projects
     #[command(after_help = "\
 Examples:
@@ -160,6 +169,7 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
         DeviceCommand::Reject { which, reason } => decide(context, &which.devices, &Decision::Reject { reason }, true).await,
         DeviceCommand::Revoke { which, reason, yes } => decide(context, &which.devices, &Decision::Revoke { reason }, yes).await,
         DeviceCommand::Replace { which, yes } => decide(context, &[which.device], &Decision::Replace, yes).await,
+        DeviceCommand::Renew(which) => decide(context, &which.devices, &Decision::Renew, true).await,
         DeviceCommand::Delete { which, yes } => decide(context, &which.devices, &Decision::Delete, yes).await,
         DeviceCommand::Edit { which, changes } => {
             let device = context.device(&which.device).await?;

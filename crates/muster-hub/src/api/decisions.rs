@@ -1,10 +1,14 @@
-//! Decisions on a device: admit, reject, revoke, replace. What they end, they end at once.
+//! Decisions on a device: admit, reject, revoke, replace, renew. What they end, they end at once.
+
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use muster_proto::api::{Admission, Device, DeviceDecision};
 use muster_proto::id::DeviceUid;
+use muster_proto::mqtt::{AdmissionNotice, encode};
 use muster_proto::problem::Code;
+use muster_proto::topic::Down;
 use rusqlite::Transaction;
 use serde::Deserialize;
 use serde_json::json;
@@ -12,8 +16,9 @@ use serde_json::json;
 use super::devices::reread;
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, Path, Route};
 use crate::audit::Entry;
+use crate::auth;
 use crate::clock;
-use crate::mqtt::SendError;
+use crate::mqtt::{SendError, SendOptions};
 use crate::relay::End;
 use crate::rights::Action;
 use crate::state::AppState;
@@ -29,6 +34,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/orgs/{org}/devices/{device}/reject", reject).audited("device.reject"),
         Route::post("/v1/orgs/{org}/devices/{device}/revoke", revoke).audited("device.revoke"),
         Route::post("/v1/orgs/{org}/devices/{device}/replace", replace).audited("device.replace"),
+        Route::post("/v1/orgs/{org}/devices/{device}/renew", renew).audited("device.renew_asked"),
     ]
 }
 
@@ -167,6 +173,22 @@ async fn replace(
     let why = "another key took this device's place";
     end_all(&state, &device.uid, why, state.lanes.cut(&device.uid, why)).await;
     admitted(&state, &device.uid).await;
+    reread(&state, &access, &device.uid).await
+}
+
+/// Asks the device for a new certificate now, and so to take what the hub tells with it: where MQTT is, and its name.
+async fn renew(State(state): State<AppState>, access: OrgAccess, Path((_, name)): Named) -> ApiResult<Json<Device>> {
+    let device = decide_on(&state, &access, &name).await?;
+    if let Some(problem) = auth::admission_problem(&device) {
+        return Err(problem.into());
+    }
+    let entry = access.entry("device.renew_asked", device.uid.as_str());
+    state.store.write(move |tx| entry.ok(tx)).await?;
+    let options = SendOptions { retain: false, expiry: Duration::from_millis(clock::DAY.unsigned_abs()) };
+    state.lanes.send(&device.uid, Down::Admission, encode(&AdmissionNotice::Renew), options).await.map_err(|error| {
+        let detail = format!("device {} could not be asked for a new certificate: {error}", device.name);
+        ApiError::new(Code::Unavailable, detail)
+    })?;
     reread(&state, &access, &device.uid).await
 }
 

@@ -109,6 +109,7 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "POST" "/v1/orgs/{org}/devices/{device}/reject" < "DeviceDecision?" => 200 "Device", "Say no to it, or to the key that asks for its place";
     Person "POST" "/v1/orgs/{org}/devices/{device}/revoke" < "DeviceDecision?" => 200 "Device", "Cut it off at once";
     Person "POST" "/v1/orgs/{org}/devices/{device}/replace" < "DeviceReplace?" => 200 "Device", "Give its place to the key that asks for it";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/renew" => 200 "Device", "Ask it for a new certificate now, and so to learn where MQTT is";
     Person "POST" "/v1/orgs/{org}/devices/{device}/watch" < "WatchRequest" => 204 "", "One sample per second for a while";
     Person "GET" "/v1/orgs/{org}/devices/{device}/presence" ? "since:millis limit:int" => 200 "Page<PresenceChange>", "When it came and went, newest first";
     Person "GET" "/v1/orgs/{org}/devices/{device}/usage" ? "since:millis limit:int" => 200 "Page<Sample>", "Its samples";

@@ -116,6 +116,7 @@ pub(crate) const CASES: &[Case] = &[
     call(DecideDevice, On::Device, Fresh::Pending, "POST", "/v1/orgs/{org}/devices/{device}/reject").then(DEVICE, "admission=rejected"),
     call(DecideDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/revoke").then(DEVICE, "admission=revoked"),
     call(DecideDevice, On::Device, Fresh::Claimed, "POST", "/v1/orgs/{org}/devices/{device}/replace").gone(DEVICE, "replacement=*"),
+    call(DecideDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/renew"),
     call(WatchDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/watch").with(r#"{"seconds":1}"#),
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/presence"),
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/usage"),
