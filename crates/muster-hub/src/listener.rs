@@ -6,6 +6,8 @@
 //!
 //! It must not bind (`serve.rs` does) and knows no route.
 
+mod leftover;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -31,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::peer::{PeerCertificate, RemoteAddr};
+use leftover::Held;
 
 /// Connections at once, upgraded ones not counted. The next one waits in the kernel until one ends.
 const CONNECTIONS_MAX: usize = 8192;
@@ -128,7 +131,18 @@ impl Connection {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(from);
             let router = router.clone();
-            async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+            async move {
+                // Whoever asked first whether to send the body at all has not sent it.
+                let sends = !request.headers().contains_key(http::header::EXPECT);
+                let (head, body) = request.into_parts();
+                let body = Held::new(body);
+                let request = http::Request::from_parts(head, Body::new(body.clone()));
+                let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+                if sends {
+                    body.read_rest().await;
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -224,7 +224,7 @@ fn is_pairing_code(text: &str) -> bool {
 
 fn checked_reason(decision: DeviceDecision) -> ApiResult<Option<String>> {
     match decision.reason.filter(|reason| !reason.trim().is_empty()) {
-        Some(reason) if reason.chars().count() > REASON_MAX || reason.chars().any(char::is_control) => {
+        Some(reason) if reason.chars().count() > REASON_MAX || reason.chars().any(super::text::is_hidden) => {
             Err(ApiError::new(Code::Invalid, format!("reason: it has at most {REASON_MAX} printable characters")))
         }
         reason => Ok(reason),

@@ -9,6 +9,7 @@ use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::json;
 
+use super::text::is_hidden;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock::{self, SECOND};
 use crate::random;
@@ -84,7 +85,7 @@ fn check(
     if wanted.serials.as_ref().is_some_and(Vec::is_empty) {
         return Err(invalid("serials: the list is empty; leave it out for no limit".into()));
     }
-    if wanted.note.as_ref().is_some_and(|note| note.chars().count() > NOTE_MAX || note.chars().any(char::is_control)) {
+    if wanted.note.as_ref().is_some_and(|note| note.chars().count() > NOTE_MAX || note.chars().any(is_hidden)) {
         return Err(invalid(format!("note: it has at most {NOTE_MAX} printable characters")));
     }
     let token = Token::from_random(TokenKind::Enrolment, random::bytes(), pin);

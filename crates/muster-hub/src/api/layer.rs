@@ -17,6 +17,7 @@ use muster_proto::id::OrgId;
 use muster_proto::problem::Code;
 use serde_json::json;
 
+use super::text::is_hidden;
 use super::{ApiError, Route};
 use crate::audit::Entry;
 use crate::metrics::{Counter, Seconds};
@@ -27,6 +28,9 @@ use crate::store::Store;
 
 /// The name of a request, in the answer's header, in a problem's body and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Most characters of a refusal's sentence.
+const DETAIL_MAX: usize = 2000;
 
 /// Who asks, noted by the extractors for the audit event of a refusal.
 #[derive(Debug, Clone, Default)]
@@ -82,7 +86,10 @@ pub(super) async fn around(State(around): State<Around>, mut request: Request, n
     });
 
     let mut response = without_panic(next.run(request)).await;
-    let refusal = response.extensions_mut().remove::<ApiError>();
+    let mut refusal = response.extensions_mut().remove::<ApiError>();
+    if let Some(refusal) = &mut refusal {
+        refusal.0.detail = harmless(&refusal.0.detail);
+    }
     if let (Some(refusal), Some(action)) = (&refusal, action) {
         let (actor, org) = trail.take();
         // A stranger without credentials is for the log: he could fill the records.
@@ -137,6 +144,19 @@ fn finish(mut response: Response, refusal: Option<ApiError>, id: &str, method: &
     response
 }
 
+/// A sentence that may repeat what somebody sent: bounded, as it goes into the records, and with nothing that a terminal obeys.
+fn harmless(detail: &str) -> String {
+    let mut text = String::with_capacity(detail.len().min(DETAIL_MAX));
+    for (n, c) in detail.chars().enumerate() {
+        if n == DETAIL_MAX {
+            text.push('…');
+            break;
+        }
+        if c != '\n' && is_hidden(c) { text.extend(c.escape_unicode()) } else { text.push(c) }
+    }
+    text
+}
+
 /// A caller's own name for the request, if it is short and harmless in a log.
 fn given_id(value: &HeaderValue) -> Option<String> {
     let text = value.to_str().ok()?;
@@ -167,6 +187,13 @@ mod tests {
         for (given, taken) in [("abc-1", true), ("", false), ("a b", false), ("a\"b", false), (&*"x".repeat(65), false)] {
             assert_eq!(given_id(&HeaderValue::from_str(given).unwrap()).is_some(), taken, "{given:?}");
         }
+    }
+
+    #[test]
+    fn what_a_refusal_repeats_is_bounded_and_harmless() {
+        assert_eq!(harmless("name: \u{1b}[31m\u{202e}txt\nü"), "name: \\u{1b}[31m\\u{202e}txt\nü");
+        let long = harmless(&"ü".repeat(300_000));
+        assert!(long.chars().count() == DETAIL_MAX + 1 && long.ends_with('…'));
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::{Value, json};
 
+use super::text::is_hidden;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::accounts::{self, PASSWORD_MAX};
 use crate::audit::Entry;
@@ -126,7 +127,7 @@ async fn delete(State(state): State<AppState>, person: Person, Path(id): Path<St
 }
 
 fn check_name(name: &str) -> ApiResult<()> {
-    if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(char::is_control) {
+    if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(is_hidden) {
         return Err(ApiError::new(Code::Invalid, format!("name: a token's name has 1 to {NAME_MAX} printable characters")));
     }
     Ok(())

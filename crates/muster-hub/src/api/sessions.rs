@@ -17,6 +17,7 @@ use muster_proto::topic::Down;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::text::is_hidden;
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route, cursor};
 use crate::auth;
 use crate::clock;
@@ -185,7 +186,7 @@ fn choose_project(access: &OrgAccess, device: &DeviceRow, named: Option<&Project
 
 fn check_text(field: &str, text: Option<&str>, max: usize) -> ApiResult<()> {
     match text {
-        Some(text) if text.chars().count() > max || text.chars().any(char::is_control) => {
+        Some(text) if text.chars().count() > max || text.chars().any(is_hidden) => {
             Err(ApiError::new(Code::Invalid, format!("{field}: it has at most {max} printable characters")))
         }
         _ => Ok(()),

@@ -56,7 +56,7 @@ pub(super) fn website(field: &str, text: String) -> ApiResult<Option<String>> {
 }
 
 /// What is not printed, ends a line, or turns the direction of what stands after it.
-fn is_hidden(c: char) -> bool {
+pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }

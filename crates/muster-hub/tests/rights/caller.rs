@@ -59,21 +59,24 @@ impl Line {
         Ok(sender)
     }
 
+    /// Asks on a kept connection, and on a new one if that has just ended: only what a new one does not carry is lost.
     async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<Answer, String> {
-        let mut sender = loop {
+        loop {
             let kept = self.idle.lock().unwrap().pop();
-            match kept {
-                Some(mut kept) => {
-                    if kept.ready().await.is_ok() {
-                        break kept;
-                    }
-                }
-                None => break self.dial().await?,
+            let Some(mut kept) = kept else { break };
+            if kept.ready().await.is_ok()
+                && let Ok(answer) = self.send_on(kept, request.clone()).await
+            {
+                return Ok(answer);
             }
-        };
-        let answer = sender.send_request(request).await.map_err(|error| format!("dropped before the answer: {error}"))?;
+        }
+        self.send_on(self.dial().await?, request).await
+    }
+
+    async fn send_on(&self, mut sender: SendRequest<Full<Bytes>>, request: http::Request<Full<Bytes>>) -> Result<Answer, String> {
+        let answer = sender.send_request(request).await.map_err(|error| format!("dropped before the answer: {error:?}"))?;
         let (parts, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| format!("dropped inside the answer: {error}"))?.to_bytes();
+        let body = body.collect().await.map_err(|error| format!("dropped inside the answer: {error:?}"))?.to_bytes();
         self.idle.lock().unwrap().push(sender);
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
     }
