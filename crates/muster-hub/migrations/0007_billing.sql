@@ -13,6 +13,10 @@ CREATE TABLE usage_days (
     PRIMARY KEY (org, day, kind, project, uid)
 ) STRICT, WITHOUT ROWID;
 
+-- A device is active once a day, whatever becomes of its projects.
+CREATE UNIQUE INDEX usage_active ON usage_days (day, uid) WHERE kind = 'active_devices';
+CREATE INDEX usage_by_age ON usage_days (day);
+
 -- Keys of amounts that were added: the same key adds nothing a second time.
 CREATE TABLE usage_keys (
     key TEXT PRIMARY KEY,

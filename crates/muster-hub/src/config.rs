@@ -3,6 +3,7 @@
 //! File first (`/etc/muster-hub/hub.toml`), then environment variables `MUSTER_HUB_<KEY>`.
 //! All mistakes are reported together, each with its key and what to do. Secrets print as stars.
 
+mod billing;
 mod reader;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use billing::{Limits, Rates, Retention};
 use muster_proto::limits::HEARTBEAT_EVERY;
 pub use reader::Mistake;
 use reader::Reader;
@@ -72,6 +74,12 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// Presence.
     pub presence: Presence,
+    /// What use costs.
+    pub billing: Rates,
+    /// How much an organization may have.
+    pub limits: Limits,
+    /// How long records stay.
+    pub retention: Retention,
     /// Log.
     pub log: Log,
 }
@@ -262,6 +270,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         reader.mistake(key, "is needed as well: a client certificate and its key go together");
     }
     let heartbeat = reader.seconds("presence.heartbeat_every_s", 1..=300).map_or(HEARTBEAT_EVERY, Duration::from_secs);
+    let (billing, limits, retention) = (billing::rates(reader), billing::limits(reader), billing::retention(reader));
     let level = reader.parsed("log.level", |text| match text {
         "error" => Ok(tracing::Level::ERROR),
         "warn" => Ok(tracing::Level::WARN),
@@ -282,6 +291,9 @@ fn read(reader: &mut Reader) -> Option<Config> {
         names,
         mqtt: Mqtt { listen: mqtt_listen, public_url: mqtt_url, broker },
         presence: Presence { heartbeat_every: heartbeat },
+        billing,
+        limits,
+        retention,
         log: Log { level: level.unwrap_or(tracing::Level::INFO) },
         public_url,
     })

@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod init;
 pub mod lapse;
 pub mod listener;
+pub mod meter;
 pub mod metrics;
 pub mod mqtt;
 pub mod openapi;

@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::ingest::{Ingest, Options};
 use crate::lapse::{self, Lapses};
 use crate::listener;
+use crate::meter::Meter;
 use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
 use crate::relay::Relay;
@@ -102,7 +103,12 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
     let standings = Standings::of(&store);
     let metrics = Metrics::default();
-    let options = Options { heartbeat_every: config.presence.heartbeat_every, ..Options::default() };
+    let meter = Meter::start(store.clone(), &config, &metrics).await?;
+    let options = Options {
+        heartbeat_every: config.presence.heartbeat_every,
+        keep_days: config.retention.samples_days,
+        ..Options::default()
+    };
     let ingest = Ingest::open(store.clone(), options, &metrics).await?;
     let way = Way::open(&config, &ca, &store, &ingest, &metrics).await?;
     let lanes = way.lanes();
@@ -163,6 +169,11 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     tasks.spawn(async move {
         lapses.run(stop).await;
         "the watch over rights"
+    });
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        meter.run(stop).await;
+        "the metering"
     });
     let (store, stop) = (state.store.clone(), shutdown.clone());
     tasks.spawn(async move {

@@ -130,6 +130,19 @@ impl Reader {
         number
     }
 
+    /// A number as it was written, so that 0.1 is one tenth and not the float beside it; in quotes or without.
+    pub(super) fn decimal<T>(&mut self, key: &'static str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let (name, value) = self.take(key)?;
+        let parsed = match &value {
+            Value::String(text) => parse(text),
+            Value::Integer(number) => parse(&number.to_string()),
+            // The shortest text that reads as this float again: what stood in the file, up to 15 digits.
+            Value::Float(number) => parse(&number.to_string()),
+            other => Err(format!("is {}, but a number is needed", described(other))),
+        };
+        parsed.map_err(|what| self.mistake(&name, what)).ok()
+    }
+
     /// A list of texts; in the environment separated by commas.
     pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some((name, value)) = self.take(key) else { return Vec::new() };
@@ -158,7 +171,7 @@ fn variable(key: &str) -> String {
 }
 
 /// The sections of the file. A table of another name is one unknown key.
-const SECTIONS: &[&str] = &["mqtt", "presence", "log"];
+const SECTIONS: &[&str] = &["mqtt", "presence", "billing", "limits", "retention", "log"];
 
 fn flatten(table: Table) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();

@@ -4,7 +4,8 @@ use muster_proto::Millis;
 use muster_proto::id::{DeviceUid, OrgId, ProjectId, SessionId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::Result;
+use super::{Result, metering};
+use crate::clock::Moment;
 use crate::relay::Ticket;
 
 /// A session as it is stored.
@@ -178,11 +179,14 @@ pub(crate) fn ticket_used(tx: &Transaction<'_>, id: &SessionId, client: bool) ->
 /// # Errors
 /// When the database fails.
 pub(crate) fn opened(tx: &Transaction<'_>, id: &SessionId, now: Millis) -> Result<()> {
-    tx.prepare_cached("UPDATE sessions SET opened_at = ?2 WHERE id = ?1 AND opened_at IS NULL")?.execute(params![id.as_str(), now])?;
+    let sql = "UPDATE sessions SET opened_at = ?2 WHERE id = ?1 AND opened_at IS NULL AND ended_at IS NULL";
+    if tx.prepare_cached(sql)?.execute(params![id.as_str(), now])? > 0 {
+        metering::session_opened(tx, id, &Moment::now())?;
+    }
     Ok(())
 }
 
-/// Notes how much has passed so far.
+/// Notes how much has passed so far, and meters it.
 ///
 /// # Errors
 /// When the database fails.
@@ -192,7 +196,7 @@ pub(crate) fn counted(tx: &Transaction<'_>, id: &SessionId, to_device: u64, to_c
         to_device.cast_signed(),
         to_client.cast_signed()
     ])?;
-    Ok(())
+    metering::session(tx, id, to_device, to_client, &Moment::now())
 }
 
 /// How a session ended.
@@ -206,7 +210,7 @@ pub(crate) struct Ending<'a> {
     pub(crate) to_client: u64,
 }
 
-/// Ends a session's record. False if it had ended before.
+/// Ends a session's record, and meters it to its end. False if it had ended before.
 ///
 /// # Errors
 /// When the database fails.
@@ -225,5 +229,17 @@ pub(crate) fn end(tx: &Transaction<'_>, id: &SessionId, ending: &Ending<'_>) -> 
             ending.to_device.cast_signed(),
             ending.to_client.cast_signed()
         ])?;
+    if changed > 0 {
+        metering::session_ended(tx, id, ending.to_device, ending.to_client, &Moment::now())?;
+    }
     Ok(changed > 0)
+}
+
+/// Removes at most `slice` sessions that ended before `cutoff`. How many went.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn prune(tx: &Transaction<'_>, cutoff: Millis, slice: i64) -> Result<usize> {
+    let gone = "DELETE FROM sessions WHERE n IN (SELECT n FROM sessions WHERE ended_at < ?1 ORDER BY ended_at LIMIT ?2)";
+    Ok(tx.prepare_cached(gone)?.execute([cutoff, slice])?)
 }

@@ -213,19 +213,30 @@ pub fn holds(tx: &Transaction<'_>, uid: &DeviceUid, keys: Keys) -> Result<bool> 
     Ok(tx.prepare_cached("SELECT 1 FROM usage_boots WHERE id = ?1 AND uid = ?2")?.exists(params![keys.boot, uid.as_str()])?)
 }
 
+/// What a sample takes, as it is metered: its values and the numbers beside them.
+fn size(values: i64) -> i64 {
+    values + 24
+}
+
 /// Stores samples that are not stored yet. How many were new.
 ///
 /// # Errors
 /// When the database fails.
 pub fn insert_samples(tx: &Transaction<'_>, keys: Keys, samples: &[NewSample], dropped: u64, now: Millis) -> Result<usize> {
-    let mut new = 0;
+    let (mut new, mut bytes) = (0, 0);
     let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO usage_samples VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for sample in samples {
-        new += insert.execute(params![keys.boot, sample.seq, sample.t, now, keys.columns, sample.values])?;
+        if insert.execute(params![keys.boot, sample.seq, sample.t, now, keys.columns, sample.values])? > 0 {
+            new += 1;
+            bytes += size(i64::try_from(sample.values.len()).unwrap_or(0));
+        }
     }
-    if new > 0 && dropped > 0 {
-        tx.prepare_cached("UPDATE usage_boots SET dropped = dropped + ?2 WHERE id = ?1")?
-            .execute(params![keys.boot, i64::try_from(dropped).unwrap_or(i64::MAX / 2)])?;
+    if new > 0 {
+        tx.prepare_cached("UPDATE usage_boots SET dropped = dropped + ?2, bytes = bytes + ?3 WHERE id = ?1")?.execute(params![
+            keys.boot,
+            i64::try_from(dropped).unwrap_or(i64::MAX / 2),
+            bytes
+        ])?;
     }
     Ok(new)
 }
@@ -304,11 +315,7 @@ pub fn prune(tx: &Transaction<'_>, cutoff: Millis, slice: i64) -> Result<bool> {
         return Ok(false);
     };
     // Within a life the numbers follow the arrival closely: the oldest are at its beginning.
-    tx.prepare_cached(
-        "DELETE FROM usage_samples WHERE boot = ?1 AND received < ?2
-         AND seq IN (SELECT seq FROM usage_samples WHERE boot = ?1 ORDER BY seq LIMIT ?3)",
-    )?
-    .execute(params![boot, cutoff, slice])?;
+    delete_samples(tx, boot, cutoff, slice)?;
     settle(tx, boot)?;
     Ok(true)
 }
@@ -331,13 +338,24 @@ pub fn drop_oldest(tx: &Transaction<'_>, uid: &DeviceUid, slice: i64) -> Result<
                  ORDER BY b.id LIMIT 1";
     let boot: Option<i64> = tx.prepare_cached(first)?.query_row([uid.as_str()], |row| row.get(0)).optional()?;
     let Some(boot) = boot else { return Ok(0) };
-    let gone = tx
-        .prepare_cached(
-            "DELETE FROM usage_samples WHERE boot = ?1
-             AND seq IN (SELECT seq FROM usage_samples WHERE boot = ?1 ORDER BY seq LIMIT ?2)",
-        )?
-        .execute([boot, slice])?;
+    let gone = delete_samples(tx, boot, Millis::MAX, slice)?;
     settle(tx, boot)?;
+    Ok(gone)
+}
+
+/// Removes at most `slice` of a life's oldest samples that came before `cutoff`, and gives their room back. How many went.
+fn delete_samples(tx: &Transaction<'_>, boot: i64, cutoff: Millis, slice: i64) -> Result<usize> {
+    let mut statement = tx.prepare_cached(
+        "DELETE FROM usage_samples WHERE boot = ?1 AND received < ?2
+         AND seq IN (SELECT seq FROM usage_samples WHERE boot = ?1 ORDER BY seq LIMIT ?3) RETURNING length(vals)",
+    )?;
+    let mut rows = statement.query(params![boot, cutoff, slice])?;
+    let (mut gone, mut bytes) = (0, 0);
+    while let Some(row) = rows.next()? {
+        gone += 1;
+        bytes += size(row.get(0)?);
+    }
+    tx.prepare_cached("UPDATE usage_boots SET bytes = bytes - ?2 WHERE id = ?1")?.execute([boot, bytes])?;
     Ok(gone)
 }
 

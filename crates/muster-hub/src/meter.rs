@@ -1,0 +1,166 @@
+//! What is metered without anybody's doing: who was active, what is stored, how many users; and days that are over are charged.
+//!
+//! One task, owned by `serve`. Every step looks into the store for what is due and writes what it did in the same transaction,
+//! so that a hub that is killed between any two of them does neither twice. Nothing here relies on having run at a certain time.
+
+use std::time::Duration;
+
+use muster_proto::api::{Day, LimitName};
+use rusqlite::Transaction;
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Entry;
+use crate::clock::{self, DAY, Moment};
+use crate::config::Config;
+use crate::metrics::{Counter, Metrics};
+use crate::store::metering::{self, Kind};
+use crate::store::{self, Store, ledger, limits, sessions, storage, usage};
+
+/// How often it is looked what is due: half as long as what a killed hub could forget of a device that came and went.
+const EVERY: Duration = Duration::from_secs(30);
+/// Rounds of [`EVERY`] between two counts of users and two looks for old rows: an hour.
+const SELDOM: u32 = 120;
+/// Devices in one transaction: some milliseconds.
+const SLICE: usize = 500;
+/// Old rows removed in one transaction.
+const PRUNE: i64 = 2000;
+/// Slices in a row, before the next round goes on.
+const SLICES: usize = 10_000;
+
+/// The task's parts.
+#[derive(Debug)]
+pub struct Meter {
+    store: Store,
+    keep_sessions: i64,
+    keep_usage: i64,
+    charged: Counter,
+    active: Counter,
+}
+
+impl Meter {
+    /// Meters what happened until now, at the rates of before; then puts rates and limits of the configuration in force.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn start(store: Store, config: &Config, metrics: &Metrics) -> store::Result<Self> {
+        let meter = Self {
+            store,
+            keep_sessions: i64::from(config.retention.sessions_days) * DAY,
+            keep_usage: i64::from(config.retention.usage_days),
+            charged: metrics.counter("muster_ledger_charges_total", "Charges written to the ledgers", &[]),
+            active: metrics.counter("muster_active_device_days_total", "Devices counted as active, each once a day", &[]),
+        };
+        // Before anything new is heard: a device that came back would hide when it was last there.
+        meter.note_active().await?;
+        meter.weigh().await?;
+        let (rates, limits) = (config.billing, config.limits);
+        meter.store.write(move |tx| put_in_force(tx, &rates.each(), &limits)).await?;
+        Ok(meter)
+    }
+
+    /// Runs until cancelled.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for round in 0_u32.. {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Err(error) = self.round(round.is_multiple_of(SELDOM)).await {
+                tracing::error!(%error, "metering failed; it is tried again, and nothing is lost or counted twice");
+            }
+        }
+    }
+
+    /// Does all that is due.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn round(&self, seldom: bool) -> store::Result<()> {
+        self.note_active().await?;
+        // Before the charges, so that a day that has just ended is charged with all of its storage.
+        self.weigh().await?;
+        if seldom {
+            self.count_users().await?;
+            self.prune().await?;
+        }
+        self.close_days().await
+    }
+
+    async fn note_active(&self) -> store::Result<()> {
+        for _ in 0..SLICES {
+            let found = self.store.read(|db| usage::not_noted(db, Day::of(clock::now()), SLICE)).await?;
+            let count = found.len();
+            if count > 0 {
+                self.store.write(move |tx| usage::note_active(tx, &found)).await?;
+                self.active.add(count as u64);
+            }
+            if count < SLICE {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn weigh(&self) -> store::Result<()> {
+        for _ in 0..SLICES {
+            if !self.store.write(|tx| storage::step(tx, &Moment::now(), SLICE)).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn count_users(&self) -> store::Result<()> {
+        let users = self.store.read(usage::users).await?;
+        let work = move |tx: &Transaction<'_>| {
+            let now = clock::now();
+            for (org, [members, collaborators, service]) in &users {
+                let org = org.parse()?;
+                metering::peak(tx, &org, Kind::Members, now, *members)?;
+                metering::peak(tx, &org, Kind::Collaborators, now, *collaborators)?;
+                metering::peak(tx, &org, Kind::ServiceAccounts, now, *service)?;
+            }
+            Ok(())
+        };
+        self.store.write(work).await
+    }
+
+    async fn close_days(&self) -> store::Result<()> {
+        for _ in 0..SLICES {
+            let Some((org, day)) = self.store.read(|db| ledger::next_to_close(db, Day::of(clock::now()))).await? else { break };
+            let whose = org.clone();
+            let lines = self.store.write(move |tx| ledger::close(tx, &whose, day, clock::now())).await?;
+            self.charged.add(lines as u64);
+            tracing::info!(%org, %day, lines, "a day was charged");
+        }
+        Ok(())
+    }
+
+    async fn prune(&self) -> store::Result<()> {
+        let (ended, first) = (clock::now() - self.keep_sessions, Day::of(clock::now()).plus(-self.keep_usage));
+        for _ in 0..SLICES {
+            let gone = self.store.write(move |tx| {
+                let sessions = sessions::prune(tx, ended, PRUNE)?;
+                Ok(sessions + usage::prune(tx, first, PRUNE)? + metering::prune_keys(tx, clock::now(), PRUNE)?)
+            });
+            if gone.await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put_in_force(tx: &Transaction<'_>, rates: &[(Kind, muster_proto::api::Credits)], most: &crate::config::Limits) -> store::Result<()> {
+    for (kind, credits) in rates {
+        if metering::set_rate(tx, *kind, *credits, clock::now())? {
+            let unit = kind.price().map_or("", |(unit, _)| unit);
+            Entry::of_hub(None, "billing.rate", unit).with(json!({ "credits": credits })).ok(tx)?;
+        }
+    }
+    LimitName::ALL.into_iter().try_for_each(|name| limits::put_default(tx, name, most.get(name)))
+}
