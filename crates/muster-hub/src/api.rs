@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod billing;
 pub(crate) mod cursor;
 mod decisions;
 mod devices;
@@ -14,6 +15,7 @@ mod extract;
 mod hub;
 mod images;
 mod layer;
+mod limits;
 mod mqtt_ws;
 mod orgs;
 mod people;
@@ -23,6 +25,7 @@ pub mod sessions;
 mod teams;
 mod telemetry;
 mod text;
+mod usage;
 mod why;
 
 use axum::Router;
@@ -106,6 +109,9 @@ pub fn routes() -> Vec<Route> {
     routes.extend(telemetry::routes());
     routes.extend(mqtt_ws::routes());
     routes.extend(audit::routes());
+    routes.extend(usage::routes());
+    routes.extend(billing::routes());
+    routes.extend(limits::routes());
     routes
 }
 

@@ -12,6 +12,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod csv_text;
 pub mod ingest;
 pub mod init;
 pub mod lapse;

@@ -104,11 +104,8 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let standings = Standings::of(&store);
     let metrics = Metrics::default();
     let meter = Meter::start(store.clone(), &config, &metrics).await?;
-    let options = Options {
-        heartbeat_every: config.presence.heartbeat_every,
-        keep_days: config.retention.samples_days,
-        ..Options::default()
-    };
+    let options =
+        Options { heartbeat_every: config.presence.heartbeat_every, keep_days: config.retention.samples_days, ..Options::default() };
     let ingest = Ingest::open(store.clone(), options, &metrics).await?;
     let way = Way::open(&config, &ca, &store, &ingest, &metrics).await?;
     let lanes = way.lanes();

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
-use muster_proto::api::{Page, Session, SessionCreate, SessionState, SessionTicket};
+use muster_proto::api::{LimitName, Page, Session, SessionCreate, SessionState, SessionTicket};
 use muster_proto::id::{ProjectId, SessionId};
 use muster_proto::limits::SESSION_ORDER_EXPIRY;
 use muster_proto::mqtt::{SessionOpen, SessionOrder, encode};
@@ -29,6 +29,7 @@ use crate::relay::{End, Order, Relay, Ticket};
 use crate::rights::{self, Action};
 use crate::state::AppState;
 use crate::store::devices::DeviceRow;
+use crate::store::limits;
 use crate::store::sessions::{self, Filter, SessionRow};
 
 /// Longest `want`, in characters.
@@ -116,6 +117,7 @@ async fn open(
     state
         .store
         .write(move |tx| {
+            limits::check(tx, &filed.org, LimitName::Sessions, 1)?;
             sessions::insert(tx, &filed)?;
             entry.ok(tx)
         })

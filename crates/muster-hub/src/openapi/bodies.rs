@@ -5,6 +5,9 @@ pub(super) const ENUMS: &[(&str, &[&str])] = &[
     ("Admission", &["pending", "admitted", "rejected", "revoked"]),
     ("AdmitRule", &["auto", "manual"]),
     ("EnrolOutcome", &["pending", "replacement", "admitted", "rejected"]),
+    ("LedgerEntry", &["charge", "top_up", "correction"]),
+    ("LimitName", &["devices", "users", "projects", "sessions", "runs", "storage"]),
+    ("LimitScope", &["own", "hub"]),
     ("OrgRole", &["viewer", "member", "owner"]),
     ("PresenceState", &["online", "offline", "never"]),
     ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
@@ -42,6 +45,26 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
          created_at:millis expires_at:millis revoked_at?:millis",
     ),
     ("EnrolmentTokenCreate", "project?:string uses?:int expires_s?:int admit?:AdmitRule serials?:[string] note?:string"),
+    ("Billing", "balance:string spent:string uncharged:string rates:[Rate] projects:[Spent]"),
+    ("CreditAdd", "credits:string correction?:bool note?:string key?:string"),
+    (
+        "LedgerLine",
+        "id:int t:millis entry:LedgerEntry credits:string day?:string project?:string unit?:string amount?:int rate?:string \
+         actor:string note?:string",
+    ),
+    ("Limit", "name:LimitName most?:int used:int hub?:int hub_override:bool own?:int"),
+    ("LimitEdit", "name:LimitName most?:int"),
+    ("Limits", "org:string items:[Limit]"),
+    ("LimitsEdit", "scope?:LimitScope limits:[LimitEdit]"),
+    ("Rate", "unit:string credits:string since:millis"),
+    ("Spent", "project?:string credits:string uncharged:string"),
+    ("Usage", "from:string to:string items:[UsageDay] total:Used"),
+    ("UsageDay", "day:string project?:string device?:string device_name?:string used:Used"),
+    (
+        "Used",
+        "active_devices:int session_ms:int to_device:int to_client:int runs:int runs_peak:int cpu_us:int memory_kib_ms:int \
+         storage_byte_minutes:int members:int collaborators:int service_accounts:int",
+    ),
     ("HubInfo", "service:string version:string now:millis pin:string mqtt:MqttEndpoint"),
     ("Identity", "uid:string org:string name:string certificate:string ca:string mqtt:MqttEndpoint"),
     ("LoginRequest", "email:string password:string token_name?:string"),
@@ -140,6 +163,7 @@ mod tests {
             AccessToken AccessTokenCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
             EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn
+            Billing CreditAdd LedgerLine Limit LimitEdit Limits LimitsEdit Rate Spent Usage UsageDay Used
             Sample Session SessionCreate SessionTicket Team TeamCreate TeamEdit TeamMember WatchRequest
         ];
         types.push(("Problem", names_of::<problem::Problem>()));
@@ -155,7 +179,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_exactly_the_values_of_its_type() {
-        let types = types![Admission AdmitRule EnrolOutcome OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
+        let types = types![Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
         assert_eq!(types.len(), ENUMS.len());
         for (name, variants) in types {
             let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;

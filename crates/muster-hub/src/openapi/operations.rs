@@ -83,6 +83,14 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "DELETE" "/v1/orgs/{org}/members/{email}" => 204 "", "Take a member out of the organization and its projects";
     Person "GET" "/v1/orgs/{org}/audit" ? "cursor:int limit:int" => 200 "Page<AuditEvent>", "Who did what, newest first";
 
+    Person "GET" "/v1/orgs/{org}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What was used, by day: of all, by project or by device; `format=csv` for a file";
+    Person "GET" "/v1/orgs/{org}/projects/{project}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What a project used, by day";
+    Person "GET" "/v1/orgs/{org}/billing" => 200 "Billing", "Balance, rates, and what projects spent";
+    Person "GET" "/v1/orgs/{org}/ledger" ? "cursor:string limit:int format:string" => 200 "Page<LedgerLine>", "Charges, top-ups and corrections, newest first; `format=csv` for a file";
+    Person "POST" "/v1/orgs/{org}/credits" < "CreditAdd" => 201 "LedgerLine", "Book credits, as an owner of the hub; 200 where the key was booked before";
+    Person "GET" "/v1/orgs/{org}/limits" => 200 "Limits", "How much it may have, and has";
+    Person "PATCH" "/v1/orgs/{org}/limits" < "LimitsEdit" => 200 "Limits", "Set its own limits, or as an owner of the hub what the hub allows it";
+
     Person "GET" "/v1/orgs/{org}/projects" => 200 "Page<Project>", "The projects that you see";
     Person "POST" "/v1/orgs/{org}/projects" < "ProjectCreate" => 201 "Project", "Make a project";
     Person "GET" "/v1/orgs/{org}/projects/{project}" => 200 "Project", "A project";

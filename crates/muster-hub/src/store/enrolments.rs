@@ -4,7 +4,7 @@
 //! The writer thread is the only one that writes, so ten uses admit ten devices, however many ask at the same moment.
 
 use muster_proto::Millis;
-use muster_proto::api::{Admission, AdmitRule, EnrolOutcome};
+use muster_proto::api::{Admission, AdmitRule, EnrolOutcome, LimitName};
 use muster_proto::id::{DeviceUid, OrgId, Serial};
 use muster_proto::mqtt::Facts;
 use muster_proto::problem::{Code, Problem};
@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde_json::json;
 
 use super::devices::{self, DeviceRow, KeyState};
-use super::{Error, Result, enrolment_tokens, orgs};
+use super::{Error, Result, enrolment_tokens, limits, orgs};
 use crate::audit::Entry;
 use crate::auth;
 use crate::ca::{Ca, DeviceKey};
@@ -129,8 +129,14 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
     if let Some(full) = bounds(tx, org, serial)? {
         return refuse(tx, &held, ask, full);
     }
-    enrolment_tokens::count(tx, &ask.token)?;
     let listed = devices::by_serial(tx, org, serial.as_str())?;
+    // Before the token's use is counted: a device that finds no place has cost nothing.
+    if listed.is_none()
+        && let Some(full) = limits::refusal(tx, org, LimitName::Devices, 1)?
+    {
+        return refuse(tx, &held, ask, full);
+    }
+    enrolment_tokens::count(tx, &ask.token)?;
     let outcome = match (&listed, held.token.admit) {
         (Some(_), _) => EnrolOutcome::Replacement,
         (None, AdmitRule::Auto) => EnrolOutcome::Admitted,

@@ -94,15 +94,8 @@ pub(crate) fn book(tx: &Transaction<'_>, org: &OrgId, booking: &Booking<'_>, now
         LedgerEntry::TopUp => "top_up",
         LedgerEntry::Correction => "correction",
     };
-    tx.prepare_cached("INSERT INTO ledger (t, org, entry, nano, actor, note, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
-        now,
-        org.as_str(),
-        entry,
-        booking.credits.0,
-        booking.actor,
-        booking.note,
-        booking.key
-    ])?;
+    tx.prepare_cached("INSERT INTO ledger (t, org, entry, nano, actor, note, key) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+        .execute(params![now, org.as_str(), entry, booking.credits.0, booking.actor, booking.note, booking.key])?;
     let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM ledger WHERE id = ?1"))?;
     Ok((statement.query_row([tx.last_insert_rowid()], line)??, true))
 }
@@ -161,13 +154,14 @@ pub(crate) fn balance(connection: &Connection, org: &OrgId) -> Result<Credits> {
 /// When the database fails.
 pub(crate) fn spent(connection: &Connection, org: &OrgId) -> Result<Vec<Spent>> {
     let mut found = std::collections::BTreeMap::<String, (i64, i64)>::new();
-    let mut statement = connection.prepare_cached("SELECT project, sum(nano) FROM ledger WHERE org = ?1 AND entry = 'charge' GROUP BY project")?;
+    let mut statement =
+        connection.prepare_cached("SELECT project, sum(nano) FROM ledger WHERE org = ?1 AND entry = 'charge' GROUP BY project")?;
     let mut rows = statement.query([org.as_str()])?;
     while let Some(row) = rows.next()? {
         found.entry(row.get(0)?).or_default().0 = -row.get::<_, i64>(1)?;
     }
-    let mut statement = connection
-        .prepare_cached("SELECT project, kind, rate, amount, posted_nano FROM charges WHERE org = ?1 AND posted < amount")?;
+    let mut statement =
+        connection.prepare_cached("SELECT project, kind, rate, amount, posted_nano FROM charges WHERE org = ?1 AND posted < amount")?;
     let mut rows = statement.query([org.as_str()])?;
     while let Some(row) = rows.next()? {
         let whole = price(row.get(3)?, row.get(2)?, Kind::parse(&row.get::<_, String>(1)?)?);

@@ -98,14 +98,21 @@ fn used(connection: &Connection, org: &OrgId, name: LimitName) -> Result<u64> {
     let sql = match name {
         LimitName::Devices => "SELECT count(*) FROM devices WHERE org = ?1",
         LimitName::Users => {
-            "SELECT count(*) FROM (SELECT account FROM members WHERE org = ?1 UNION SELECT account FROM participants WHERE org = ?1)"
+            "WITH inside AS (
+                 SELECT account FROM members WHERE org = ?1 UNION SELECT account FROM participants WHERE org = ?1
+                 UNION SELECT account FROM team_members WHERE org = ?1
+                 UNION SELECT id FROM accounts WHERE org = ?1 AND kind = 'service' AND closed_at IS NULL)
+             SELECT (SELECT count(*) FROM inside) + (SELECT count(DISTINCT email) FROM invitations
+                 WHERE org = ?1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > unixepoch('subsec') * 1000
+                 AND email NOT IN (SELECT a.email FROM inside JOIN accounts a ON a.id = inside.account))"
         }
         LimitName::Projects => "SELECT count(*) FROM projects WHERE org = ?1 AND archived_at IS NULL",
         LimitName::Sessions => "SELECT count(*) FROM sessions WHERE ended_at IS NULL AND org = ?1",
-        LimitName::Runs => "SELECT 0 WHERE ?1 IS NOT NULL",
+        LimitName::Runs => "SELECT count(*) FROM runs WHERE state IN ('waiting', 'running') AND org = ?1",
         LimitName::Storage => {
             "SELECT coalesce((SELECT sum(b.bytes) FROM usage_boots b JOIN devices d ON d.uid = b.uid WHERE d.org = ?1), 0)
-                  + coalesce((SELECT sum(e.bytes) FROM event_sizes e JOIN devices d ON d.uid = e.uid WHERE d.org = ?1), 0)"
+                  + coalesce((SELECT sum(e.bytes) FROM event_sizes e JOIN devices d ON d.uid = e.uid WHERE d.org = ?1), 0)
+                  + coalesce((SELECT sum(kept) FROM runs WHERE kept > 0 AND org = ?1), 0)"
         }
     };
     Ok(connection.prepare_cached(sql)?.query_row([org.as_str()], |row| row.get::<_, i64>(0))?.unsigned_abs())

@@ -1,12 +1,12 @@
 //! Organizations, members, projects, participants, and what one person has of all these.
 
 use muster_proto::Millis;
-use muster_proto::api::{Member, Org, OrgRole, Participant, ProjectRole, Visibility};
+use muster_proto::api::{LimitName, Member, Org, OrgRole, Participant, ProjectRole, Visibility};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{Error, Result, problem};
+use super::{Error, Result, limits, problem};
 
 pub(super) fn parse_org_role(text: &str) -> Result<OrgRole> {
     [OrgRole::Owner, OrgRole::Member, OrgRole::Viewer]
@@ -245,6 +245,7 @@ pub(crate) fn create_project(
     visibility: Visibility,
     now: Millis,
 ) -> Result<()> {
+    limits::check(tx, org, LimitName::Projects, 1)?;
     let made = tx
         .prepare_cached("INSERT OR IGNORE INTO projects (org, id, name, visibility, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![org.as_str(), project.as_str(), name, visibility_text(visibility), now])?;

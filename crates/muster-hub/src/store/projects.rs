@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::Millis;
-use muster_proto::api::{ProjectRole, ProjectTeam, Visibility};
+use muster_proto::api::{LimitName, ProjectRole, ProjectTeam, Visibility};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId, TeamId};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::Result;
 use super::orgs::{parse_project_role, visibility_text};
+use super::{Result, limits};
 
 /// What a project says of itself, and how much is in it.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +96,10 @@ pub(crate) fn archive(tx: &Transaction<'_>, org: &OrgId, project: &ProjectId, by
 
 /// Brings a project back from the archive; false if it was not there.
 pub(crate) fn restore(tx: &Transaction<'_>, org: &OrgId, project: &ProjectId) -> Result<bool> {
+    let archived = "SELECT 1 FROM projects WHERE org = ?1 AND id = ?2 AND archived_at IS NOT NULL";
+    if tx.prepare_cached(archived)?.exists([org.as_str(), project.as_str()])? {
+        limits::check(tx, org, LimitName::Projects, 1)?;
+    }
     let changed = tx
         .prepare_cached(
             "UPDATE projects SET archived_at = NULL, archived_by = NULL WHERE org = ?1 AND id = ?2 AND archived_at IS NOT NULL",

@@ -44,7 +44,7 @@ struct Pass {
 ///
 /// # Errors
 /// When the database fails.
-pub fn step(tx: &Transaction<'_>, now: &Moment, slice: usize) -> Result<bool> {
+pub(crate) fn step(tx: &Transaction<'_>, now: &Moment, slice: usize) -> Result<bool> {
     let Some(mut state) = load(tx)? else {
         save(tx, &State { mark: now.clone(), pass: None })?;
         return Ok(false);
@@ -147,7 +147,8 @@ mod tests {
 
     fn stored(store: &Store) -> Vec<(i64, String, i64)> {
         let read = |db: &rusqlite::Connection| {
-            let mut statement = db.prepare("SELECT day, project, sum(amount) FROM usage_days GROUP BY day, project ORDER BY day, project")?;
+            let mut statement =
+                db.prepare("SELECT day, project, sum(amount) FROM usage_days GROUP BY day, project ORDER BY day, project")?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         };

@@ -190,7 +190,7 @@ pub(crate) fn users(connection: &Connection) -> Result<BTreeMap<String, [u64; 3]
     let mut found = BTreeMap::<String, [u64; 3]>::new();
     let counts = [
         "SELECT m.org, count(*) FROM members m JOIN accounts a ON a.id = m.account WHERE a.kind = 'person' GROUP BY m.org",
-        "SELECT org, count(*) FROM (
+        "SELECT c.org, count(*) FROM (
              SELECT p.org, p.account FROM participants p UNION SELECT t.org, t.account FROM team_members t) c
          JOIN accounts a ON a.id = c.account
          WHERE a.kind = 'person' AND NOT EXISTS (SELECT 1 FROM members m WHERE m.org = c.org AND m.account = c.account) GROUP BY c.org",

@@ -5,6 +5,9 @@
 mod answers;
 mod enrolment;
 mod keys;
+mod ledger;
+mod limits;
 mod people;
 mod rights;
+mod usage;
 mod world;

@@ -213,7 +213,6 @@ pub struct UsageDay {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_name: Option<String>,
     /// What was used.
-    #[serde(flatten)]
     pub used: Used,
 }
 

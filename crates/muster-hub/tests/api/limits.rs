@@ -1,0 +1,98 @@
+//! Limits: who sets which, and that nothing is half done where one is reached.
+
+use serde_json::{Value, json};
+
+use crate::world::{Client, Device, World};
+
+async fn set(client: &Client, scope: &str, name: &str, most: Option<u64>) -> Value {
+    client.patch("/v1/orgs/acme/limits", json!({ "scope": scope, "limits": [{ "name": name, "most": most }] })).await.ok(200)
+}
+
+fn of<'a>(limits: &'a Value, name: &str) -> &'a Value {
+    limits["items"].as_array().unwrap().iter().find(|limit| limit["name"] == name).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_of_what_the_hub_and_the_owners_set() {
+    let world = World::new().await;
+    let limits = world.owner.get("/v1/orgs/acme/limits").await.ok(200);
+    assert_eq!(limits["items"].as_array().unwrap().len(), 6);
+    assert_eq!((&of(&limits, "projects")["used"], &of(&limits, "projects")["most"]), (&json!(1), &Value::Null));
+    assert_eq!(of(&limits, "users")["used"], 1);
+    let limits = set(&world.owner, "hub", "projects", Some(5)).await;
+    assert_eq!((&of(&limits, "projects")["most"], &of(&limits, "projects")["hub_override"]), (&json!(5), &json!(true)));
+    let limits = set(&world.owner, "own", "projects", Some(2)).await;
+    assert_eq!(of(&limits, "projects")["most"], 2);
+    world.owner.post("/v1/orgs/acme/projects", json!({ "id": "two" })).await.ok(201);
+    let detail = world.owner.post("/v1/orgs/acme/projects", json!({ "id": "three" })).await.problem("limit_reached").detail;
+    assert!(detail.contains("2 projects") && detail.contains("has 2") && detail.contains("owner of acme"), "{detail}");
+    set(&world.owner, "own", "projects", Some(9)).await;
+    let limits = set(&world.owner, "own", "projects", Some(900)).await;
+    assert_eq!(of(&limits, "projects")["most"], 5, "nobody gives himself more than the hub allows");
+    let limits = set(&world.owner, "own", "projects", None).await;
+    assert_eq!(of(&limits, "projects")["own"], Value::Null);
+    // Who may not, and what is no limit.
+    let bob = world.person("bob@else.example").await;
+    bob.post("/v1/orgs", json!({ "id": "bobs" })).await.ok(201);
+    let own = json!({ "limits": [{ "name": "devices", "most": 3 }] });
+    bob.patch("/v1/orgs/bobs/limits", own.clone()).await.ok(200);
+    bob.patch("/v1/orgs/acme/limits", own.clone()).await.problem("not_found");
+    bob.patch("/v1/orgs/bobs/limits", json!({ "scope": "hub", "limits": [{ "name": "devices" }] })).await.problem("forbidden");
+    assert_eq!(of(&world.owner.get("/v1/orgs/bobs/limits").await.ok(200), "devices")["own"], 3, "an owner of the hub sees them");
+    world.owner.patch("/v1/orgs/bobs/limits", own).await.problem("not_found");
+    for bad in [
+        json!({ "limits": [] }),
+        json!({ "limits": [{ "name": "bananas", "most": 1 }] }),
+        json!({ "limits": [{ "name": "devices", "most": -1 }] }),
+        json!({ "limits": [{ "name": "devices", "most": 1_000_000_000_000_001_u64 }] }),
+        json!({ "scope": "all", "limits": [{ "name": "devices" }] }),
+    ] {
+        world.owner.patch("/v1/orgs/acme/limits", bad).await.problem("invalid");
+    }
+    let told = world.audit().await.iter().filter(|event| event["action"] == "limits.edit" && event["result"] == "ok").count();
+    assert_eq!(told, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_at_once_with_five_places_are_five() {
+    let world = World::new().await;
+    set(&world.owner, "own", "projects", Some(6)).await;
+    let asked = (0..20).map(|n| {
+        let owner = world.owner.clone();
+        tokio::spawn(async move { owner.post("/v1/orgs/acme/projects", json!({ "id": format!("p{n:02}") })).await })
+    });
+    let answers = futures_util::future::join_all(asked).await;
+    let mut made = 0;
+    for answer in answers {
+        let answer = answer.unwrap();
+        if answer.status == 201 {
+            made += 1;
+        } else {
+            answer.problem("limit_reached");
+        }
+    }
+    assert_eq!(made, 5);
+    assert_eq!(of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "projects")["used"], 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_beyond_the_limit_is_told_so_and_costs_the_token_nothing() {
+    let world = World::new().await;
+    world.admitted("robot-1").await;
+    set(&world.owner, "own", "devices", Some(2)).await;
+    let token = world.enrolment_token(json!({ "admit": "auto", "uses": 3 })).await;
+    Device::new("robot-2").enrol(&world, &token).await.ok(200);
+    let third = Device::new("robot-3");
+    for _ in 0..2 {
+        let detail = third.enrol(&world, &token).await.problem("limit_reached").detail;
+        assert!(detail.contains("2 devices"), "{detail}");
+    }
+    let tokens = world.owner.get("/v1/orgs/acme/enrolment-tokens").await.ok(200);
+    assert_eq!(tokens["items"][0]["used"], 1);
+    let refused = world.audit().await.iter().filter(|event| event["result"] == "limit_reached").count();
+    assert_eq!(refused, 1, "one record, however often it tries");
+    // A key that asks for the place of a listed device needs no place of its own.
+    Device::new("robot-1").enrol(&world, &token).await.ok(200);
+    set(&world.owner, "own", "devices", Some(3)).await;
+    assert_eq!(third.enrol(&world, &token).await.ok(200)["state"], "admitted");
+}
