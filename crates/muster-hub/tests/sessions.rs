@@ -1,5 +1,7 @@
 //! Sessions over the API of a whole hub: who may open one, whose leg gets in, what the list says, how it ends.
 
+#[path = "sessions/lapse.rs"]
+mod lapse;
 #[path = "mqtt_common/hub.rs"]
 mod mqtt_common;
 
@@ -32,7 +34,13 @@ struct Whole {
 
 impl Whole {
     async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let mut hub = Self::again(tempfile::tempdir().unwrap(), String::new()).await;
+        hub.token = hub.person("ada@example.com", Some("acme")).await;
+        hub
+    }
+
+    /// A hub on a data directory that may have had one.
+    async fn again(dir: TempDir, token: String) -> Self {
         let text = format!(
             "data_dir = {:?}\nlisten = \"127.0.0.1:0\"\npublic_url = \"https://localhost:0\"\n\
              [mqtt]\nlisten = \"127.0.0.1:0\"\npublic_url = \"mqtts://localhost:0\"\n",
@@ -41,9 +49,7 @@ impl Whole {
         let config = Config::parse(&text, "the test's configuration", []).unwrap();
         let ports = Ports::bind(&config).await.unwrap();
         let running = start(config, ports).await.unwrap();
-        let mut hub = Self { https: running.https, running, token: String::new(), _dir: dir };
-        hub.token = hub.person("ada@example.com", Some("acme")).await;
-        hub
+        Self { https: running.https, running, token, _dir: dir }
     }
 
     /// An account with a token; the owner of an organization with a project `lab`, if it names one.
