@@ -88,6 +88,20 @@ impl World {
         self.with_token(&token.await.unwrap())
     }
 
+    /// Somebody with an account who belongs to an organization of Ada.
+    pub(crate) async fn joins(&self, email: &str, org: &str, role: &str) -> Client {
+        let person = self.person(email).await;
+        self.owner.put(&format!("/v1/orgs/{org}/members/{email}"), json!({ "role": role })).await.ok(200);
+        person
+    }
+
+    /// Somebody with an account who takes part in a project of Ada.
+    pub(crate) async fn collaborates(&self, email: &str, org: &str, project: &str, role: &str) -> Client {
+        let person = self.person(email).await;
+        self.owner.put(&format!("/v1/orgs/{org}/projects/{project}/participants/{email}"), json!({ "role": role })).await.ok(200);
+        person
+    }
+
     pub(crate) async fn enrolment_token(&self, wanted: Value) -> String {
         let made = self.owner.post("/v1/orgs/acme/enrolment-tokens", wanted).await.ok(201);
         made["token"].as_str().unwrap().to_owned()
