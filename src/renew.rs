@@ -73,7 +73,10 @@ async fn renew(daemon: &Daemon, enrolled: &Enrolled) -> Result<String, String> {
     }
     let renewed = Enrolled { identity, signed_at: daemon.clock.now(), ..enrolled.clone() };
     daemon.state.client_tls(&renewed, &daemon.clock).map_err(|error| error.to_string())?;
-    daemon.state.set_enrolled(&renewed).map_err(|error| error.to_string())?;
+    let kept = daemon.state.change_enrolled(enrolled, |current| current.clone_from(&renewed)).map_err(|error| error.to_string())?;
+    if !kept {
+        return Err("the device was enrolled anew meanwhile, and that certificate stands".to_owned());
+    }
     let to = Validity::of_pem(&renewed.identity.certificate).map_or(0, |validity| validity.to);
     Ok(crate::log::timestamp(to.unsigned_abs() / 1000))
 }

@@ -81,6 +81,12 @@ impl Enrolled {
         self.pin.parse().map_err(|_| StateError::Damaged { path: IDENTITY.into(), why: "the pin is not one".into() })
     }
 
+    /// Whether it is the same enrolment with the same certificate; the name may have changed.
+    fn is_same(&self, other: &Self) -> bool {
+        let of = |enrolled: &Self| (enrolled.pin.clone(), enrolled.identity.uid.clone(), enrolled.identity.certificate.clone());
+        of(self) == of(other)
+    }
+
     /// The latest time that is believed on the hub's word: when a new certificate is due.
     ///
     /// Then a hub that is years ahead for a moment does not leave behind a device to which every certificate looks expired:
@@ -119,6 +125,7 @@ pub(crate) struct LinkState {
 
 const KEY: &str = "key.pem";
 const IDENTITY: &str = "identity.json";
+const IDENTITY_LOCK: &str = "identity.lock";
 const REQUEST: &str = "request.json";
 const LINK: &str = "link.json";
 /// Largest state file, in bytes.
@@ -209,9 +216,33 @@ impl State {
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn set_enrolled(&self, enrolled: &Enrolled) -> Result<(), StateError> {
+        let _held = self.hold_identity()?;
         self.write(IDENTITY, enrolled)?;
         let _ = std::fs::remove_file(self.dir.join(REQUEST));
         Ok(())
+    }
+
+    /// Changes what is known of the identity, unless there is another by now: `musterd enrol` is a process of its own, and what it
+    /// wrote stands. Whether it was changed.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub(crate) fn change_enrolled(&self, known: &Enrolled, change: impl FnOnce(&mut Enrolled)) -> Result<bool, StateError> {
+        let _held = self.hold_identity()?;
+        let Some(mut current) = self.enrolled()?.filter(|current| current.is_same(known)) else { return Ok(false) };
+        change(&mut current);
+        self.write(IDENTITY, &current)?;
+        Ok(true)
+    }
+
+    /// From reading to writing, among all processes. Held for moments; dies with the process.
+    fn hold_identity(&self) -> Result<File, StateError> {
+        let path = self.dir.join(IDENTITY_LOCK);
+        let failed = |source| StateError::Io { action: "lock", path: path.clone(), source };
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        give_to_owner(&file, &path).map_err(failed)?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+        Ok(file)
     }
 
     /// The enrolment that waits, if any.
@@ -381,6 +412,50 @@ mod tests {
         let error = write_atomic(&target, b"new", 0o600).unwrap_err();
         assert!(error.to_string().contains("cannot write"), "{error}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    fn enrolled(certificate: &str) -> Enrolled {
+        let mqtt = serde_json::json!({"url": "mqtts://hub:8883"});
+        serde_json::from_value(serde_json::json!({
+            "hub": "https://hub", "pin": "", "serial": "1", "signed_at": 0,
+            "identity": {"uid": "daaaaaaaaaaaaaaa", "org": "acme", "name": "robot", "certificate": certificate, "ca": "", "mqtt": mqtt},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_renewal_does_not_write_over_an_enrolment_that_came_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::at(dir.path());
+        let (old, renewed, anew) = (enrolled("old"), enrolled("renewed"), enrolled("anew"));
+        state.set_enrolled(&old).unwrap();
+        state.set_enrolled(&anew).unwrap();
+        assert!(!state.change_enrolled(&old, |current| current.clone_from(&renewed)).unwrap(), "before it");
+        assert_eq!(state.enrolled().unwrap(), Some(anew.clone()));
+
+        state.set_enrolled(&old).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        let enrolling = std::cell::Cell::new(None);
+        let changed = state.change_enrolled(&old, |current| {
+            let (state, anew) = (state.clone(), anew.clone());
+            enrolling.set(Some(std::thread::spawn(move || done.send(state.set_enrolled(&anew).is_ok()))));
+            assert!(wait.recv_timeout(std::time::Duration::from_millis(200)).is_err(), "nobody comes in between");
+            current.clone_from(&renewed);
+        });
+        assert!(changed.unwrap() && wait.recv().unwrap());
+        enrolling.take().unwrap().join().unwrap().unwrap();
+        assert_eq!(state.enrolled().unwrap(), Some(anew), "after it");
+    }
+
+    #[test]
+    fn a_renewal_leaves_an_enrolment_that_waits_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::at(dir.path());
+        let old = enrolled("old");
+        state.set_enrolled(&old).unwrap();
+        std::fs::write(dir.path().join(REQUEST), "{}").unwrap();
+        assert!(state.change_enrolled(&old, |current| current.identity.certificate = "renewed".into()).unwrap());
+        assert!(dir.path().join(REQUEST).exists());
     }
 
     #[test]

@@ -91,12 +91,9 @@ fn take_notice(daemon: &Daemon, enrolled: &Enrolled, notice: AdmissionNotice) ->
             } else if name != enrolled.identity.name {
                 info!("the organization calls this device {name:?} now");
                 // Read again: the certificate may have been renewed since this link began.
-                let renamed = daemon.state.enrolled().and_then(|current| match current {
-                    Some(mut current) if current.identity.uid == uid => {
-                        current.identity.name = name;
-                        daemon.state.set_enrolled(&current)
-                    }
-                    _ => Ok(()),
+                let renamed = daemon.state.enrolled().and_then(|current| match current.filter(|current| current.identity.uid == uid) {
+                    Some(current) => daemon.state.change_enrolled(&current, |current| current.identity.name = name),
+                    None => Ok(false),
                 });
                 if let Err(error) = renamed {
                     warn!("{error}");
