@@ -6,6 +6,8 @@
 //! Flash memory is not worn out by an fsync per sample.
 //!
 //! Full: the oldest segment goes and its samples are counted; the count reaches the hub with the next batch.
+//! Unreadable: only what a checksum proves broken, or what is gone, is given up. Any other error is told and tried again, and a segment
+//! that cannot be read for minutes is set aside under another name, for a person, so that those after it are delivered.
 //! This module knows files; the bytes are in [`format`]. It never blocks the caller on anything but the local disk.
 
 use std::collections::VecDeque;
@@ -14,6 +16,8 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 use crate::log::{error, info, warn};
 
@@ -26,6 +30,28 @@ use format::{Position, Reader, Record};
 const SEGMENT_MAX: u64 = 256 * 1024;
 /// Samples kept in memory while the disk cannot be written: two hours at one per 10 s, under 2 MB. Then the oldest go.
 const MEMORY_MAX: usize = 720;
+
+/// A segment that cannot be read is set aside after so many tries, which are seconds to a minute apart.
+const READ_TRIES: u32 = 30;
+
+/// A segment that cannot be read now.
+#[derive(Debug)]
+struct Trouble {
+    number: u64,
+    tries: u32,
+    text: String,
+}
+
+/// What is to become of a segment that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is read again later.
+    Later,
+    /// It is not there any more.
+    Gone,
+    /// It waits for a person.
+    Aside,
+}
 
 /// One file.
 #[derive(Debug)]
@@ -81,7 +107,10 @@ pub(crate) struct Spool {
     memory: VecDeque<Sample>,
     dropped: u64,
     dirty: bool,
+    /// Whether the files of earlier lives are known; nothing is written before, so that none is written over.
+    recovered: bool,
     fault: Option<String>,
+    trouble: Option<Trouble>,
 }
 
 impl Spool {
@@ -98,7 +127,9 @@ impl Spool {
             memory: VecDeque::new(),
             dropped: 0,
             dirty: false,
+            recovered: false,
             fault: None,
+            trouble: None,
         };
         if let Err(error) = spool.recover() {
             spool.set_fault("read", &error);
@@ -112,9 +143,9 @@ impl Spool {
         on_disk - u64::from(self.head.samples) + self.memory.len() as u64
     }
 
-    /// Why the disk is not used, if it is not.
+    /// What is wrong with the disk, if anything is.
     pub(crate) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
+        self.fault.as_deref().or_else(|| self.trouble.as_ref().map(|trouble| trouble.text.as_str()))
     }
 
     /// Adds a sample.
@@ -142,12 +173,17 @@ impl Spool {
     pub(crate) fn peek(&mut self, most: usize) -> Option<Batch> {
         while let Some(segment) = self.segments.front() {
             if self.head.samples < segment.samples {
+                let number = segment.number;
                 match self.peek_disk(most) {
-                    Ok(Some(batch)) => return Some(batch),
-                    Ok(None) => warn!("spool segment {:016x} is damaged; its last samples are lost", self.segments[0].number),
-                    Err(error) => self.set_fault("read", &error),
+                    Ok(Some(batch)) => {
+                        self.trouble = None;
+                        return Some(batch);
+                    }
+                    Ok(None) => warn!("spool segment {number:016x} is damaged; its last samples are lost"),
+                    // What waits in memory goes ahead of it, rather than not at all.
+                    Err(error) if self.unreadable(number, &error) == Verdict::Later => break,
+                    Err(_) => {}
                 }
-                // Unreadable: its samples count as lost, so that those after it are not held up for ever.
                 self.dropped += u64::from(self.segments[0].samples - self.head.samples);
             } else if self.segments.len() == 1 && self.active.is_some() {
                 break;
@@ -203,6 +239,31 @@ impl Spool {
         self.dir.join(format!("{number:016x}.seg"))
     }
 
+    /// A segment could not be read: tells it, and decides what becomes of it.
+    fn unreadable(&mut self, number: u64, error: &io::Error) -> Verdict {
+        let text = format!("cannot read the spool segment {}: {error}", self.path(number).display());
+        let tries = self.trouble.as_ref().filter(|trouble| trouble.number == number).map_or(0, |trouble| trouble.tries) + 1;
+        if self.trouble.as_ref().is_none_or(|trouble| trouble.text != text) {
+            error!("{text}; it is tried again");
+        }
+        self.trouble = Some(Trouble { number, tries, text });
+        let verdict = verdict(error, tries);
+        match verdict {
+            Verdict::Later => return verdict,
+            Verdict::Gone => warn!("spool segment {number:016x} is gone; its samples are lost"),
+            Verdict::Aside => {
+                let aside = self.path(number).with_extension("unreadable");
+                if let Err(error) = std::fs::rename(self.path(number), &aside) {
+                    error!("spool segment {number:016x} cannot be set aside either: {error}");
+                    return Verdict::Later;
+                }
+                warn!("spool segment {number:016x} is set aside as {}; its samples are not delivered", aside.display());
+            }
+        }
+        self.trouble = None;
+        verdict
+    }
+
     fn set_fault(&mut self, action: &str, error: &io::Error) {
         let fault = format!("cannot {action} the spool {}: {error}", self.dir.display());
         if self.fault.as_ref() != Some(&fault) {
@@ -213,6 +274,9 @@ impl Spool {
 
     /// Writes all that is in memory to the active segment.
     fn write_memory(&mut self) -> io::Result<()> {
+        if !self.recovered {
+            self.recover()?;
+        }
         while let Some(sample) = self.memory.front() {
             let names: Vec<Arc<str>> = sample.values.iter().map(|(name, _)| Arc::clone(name)).collect();
             let mut bytes = Vec::new();
@@ -334,14 +398,21 @@ impl Spool {
     /// Reads what an earlier life of the daemon left.
     fn recover(&mut self) -> io::Result<()> {
         let mut numbers: Vec<u64> = match std::fs::read_dir(&self.dir) {
-            Ok(entries) => entries.filter_map(|entry| segment_number(&entry.ok()?.path())).collect(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(entries) => {
+                let paths = entries.map(|entry| Ok(segment_number(&entry?.path()))).collect::<io::Result<Vec<_>>>()?;
+                paths.into_iter().flatten().collect()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
         numbers.sort_unstable();
-        let mut position = Position::default();
+        let (mut segments, mut position) = (VecDeque::new(), Position::default());
         for number in numbers {
-            let bytes = std::fs::read(self.path(number))?;
+            let bytes = match std::fs::read(self.path(number)) {
+                Ok(bytes) => bytes,
+                Err(error) if self.unreadable(number, &error) == Verdict::Later => return Err(error),
+                Err(_) => continue,
+            };
             let mut segment = Segment { number, boot: String::new(), samples: 0, bytes: 0 };
             scan(&bytes, |record, end| {
                 match record {
@@ -355,9 +426,13 @@ impl Spool {
             if segment.bytes < bytes.len() as u64 {
                 info!("spool segment {number:016x} ends in {} torn bytes", bytes.len() as u64 - segment.bytes);
             }
-            self.segments.push_back(segment);
+            segments.push_back(segment);
         }
-        self.dropped = position.dropped;
+        self.segments = segments;
+        self.trouble = None;
+        // From here on a failure costs no more than that some samples are sent once more.
+        self.recovered = true;
+        self.dropped += position.dropped;
         while self.segments.front().is_some_and(|first| first.number < position.segment || first.samples == 0 || first.boot.is_empty()) {
             self.remove_first();
         }
@@ -383,6 +458,19 @@ impl Spool {
         }
         self.head = head;
         Ok(())
+    }
+}
+
+/// What an error of reading means at the n-th try in a row.
+fn verdict(error: &io::Error, tries: u32) -> Verdict {
+    // Too many open files or too little memory: our own want, which says nothing about the segment.
+    let ours = error.raw_os_error().is_some_and(|code| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::INTR, Errno::AGAIN].iter().any(|errno| errno.raw_os_error() == code)
+    });
+    match error.kind() {
+        io::ErrorKind::NotFound => Verdict::Gone,
+        _ if ours || tries < READ_TRIES => Verdict::Later,
+        _ => Verdict::Aside,
     }
 }
 

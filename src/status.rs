@@ -68,7 +68,7 @@ fn sentences(status: &Status, now: Millis) -> String {
         n => say(format_args!("{n} samples wait for the hub.")),
     }
     if let Some(fault) = &status.spool_fault {
-        say(format_args!("Samples wait in memory only: {fault}."));
+        say(format_args!("The spool is in trouble: {fault}."));
     }
     if let Some(fault) = &status.policy_fault {
         say(format_args!("Every session is refused: {fault}."));

@@ -166,3 +166,85 @@ fn a_damaged_segment_does_not_hold_up_the_next() {
     let batch = spool.peek(60).unwrap();
     assert_eq!((batch.dropped, batch.samples[0].seq), (10, 10));
 }
+
+/// Makes a segment unreadable for everybody, root too, and gives the way back.
+fn hide(path: &Path) -> impl FnOnce() + use<> {
+    let (path, away) = (path.to_owned(), path.with_extension("away"));
+    std::fs::rename(&path, &away).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    move || {
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::rename(&away, &path).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_read_now_is_read_later_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..10 {
+        spool.push(sample(seq));
+    }
+    let back = hide(&spool.path(1));
+    for _ in 0..5 {
+        assert_eq!(spool.peek(60), None);
+    }
+    assert!(spool.fault().unwrap().contains("cannot read the spool segment"), "{:?}", spool.fault());
+    assert_eq!(spool.waiting(), 10);
+    back();
+    let batch = spool.peek(60).unwrap();
+    assert_eq!((batch.samples.len(), batch.dropped), (10, 0));
+    assert_eq!(spool.fault(), None);
+}
+
+#[test]
+fn a_segment_that_stays_unreadable_is_set_aside_and_those_after_it_are_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = open(dir.path(), BOOT);
+    for seq in 0..10 {
+        spool.push(sample(seq));
+    }
+    drop(spool);
+    let mut spool = open(dir.path(), LATER);
+    for seq in 0..10 {
+        spool.push(sample(seq));
+    }
+    let (first, _) = (spool.path(1), hide(&spool.path(1)));
+    let tries = (0..).find(|_| spool.peek(60).is_some()).unwrap();
+    assert_eq!(tries + 1, READ_TRIES);
+    let batch = spool.peek(60).unwrap();
+    assert_eq!((batch.boot.as_str(), batch.dropped), (LATER, 10), "it is told to the hub");
+    assert!(first.with_extension("unreadable").exists(), "for a person");
+}
+
+#[test]
+fn a_start_that_cannot_read_a_segment_writes_over_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for boot in [BOOT, LATER] {
+        let mut spool = open(dir.path(), boot);
+        for seq in 0..5 {
+            spool.push(sample(seq));
+        }
+    }
+    let third = "1111111111111111";
+    let back = hide(&dir.path().join("spool/0000000000000002.seg"));
+    let mut spool = open(dir.path(), third);
+    for seq in 0..5 {
+        spool.push(sample(seq));
+    }
+    assert!(spool.fault().is_some());
+    back();
+    spool.push(sample(5));
+    assert_eq!(spool.fault(), None);
+    assert_eq!(drain(&mut spool), [seqs(BOOT, 0..5), seqs(LATER, 0..5), seqs(third, 0..6)].concat());
+}
+
+#[test]
+fn only_what_is_gone_is_given_up_at_once() {
+    let of = |errno: Errno, tries| verdict(&errno.into(), tries);
+    assert_eq!(of(Errno::NOENT, 1), Verdict::Gone);
+    for (errno, at_last) in [(Errno::IO, Verdict::Aside), (Errno::MFILE, Verdict::Later), (Errno::NFILE, Verdict::Later)] {
+        assert_eq!((of(errno, 1), of(errno, READ_TRIES - 1)), (Verdict::Later, Verdict::Later), "{errno:?}");
+        assert_eq!(of(errno, READ_TRIES), at_last, "{errno:?}");
+    }
+}
