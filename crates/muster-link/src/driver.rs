@@ -11,6 +11,7 @@ mod handle;
 mod io;
 mod leg;
 mod pump;
+mod reads;
 
 use std::future::Future;
 use std::pin::{Pin, pin};

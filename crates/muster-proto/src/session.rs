@@ -36,7 +36,7 @@ use flight::{CONTROLS_MAX, Flight};
 use leg::Leg;
 use receive::Arrived;
 use send::Turns;
-use stream::{Class, Eof, QUEUE_LOW, QUEUE_MAX, QUEUE_MIN, QUEUES_MAX, State, Stream, Streams};
+use stream::{Class, Eof, QUEUE_ALONE, QUEUE_LOW, QUEUE_MAX, QUEUE_MIN, QUEUES_LOW, QUEUES_MAX, State, Stream, Streams};
 
 /// Which end of a session this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +297,11 @@ impl Session {
 
     /// Room in each stream's send queue.
     fn room(&self) -> usize {
-        if self.queued < QUEUES_MAX { QUEUE_MAX } else { QUEUE_MIN }
+        match self.queued {
+            ..QUEUES_LOW => QUEUE_ALONE,
+            QUEUES_LOW..QUEUES_MAX => QUEUE_MAX,
+            QUEUES_MAX.. => QUEUE_MIN,
+        }
     }
 
     /// Drops a stream's state. Lists that still name it are put right when they come to it.

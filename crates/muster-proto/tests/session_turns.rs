@@ -111,6 +111,20 @@ fn a_single_stream_is_not_cut_and_several_take_turns() {
 }
 
 #[test]
+fn on_a_fast_line_several_take_long_turns() {
+    let mut pair = Pair::met();
+    let (a, b) = (pair.open(tcp()), pair.open(tcp()));
+    // Acknowledged at once, and so the line is known as fast.
+    pair.client.send(a, bytes(2 * DATA_LONG));
+    pair.run();
+    for stream in [a, b] {
+        pair.client.send(stream, bytes(TURN + DATA_LONG));
+    }
+    let turns: Vec<_> = said(&mut pair.client, pair.now).iter().filter_map(data).collect();
+    assert_eq!(turns, [(a, TURN), (b, TURN), (a, DATA_LONG), (b, DATA_LONG)]);
+}
+
+#[test]
 fn a_terminal_goes_ahead_of_bulk() {
     let mut pair = Pair::met();
     let copies: Vec<StreamId> = (0..50).map(|_| pair.open(tcp())).collect();
@@ -285,7 +299,7 @@ fn datagrams_stay_whole() {
 fn an_application_that_sends_too_much_breaks_no_rule() {
     let mut pair = Pair::met();
     let stream = pair.open(tcp());
-    assert_eq!(pair.client.writable(stream), 128 * 1024);
+    assert_eq!(pair.client.writable(stream), 256 * 1024);
     for _ in 0..40 {
         pair.client.send(stream, bytes(50_000));
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use muster_proto::id::{SessionId, StreamId};
 use muster_proto::session::{OpenError, Session, Target, code};
 use serde_json::Value;
@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use super::io::Io;
 use super::pump;
+use super::reads::Reads;
 
 /// Pieces given to the kernel in one write.
 const GATHER: usize = 16;
@@ -36,8 +37,8 @@ pub(super) struct State {
     pub(super) session: Session,
     pub(super) slots: HashMap<StreamId, Slot>,
     pub(super) driver: Option<Waker>,
-    /// What streams read into; only what is on its way holds memory.
-    pub(super) buffer: BytesMut,
+    /// What streams read into.
+    pub(super) reads: Reads,
     /// Streams with data that has not been tried on their socket.
     pub(super) fresh: Vec<StreamId>,
     /// Bytes that came in and went out, for the books.
@@ -138,7 +139,7 @@ impl Handle {
             session,
             slots: HashMap::new(),
             driver: None,
-            buffer: BytesMut::new(),
+            reads: Reads::default(),
             fresh: Vec::new(),
             traffic: Traffic::default(),
             over: false,

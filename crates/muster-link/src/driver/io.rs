@@ -118,11 +118,26 @@ impl Output {
     }
 }
 
+/// Takes the pacing off a connection to this same machine, where the system's default is to pace (BBR).
+///
+/// It spreads what is sent over time, for the sake of queues on the line; here is no line, and each piece would cost a timer.
+fn unpace(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()) {
+        let socket = SockRef::from(stream);
+        if socket.tcp_congestion().is_ok_and(|name| name.starts_with(b"bbr")) {
+            // Every kernel has it. Without it the connection is slower, not wrong.
+            let _ = socket.set_tcp_congestion(b"reno");
+        }
+    }
+}
+
 impl Io {
     /// A TCP connection.
     pub fn tcp(stream: TcpStream) -> Self {
         // A keystroke must not wait for the next; a system without it still works.
         let _ = stream.set_nodelay(true);
+        unpace(&stream);
         Self(Kind::Tcp(stream))
     }
 

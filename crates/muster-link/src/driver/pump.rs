@@ -12,10 +12,6 @@ use muster_proto::id::StreamId;
 
 use super::handle::{Handle, Process, State};
 
-/// One read. Four TLS records of a binary message: what fits is moved with the least work (see `websocket::RECORD_PAYLOAD`).
-const READ: usize = 4 * crate::websocket::RECORD_PAYLOAD;
-/// Less free room than this in the shared buffer makes a new one.
-const READ_MIN: usize = 16 * 1024;
 /// Up to here data is copied, so that a keystroke does not keep the whole buffer.
 const COPY_MAX: usize = 4 * 1024;
 /// Reads in one go before other tasks have their turn.
@@ -35,7 +31,13 @@ fn poll(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> Poll<()> {
     if changed && let Some(driver) = &state.driver {
         driver.wake_by_ref();
     }
-    if state.slots.contains_key(&stream) { Poll::Pending } else { Poll::Ready(()) }
+    if state.slots.contains_key(&stream) {
+        return Poll::Pending;
+    }
+    if state.slots.is_empty() {
+        state.reads.clear();
+    }
+    Poll::Ready(())
 }
 
 /// Whether anything happened of which the driver should know.
@@ -71,11 +73,8 @@ fn read(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
             super::yield_to_others(cx);
             break;
         }
-        let buffer = &mut state.buffer;
-        if buffer.capacity() - buffer.len() < READ_MIN {
-            buffer.reserve(READ);
-        }
-        let limit = room.min(READ).min(buffer.capacity() - buffer.len());
+        let buffer = state.reads.buffer();
+        let limit = room.min(buffer.capacity());
         let Poll::Ready(result) = io.poll_read(cx, buffer, limit) else {
             // A process that ended, and whose children keep the terminal open: what there is has been read.
             if matches!(slot.process, Process::Ended { settled: true, .. }) {

@@ -18,6 +18,8 @@ pub(super) const FLIGHT_MAX: usize = 4 * 1024 * 1024;
 const GAIN: (u128, u128) = (3, 2);
 /// What the line takes in about 16 ms: the floor of what is in flight, and the most that one message may occupy it.
 const FLOOR_SHARE: u64 = 64;
+/// The same share for one turn of a stream while others wait: a millisecond, so that eight of them are not felt.
+const TURN_SHARE: u64 = 1000;
 /// The least round trip is measured anew after this time, or a slower path would be mistaken for a queue for ever.
 const RTT_STALE: u64 = 10_000_000_000;
 /// Shortest time for which a bandwidth counts.
@@ -74,6 +76,11 @@ impl Pace {
     pub(super) fn message_max(&self) -> usize {
         let bandwidth = self.bandwidth();
         if bandwidth == 0 || bandwidth / FLOOR_SHARE >= DATA_LONG as u64 { DATA_LONG } else { TURN }
+    }
+
+    /// One turn of a stream while others wait. Long on a fast line: what goes to one socket at once costs its reader one waking.
+    pub(super) fn turn(&self) -> usize {
+        if self.bandwidth() / TURN_SHARE >= DATA_LONG as u64 { DATA_LONG } else { TURN }
     }
 
     /// The least round trip seen on this leg.

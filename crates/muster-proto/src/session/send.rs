@@ -165,7 +165,11 @@ impl Session {
                 self.turns.waiting -= 1;
                 continue;
             }
-            let most = if self.turns.waiting == 1 { self.flight.pace().message_max() } else { TURN };
+            let most = match place {
+                _ if self.turns.waiting == 1 => self.flight.pace().message_max(),
+                Place::Bulk => self.flight.pace().turn(),
+                _ => TURN,
+            };
             let message = take(stream, id, most);
             let cost = match &message {
                 Outgoing::Data { payload, .. } => payload.len(),

@@ -15,6 +15,10 @@ use crate::limits::{WINDOW_FIRST, WINDOW_MAX};
 
 /// Room in a stream's send queue: two full messages, so that one is always ready while the next is read.
 pub(super) const QUEUE_MAX: usize = 128 * 1024;
+/// Room while the session's queues are under [`QUEUES_LOW`], as with one stream: two full messages are read at once.
+pub(super) const QUEUE_ALONE: usize = 2 * QUEUE_MAX;
+/// Bytes queued over all streams above which each has only [`QUEUE_MAX`]: what is queued should stay in the processor's cache.
+pub(super) const QUEUES_LOW: usize = QUEUE_ALONE;
 /// Room while the session's queues are over [`QUEUES_MAX`]: every stream keeps a little, so that none is shut out.
 pub(super) const QUEUE_MIN: usize = 32 * 1024;
 /// Bytes queued over all streams above which each has only [`QUEUE_MIN`].
