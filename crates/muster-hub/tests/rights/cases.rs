@@ -10,6 +10,8 @@ pub(crate) enum On {
     Org,
     Project,
     Device,
+    /// A project and a device: whoever sees one of them only may get either.
+    Both,
 }
 
 /// One call. Path and body hold names of the target in braces; the path's are those of the route.
@@ -24,6 +26,12 @@ pub(crate) struct Case {
     pub(crate) on: On,
     pub(crate) fresh: Fresh,
     pub(crate) seen: Option<Seen>,
+    /// An archived project refuses it, whatever the grid says of the action.
+    pub(crate) shut: bool,
+    /// Those who may do it come one after another, as there is only one to do it to.
+    pub(crate) alone: bool,
+    /// What those get who may: what it would do is refused by how things stand.
+    pub(crate) but: Option<&'static str>,
 }
 
 /// How one sees that it was done: whether the page, or an item of it, has these values.
@@ -38,7 +46,7 @@ pub(crate) struct Seen {
 
 impl Case {
     const fn new(action: Option<Action>, on: On, fresh: Fresh, method: &'static str, route: &'static str) -> Self {
-        Self { action, method, route, query: "", body: "", on, fresh, seen: None }
+        Self { action, method, route, query: "", body: "", on, fresh, seen: None, shut: false, alone: false, but: None }
     }
 
     const fn with(self, body: &'static str) -> Self {
@@ -47,6 +55,22 @@ impl Case {
 
     const fn then(self, path: &'static str, has: &'static str) -> Self {
         Self { seen: Some(Seen { path, has, there: true }), ..self }
+    }
+
+    const fn shut_when_archived(self) -> Self {
+        Self { shut: true, ..self }
+    }
+
+    const fn alone(self) -> Self {
+        Self { alone: true, ..self }
+    }
+
+    const fn asking(self, query: &'static str) -> Self {
+        Self { query, ..self }
+    }
+
+    const fn but(self, code: &'static str) -> Self {
+        Self { but: Some(code), ..self }
     }
 
     const fn gone(self, path: &'static str, has: &'static str) -> Self {
@@ -79,6 +103,16 @@ const TOKEN: &str = "/v1/orgs/{org}/enrolment-tokens/{id}";
 const DEVICES: &str = "/v1/orgs/{org}/devices";
 const DEVICE: &str = "/v1/orgs/{org}/devices/{device}";
 const SESSIONS: &str = "/v1/orgs/{org}/sessions";
+const LOGO: &str = "/v1/orgs/{org}/logo";
+const TEAMS: &str = "/v1/orgs/{org}/teams";
+const TEAM: &str = "/v1/orgs/{org}/teams/{team}";
+const TEAM_MEMBER: &str = "/v1/orgs/{org}/teams/{team}/members/{email}";
+const AVATAR: &str = "/v1/orgs/{org}/teams/{team}/avatar";
+const PROJECT_TEAMS: &str = "/v1/orgs/{org}/projects/{project}/teams";
+const PROJECT_TEAM: &str = "/v1/orgs/{org}/projects/{project}/teams/{team}";
+const PROJECT_DEVICES: &str = "/v1/orgs/{org}/projects/{project}/devices";
+/// A WebP image of one pixel, as far as it is looked at; it happens to be text.
+pub(crate) const IMAGE: &str = "RIFF\u{1a}\0\0\0WEBPVP8L\u{d}\0\0\0/\0\0\0\0\0\0\0\0\0\0\0\0";
 const SESSION: &str = "/v1/orgs/{org}/sessions/{id}";
 
 #[rustfmt::skip]
@@ -89,9 +123,36 @@ pub(crate) const CASES: &[Case] = &[
     call(ManageMembers, On::Org, Fresh::Member, "DELETE", MEMBER).gone(MEMBERS, "email={email}"),
     call(ReadAudit, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/audit"),
 
+    call(ManageOrg, On::Org, Fresh::Nothing, "PATCH", ORG).with(r#"{"description":"{new}"}"#).then(ORG, "description={new}").alone(),
+    call(ManageOrg, On::Org, Fresh::Nothing, "DELETE", ORG).asking("?confirm={org}").but("conflict"),
+    Case::new(None, On::Org, Fresh::Logo, "GET", LOGO),
+    call(ManageOrg, On::Org, Fresh::Nothing, "PUT", LOGO).with(IMAGE),
+    call(ManageOrg, On::Org, Fresh::Logo, "DELETE", LOGO).gone(ORG, "logo=*").alone(),
+
+    call(SeeMembers, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/collaborators"),
+    call(SeeMembers, On::Org, Fresh::Nothing, "GET", TEAMS),
+    call(SeeMembers, On::Org, Fresh::Team, "GET", TEAM),
+    call(SeeMembers, On::Org, Fresh::Team, "GET", AVATAR),
+    call(ManageTeams, On::Org, Fresh::Nothing, "POST", TEAMS).with(r#"{"id":"{new}"}"#).then(TEAMS, "id={new}"),
+    call(ManageTeams, On::Org, Fresh::Team, "PATCH", TEAM).with(r#"{"description":"other-{new}"}"#).then(TEAM, "description=other-{new}"),
+    call(ManageTeams, On::Org, Fresh::Team, "DELETE", TEAM).gone(TEAM, "id={team}"),
+    call(ManageTeams, On::Org, Fresh::Team, "PUT", TEAM_MEMBER).then(TEAM, "members=2"),
+    call(ManageTeams, On::Org, Fresh::TeamMember, "DELETE", TEAM_MEMBER).then(TEAM, "members=1"),
+    call(ManageTeams, On::Org, Fresh::Team, "PUT", AVATAR).with(IMAGE),
+    call(ManageTeams, On::Org, Fresh::Team, "DELETE", AVATAR).gone(TEAM, "avatar=*"),
+
     all("GET", PROJECTS),
     call(CreateProject, On::Org, Fresh::Nothing, "POST", PROJECTS).with(r#"{"id":"{new}"}"#).then(PROJECTS, "id={new}"),
     call(SeeProject, On::Project, Fresh::Nothing, "GET", PROJECT),
+    call(ManageProject, On::Project, Fresh::Nothing, "PATCH", PROJECT).with(r#"{"description":"{new}"}"#)
+        .then(PROJECT, "description={new}").shut_when_archived().alone(),
+    call(ManageProject, On::Project, Fresh::Open, "POST", "/v1/orgs/{org}/projects/{project}/archive").then(PROJECT, "archived_at=*").alone(),
+    call(ManageProject, On::Project, Fresh::Archived, "POST", "/v1/orgs/{org}/projects/{project}/restore").gone(PROJECT, "archived_at=*").alone(),
+    call(AssignDevice, On::Project, Fresh::Device, "POST", PROJECT_DEVICES).with(r#"{"add":["{device}"]}"#),
+    call(AssignDevice, On::Project, Fresh::Device, "POST", PROJECT_DEVICES).with(r#"{"remove":["{device}"]}"#).gone(DEVICE, "projects={project}"),
+    call(SeeProject, On::Project, Fresh::Nothing, "GET", PROJECT_TEAMS),
+    call(ManageParticipants, On::Project, Fresh::Team, "PUT", PROJECT_TEAM).with(r#"{"role":"connect"}"#).then(PROJECT_TEAMS, "id={team} role=connect"),
+    call(ManageParticipants, On::Project, Fresh::ProjectTeam, "DELETE", PROJECT_TEAM).gone(PROJECT_TEAMS, "id={team}"),
     call(SeeProject, On::Project, Fresh::Nothing, "GET", PARTICIPANTS),
     call(ManageParticipants, On::Project, Fresh::Participant, "PUT", PARTICIPANT).with(r#"{"role":"connect"}"#)
         .then(PARTICIPANTS, "email={email} role=connect"),
@@ -108,8 +169,8 @@ pub(crate) const CASES: &[Case] = &[
     call(SeeDevices, On::Org, Fresh::Nothing, "GET", DEVICES),
     call(SeeDevices, On::Device, Fresh::Device, "GET", DEVICE),
     call(EditDevice, On::Device, Fresh::Device, "PATCH", DEVICE).with(r#"{"name":"called-{new}"}"#).then(DEVICE, "name=called-{new}"),
-    call(AssignDevice, On::Project, Fresh::Device, "PATCH", DEVICE).with(r#"{"add_projects":["{project}"]}"#),
-    call(AssignDevice, On::Project, Fresh::Device, "PATCH", DEVICE).with(r#"{"remove_projects":["{project}"]}"#).gone(DEVICE, "projects={project}"),
+    call(AssignDevice, On::Both, Fresh::Device, "PATCH", DEVICE).with(r#"{"add_projects":["{project}"]}"#),
+    call(AssignDevice, On::Both, Fresh::Device, "PATCH", DEVICE).with(r#"{"remove_projects":["{project}"]}"#).gone(DEVICE, "projects={project}"),
     call(DeleteDevice, On::Device, Fresh::Device, "DELETE", DEVICE).gone(DEVICE, ""),
     call(DeleteUnadmitted, On::Device, Fresh::Pending, "DELETE", DEVICE).gone(DEVICE, ""),
     call(DecideDevice, On::Device, Fresh::Pending, "POST", "/v1/orgs/{org}/devices/{device}/admit").then(DEVICE, "admission=admitted"),
@@ -147,6 +208,7 @@ pub(crate) const WITHOUT_A_ROLE: &[(&str, &str, &str)] = &[
     ("DELETE", "/v1/tokens/{id}", "one's own tokens"),
     ("GET", "/v1/orgs", "one's own organizations"),
     ("POST", "/v1/orgs", "everybody with an account may make one"),
+    ("POST", "/v1/orgs/{org}/leave", "one's own membership: whoever has one may go"),
     ("GET", "/v1/sessions/{id}/client", "the ticket is the right"),
     ("GET", "/v1/sessions/{id}/device", "the ticket and the device's key are the right"),
 ];

@@ -8,7 +8,7 @@ use crate::caller::{Answer, Caller};
 use crate::cases::{CASES, Case};
 use crate::matrix;
 use crate::stage::Stage;
-use crate::targets::{Target, fresh};
+use crate::targets::{Target, fresh, place_of};
 
 async fn play(caller: &Caller, case: &Case, target: &Target) -> Answer {
     matrix::play(caller, case, target).await.unwrap()
@@ -55,7 +55,7 @@ async fn ids_of_another_organization_answer_like_ids_of_nothing() {
     eve.post("/v1/orgs", json!({ "id": "evil" })).await;
     let mut pairs = 0;
     for case in CASES {
-        let real = fresh(&stage, case.fresh, "vault").await;
+        let real = fresh(&stage, case.fresh, place_of(case.fresh)).await;
         // From outside, the organization itself is not there.
         let mut nowhere = real.clone();
         nowhere.insert("org", "acne".into());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::caller::{Answer, Caller};
 use crate::cases::CASES;
 use crate::stage::{Stage, so_many};
-use crate::targets::{Fresh, Target, filled, fresh};
+use crate::targets::{Fresh, Target, filled, fresh, place_of};
 use crate::told::{self, Told, example, fields, followed};
 
 /// One request and what it must be answered with.
@@ -26,7 +26,8 @@ struct Attack {
 /// Something for each route to act on, so that it comes as far as to read what is hostile.
 async fn target(stage: &Arc<Stage>, told: &Told) -> Target {
     let case = CASES.iter().find(|case| case.method == told.method && case.route == told.path);
-    let mut target = fresh(stage, case.map_or(Fresh::Nothing, |case| case.fresh), "vault").await;
+    let what = case.map_or(Fresh::Nothing, |case| case.fresh);
+    let mut target = fresh(stage, what, place_of(what)).await;
     for (name, value) in [("id", "none"), ("request", "0123456789abcdef0123456789abcdef")] {
         target.entry(name).or_insert_with(|| value.to_owned());
     }

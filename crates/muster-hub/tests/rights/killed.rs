@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::caller::{Answer, Caller};
@@ -16,7 +17,7 @@ use crate::matrix::{is_done, play};
 use crate::process::Process;
 use crate::records::{self, Event};
 use crate::stage::{SOON, Stage, email, so_many, together};
-use crate::targets::{Target, fresh};
+use crate::targets::{Fresh, Target, fresh};
 
 /// Kills, spread over the time that all calls take.
 const KILLS: u32 = 16;
@@ -43,9 +44,29 @@ struct Tally {
     unanswered: usize,
 }
 
+/// A target that no other call of the round touches.
+async fn target(stage: &Stage, case: &Case) -> Target {
+    let archived = case.fresh == Fresh::Archived;
+    if !archived && case.fresh != Fresh::Open {
+        return fresh(stage, case.fresh, "vault").await;
+    }
+    let target = fresh(stage, Fresh::Nothing, "vault").await;
+    let project = &target["new"];
+    stage.owner.post("/v1/orgs/acme/projects", json!({ "id": project })).await;
+    if archived {
+        stage.owner.post(&format!("/v1/orgs/acme/projects/{project}/archive"), json!({})).await;
+    }
+    Target::from([("project", project.clone()), ("org", "acme".into())])
+}
+
+/// Calls that can be told from each other afterwards: all that change something, but for a second one on the same logo.
+fn can_be_told(case: &Case) -> bool {
+    case.changes() && case.but.is_none() && case.fresh != Fresh::Logo
+}
+
 async fn calls(stage: &Stage) -> Vec<Call> {
     let mut calls = Vec::new();
-    for (n, case) in CASES.iter().enumerate().filter(|(_, case)| case.changes()) {
+    for (n, case) in CASES.iter().enumerate().filter(|(_, case)| can_be_told(case)) {
         // An owner of the organization who is also in the project.
         let name: &'static str = format!("killer-{n}").leak();
         let standing = Standing { name, part: "admin", ..STANDINGS[0] };
@@ -57,8 +78,8 @@ async fn calls(stage: &Stage) -> Vec<Call> {
 /// Sends every call, and gives what came back until the hub was killed, `kill_after` the first byte.
 async fn round<'a>(stage: &Arc<Stage>, calls: &'a [Call], hub: Process, kill_after: Option<Duration>) -> (Vec<Sent<'a>>, Duration) {
     let prepared = calls.iter().map(|call| {
-        let (stage, what) = (Arc::clone(stage), call.case.fresh);
-        async move { fresh(&stage, what, "vault").await }
+        let (stage, case) = (Arc::clone(stage), call.case);
+        async move { target(&stage, case).await }
     });
     let targets = together(prepared.collect()).await;
     // Handshakes are no changes: they come first.

@@ -191,11 +191,29 @@ impl Stage {
         }
     }
 
-    /// Archives the project that is meant to be, or opens it for preparations.
-    pub(crate) async fn archive(&self, archived: bool) {
-        let sql = "UPDATE projects SET archived_at = ?1 WHERE org = 'acme' AND id = 'attic'";
-        let work = move |tx: &rusqlite::Transaction<'_>| tx.execute(sql, [archived.then_some(1)]);
+    /// A member who waits to be acted on.
+    pub(crate) fn member(&self) -> String {
+        self.members.lock().unwrap().pop().expect("enough members were made")
+    }
+
+    pub(crate) async fn set_archived(&self, place: &str, archived: bool) {
+        let (sql, place) = ("UPDATE projects SET archived_at = ?1 WHERE org = 'acme' AND id = ?2", place.to_owned());
+        let work = move |tx: &rusqlite::Transaction<'_>| tx.execute(sql, (archived.then_some(1), place));
         assert_eq!(self.write(work).await, 1);
+    }
+
+    /// Archives the project that is meant to be, or opens it for preparations; all others are open.
+    /// What lives by an archived project has ended when this returns.
+    pub(crate) async fn archive(&self, archived: bool) {
+        for (place, _) in PLACES {
+            self.set_archived(place, archived && place == "attic").await;
+        }
+        let living = "SELECT count(*) FROM sessions WHERE project = 'attic' AND ended_at IS NULL";
+        let end = tokio::time::Instant::now() + SOON;
+        while archived && self.write(|tx| tx.query_row(living, [], |row| row.get::<_, i64>(0))).await > 0 {
+            assert!(tokio::time::Instant::now() < end, "sessions of an archived project live on");
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -212,7 +230,7 @@ impl LinkedDevice {
             let (_client, mut linked) = (client, Some(linked));
             while let Ok(event) = events.poll().await {
                 if let Event::Incoming(Packet::SubAck(_)) = event {
-                    drop(linked.take().map(|linked| linked.send(())));
+                    let _ = linked.take().map(|linked| linked.send(()));
                 }
             }
         });

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
+use crate::cases::IMAGE;
 use crate::stage::Stage;
 
 /// What a call needs to act on.
@@ -27,6 +28,18 @@ pub(crate) enum Fresh {
     Member,
     /// A viewer of the organization who has `view` in the place.
     Participant,
+    /// A team with an avatar and one person in it; and a viewer who is not in it.
+    Team,
+    /// A team, and the one of its two people who is no collaborator.
+    TeamMember,
+    /// A team that has `view` in the place.
+    ProjectTeam,
+    /// The organization has a logo.
+    Logo,
+    /// The place is not archived.
+    Open,
+    /// The place is archived.
+    Archived,
     /// An enrolment token that admits by itself.
     AutoToken,
     /// An enrolment token that leaves devices pending.
@@ -69,13 +82,23 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
             target.insert("id", text(&ticket, "session"));
         }
         Fresh::Member | Fresh::Participant => {
-            let email = stage.members.lock().unwrap().pop().expect("enough members were made");
+            let email = stage.member();
             if what == Fresh::Participant {
                 let path = format!("/v1/orgs/acme/projects/{place}/participants/{email}");
                 stage.owner.put(&path, json!({ "role": "view" })).await;
             }
             target.insert("email", email);
         }
+        Fresh::Team | Fresh::TeamMember | Fresh::ProjectTeam => {
+            team(stage, what, place, &new).await;
+            target.insert("team", new);
+            target.insert("email", stage.member());
+            if what == Fresh::TeamMember {
+                stage.owner.put(&format!("/v1/orgs/acme/teams/{}/members/{}", target["team"], target["email"]), json!({})).await;
+            }
+        }
+        Fresh::Logo => drop(stage.owner.send("PUT", "/v1/orgs/acme/logo", IMAGE).await.ok()),
+        Fresh::Open | Fresh::Archived => stage.set_archived(place, what == Fresh::Archived).await,
         Fresh::AutoToken | Fresh::ManualToken => {
             let admit = if what == Fresh::AutoToken { "auto" } else { "manual" };
             let made = stage.owner.post("/v1/orgs/acme/enrolment-tokens", json!({ "admit": admit })).await;
@@ -83,6 +106,21 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
         }
     }
     target
+}
+
+/// The project where it is made, for those who need only one: what makes it archived must not archive the others'.
+pub(crate) fn place_of(what: Fresh) -> &'static str {
+    if what == Fresh::Archived { "attic" } else { "vault" }
+}
+
+/// A team with an avatar and one person in it.
+async fn team(stage: &Stage, what: Fresh, place: &str, id: &str) {
+    stage.owner.post("/v1/orgs/acme/teams", json!({ "id": id })).await;
+    stage.owner.send("PUT", &format!("/v1/orgs/acme/teams/{id}/avatar"), IMAGE).await.ok();
+    stage.owner.put(&format!("/v1/orgs/acme/teams/{id}/members/{}", stage.member()), json!({})).await;
+    if what == Fresh::ProjectTeam {
+        stage.owner.put(&format!("/v1/orgs/acme/projects/{place}/teams/{id}"), json!({ "role": "view" })).await;
+    }
 }
 
 /// A device asks for a place on the list, with a new key.
