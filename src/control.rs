@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proto::Millis;
-use muster_proto::id::{DeviceUid, OrgId};
+use muster_proto::id::{DeviceUid, OrgId, RunId};
 use muster_proto::mqtt::DeviceEvent;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -18,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::certificate::Validity;
-use crate::daemon::{Daemon, LinkStatus, SessionStatus};
+use crate::daemon::{Daemon, LinkStatus, RunStatus, SessionStatus};
 use crate::log::warn;
 
 /// Longest line.
@@ -40,6 +40,11 @@ pub(crate) enum Ask {
     Event {
         /// What.
         event: DeviceEvent,
+    },
+    /// A run's supervisor has written reports.
+    Run {
+        /// Which.
+        run: RunId,
     },
 }
 
@@ -74,6 +79,9 @@ pub(crate) struct Status {
     pub policy_fault: Option<String>,
     /// Open sessions.
     pub sessions: Vec<SessionStatus>,
+    /// Commands that run.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
 }
 
 /// Makes a socket that only our user can open. A dead one in its place is removed; a live one is another daemon.
@@ -133,6 +141,11 @@ async fn answer(daemon: &Daemon, mut stream: UnixStream) -> io::Result<()> {
             daemon.report_event(event);
             b"{}".to_vec()
         }
+        Ok(Ask::Run { run }) => {
+            daemon.outgoing().more(&run);
+            daemon.to_send.notify_one();
+            b"{}".to_vec()
+        }
         Err(error) => serde_json::to_vec(&serde_json::json!({"error": error.to_string()}))?,
     };
     reply.push(b'\n');
@@ -161,6 +174,7 @@ fn status(daemon: &Daemon) -> Status {
         spool_fault,
         policy_fault: crate::policy::load(&daemon.config.policy).err(),
         sessions: daemon.sessions(),
+        runs: daemon.runs(),
     }
 }
 

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use muster_link::dial::{Dialer, Proxy};
 use muster_link::tls::Clock;
 use muster_proto::Millis;
-use muster_proto::id::SessionId;
+use muster_proto::id::{RunId, SessionId};
 use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
+use muster_proto::run::RunOrder;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Config;
 use crate::log::{debug, warn};
+use crate::runs::outgoing::Outgoing;
 use crate::spool::Spool;
 use crate::state::{Enrolled, LinkState, State};
 
@@ -86,6 +88,39 @@ pub(crate) struct SessionStatus {
     pub pid: u32,
 }
 
+/// A command that runs, for `musterd status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RunStatus {
+    /// Which.
+    pub run: RunId,
+    /// Who.
+    pub user: String,
+    /// In the name of which project.
+    pub project: String,
+    /// The command, cut.
+    pub command: String,
+    /// Since when.
+    pub since: Millis,
+}
+
+/// What the runs' task is told.
+#[derive(Debug)]
+pub(crate) enum RunCommand {
+    /// By the hub.
+    Order {
+        /// Which run.
+        run: RunId,
+        /// What.
+        order: Box<RunOrder>,
+        /// When it came, by the steady clock.
+        arrived: Duration,
+        /// How long it was good for then, as the broker said.
+        left: Option<Duration>,
+    },
+    /// End all runs, and why.
+    EndAll(&'static str),
+}
+
 /// What the workers' task is told.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -124,6 +159,8 @@ pub(crate) struct Daemon {
     /// How often to sample; the hub's wish within the device's bounds.
     pub pace: watch::Sender<Pace>,
     orders: mpsc::Sender<Command>,
+    run_orders: mpsc::Sender<RunCommand>,
+    outgoing: Mutex<Outgoing>,
     stop: watch::Sender<bool>,
     spool: Mutex<Spool>,
     changing: Mutex<Changing>,
@@ -145,6 +182,7 @@ struct Changing {
     link: LinkStatus,
     link_state: LinkState,
     sessions: BTreeMap<SessionId, SessionStatus>,
+    runs: BTreeMap<RunId, RunStatus>,
     events: VecDeque<DeviceEvent>,
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
@@ -155,13 +193,14 @@ struct Changing {
 }
 
 impl Daemon {
-    /// The shared part, and the orders' receiving end for the workers' task.
-    pub(crate) fn new(config: Config, config_path: Option<PathBuf>) -> (Self, mpsc::Receiver<Command>) {
+    /// The shared part, and the orders' receiving ends for the workers' and the runs' task.
+    pub(crate) fn new(config: Config, config_path: Option<PathBuf>) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
         let state = State::at(&config.state_dir);
         let (link_state, clock) = (state.link(), state.clock());
         let boot = crate::random::boot();
         let spool = Spool::open(config.state_dir.join("spool"), config.spool_max, boot.clone());
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let (run_orders, run_receiver) = mpsc::channel(ORDERS_MAX);
         let pace = Pace { sample_every: config.sample_every, publish_every: config.publish_every, watch_until: None };
         let daemon = Self {
             clock,
@@ -172,6 +211,8 @@ impl Daemon {
             reload: Notify::new(),
             pace: watch::Sender::new(pace),
             orders,
+            run_orders,
+            outgoing: Mutex::default(),
             stop: watch::Sender::new(false),
             spool: Mutex::new(spool),
             changing: Mutex::new(Changing {
@@ -180,6 +221,7 @@ impl Daemon {
                 believed_until: 0,
                 link_state,
                 sessions: BTreeMap::new(),
+                runs: BTreeMap::new(),
                 events: VecDeque::new(),
                 own: BTreeMap::new(),
                 last_sample: None,
@@ -188,7 +230,7 @@ impl Daemon {
             config,
             config_path,
         };
-        (daemon, receiver)
+        (daemon, receiver, run_receiver)
     }
 
     fn changing(&self) -> MutexGuard<'_, Changing> {
@@ -284,8 +326,18 @@ impl Daemon {
         }
     }
 
-    /// Ends all sessions now.
+    /// Hands an order to the runs' task. An order that finds the queue full is lost, and expires at the hub.
+    pub(crate) fn order_run(&self, run: RunId, order: RunOrder, left: Option<Duration>) {
+        if self.run_orders.try_send(RunCommand::Order { run, order: Box::new(order), arrived: steady_clock(), left }).is_err() {
+            warn!("too many orders for runs at once; one is dropped");
+        }
+    }
+
+    /// Ends all sessions and runs now.
     pub(crate) fn end_sessions(&self, reason: &'static str) {
+        if self.run_orders.try_send(RunCommand::EndAll(reason)).is_err() {
+            warn!("too many orders for runs at once; the runs end with their time");
+        }
         if self.orders.try_send(Command::EndAll(reason)).is_err() {
             warn!("too many session orders at once; the sessions end with the hub's relay");
         }
@@ -393,6 +445,28 @@ impl Daemon {
     pub(crate) fn remove_session(&self, session: &SessionId) {
         self.changing().sessions.remove(session);
     }
+
+    // ---- Runs --------------------------------------------------------------------------------------------------
+
+    /// Reports of runs that wait for the hub. Held for moments.
+    pub(crate) fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commands that run.
+    pub(crate) fn runs(&self) -> Vec<RunStatus> {
+        self.changing().runs.values().cloned().collect()
+    }
+
+    /// A command runs.
+    pub(crate) fn add_run(&self, status: RunStatus) {
+        self.changing().runs.insert(status.run.clone(), status);
+    }
+
+    /// A command is over.
+    pub(crate) fn remove_run(&self, run: &RunId) {
+        self.changing().runs.remove(run);
+    }
 }
 
 /// The proxy of the configuration, parsed.
@@ -412,4 +486,9 @@ pub(crate) fn wall_clock() -> Millis {
 /// Since the machine's start, sleep included. Never set by anybody.
 pub(crate) fn steady_clock() -> Duration {
     Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).unwrap_or_default()
+}
+
+/// The same in milliseconds.
+pub(crate) fn steady_millis() -> Millis {
+    Millis::try_from(steady_clock().as_millis()).unwrap_or(Millis::MAX)
 }

@@ -13,6 +13,7 @@ use crate::enrol::Enrolment;
 use crate::log::error;
 use crate::settings::Mistakes;
 
+mod account;
 mod certificate;
 mod config;
 mod control;
@@ -21,6 +22,7 @@ mod daemon;
 mod doctor;
 mod enrol;
 mod facts;
+mod job;
 mod log;
 mod metrics;
 mod mqtt;
@@ -29,9 +31,11 @@ mod policy;
 mod random;
 mod renew;
 mod run;
+mod runs;
 mod serial;
 mod session;
 mod settings;
+mod signals;
 mod spool;
 mod state;
 mod status;
@@ -80,6 +84,12 @@ enum Command {
     /// Serves one remote session; started by the daemon, with the order on standard input
     #[command(hide = true)]
     Session,
+    /// Supervises one run; started by the daemon on the run's folder
+    #[command(hide = true)]
+    RunJob {
+        /// The folder
+        folder: PathBuf,
+    },
     /// Checks the configuration and the policy, and names all mistakes
     CheckConfig,
     /// Prints an example of the configuration or of the policy
@@ -98,6 +108,7 @@ fn main() -> ExitCode {
     match cli.command {
         // Has all it needs in its order, and must start quickly.
         Command::Session => return session::run(),
+        Command::RunJob { folder } => return job::run(folder),
         Command::ExampleConfig { which } => {
             print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
             return ExitCode::SUCCESS;
@@ -129,7 +140,7 @@ fn main() -> ExitCode {
         Command::Run => runtime.block_on(run::run(config, cli.config)),
         Command::Status { json } => status::run(&config, json),
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
-        Command::Session | Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
+        Command::Session | Command::RunJob { .. } | Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
     };
     // A name that is being looked up must not hold up the end.
     runtime.shutdown_background();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use muster_link::dial::{Dialer, Endpoint};
 use muster_proto::backoff::Backoff;
+use muster_proto::id::RunId;
 use muster_proto::limits::{BACKOFF_FIRST, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
 use muster_proto::mqtt::{DeviceEvent, Heartbeat, Presence, encode};
 use muster_proto::topic::{Topic, Up, down_filter};
@@ -166,6 +167,8 @@ struct Link<'a> {
     unheard: Vec<DeviceEvent>,
     /// A batch reached the broker while nobody listened: sent again when the next one is due.
     batch_unheard: bool,
+    /// Reports of runs that wait for theirs.
+    reports: BTreeMap<u16, RunId>,
     /// When the oldest unanswered message is overdue.
     ack_by: Option<Instant>,
     ping_by: Option<Instant>,
@@ -197,6 +200,7 @@ impl<'a> Link<'a> {
             waiting: VecDeque::new(),
             unheard: Vec::new(),
             batch_unheard: false,
+            reports: BTreeMap::new(),
             ack_by: None,
             ping_by: None,
             topics: Topics {
@@ -330,23 +334,29 @@ impl<'a> Link<'a> {
         let daemon = self.daemon;
         // The first heartbeat soon, so that the list is right; then evenly, spread over the fleet.
         let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
-        let mut usage = true;
+        let (mut usage, mut turned_at) = (true, steady_clock());
         loop {
+            self.still_awake(turned_at)?;
             usage &= !std::mem::take(&mut self.batch_unheard);
             if daemon.take_usage_due() {
                 usage = true;
                 self.waiting.extend(self.unheard.drain(..));
+                daemon.outgoing().release();
             }
             self.send_events()?;
+            self.send_reports()?;
             if usage && self.batch.is_none() {
                 usage = self.send_usage()?;
             }
             self.flush(wire).await?;
             let overdue = [self.ack_by, self.ping_by].into_iter().flatten().min();
             let wake_at = overdue.map_or(heartbeat_at, |overdue| overdue.min(heartbeat_at));
+            turned_at = steady_clock();
             tokio::select! {
                 bytes = wire.read() => {
-                    for incoming in self.protocol.receive(&bytes?)? {
+                    let bytes = bytes?;
+                    self.still_awake(turned_at)?;
+                    for incoming in self.protocol.receive(&bytes)? {
                         self.heard(incoming)?;
                     }
                 }
@@ -366,6 +376,15 @@ impl<'a> Link<'a> {
                 },
             }
         }
+    }
+
+    /// Ends a link on which nothing moved for longer than it can: what lies in our own kernel since then may be void by now,
+    /// and nobody would tell. It is not acknowledged, so the broker still has it, and brings it again with the time that is left.
+    fn still_awake(&self, turned_at: Duration) -> Result<(), End> {
+        if steady_clock().saturating_sub(turned_at) > self.heartbeat_every * 2 + PING_TIMEOUT {
+            return Err(End::lost("this device slept, or was held up"));
+        }
+        Ok(())
     }
 
     /// Whether the disk holds another identity than the one of this link. A renewed certificate is the same identity.
@@ -398,6 +417,7 @@ impl<'a> Link<'a> {
 
     /// What was under way when the link ended and has to be sent again. Samples are still in the spool.
     fn give_back(&mut self) {
+        self.daemon.outgoing().give_back();
         let events = std::mem::take(&mut self.unheard).into_iter().chain(std::mem::take(&mut self.events).into_values());
         self.daemon.return_events(events.chain(std::mem::take(&mut self.waiting)).collect::<Vec<_>>().into_iter());
     }
@@ -454,6 +474,16 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
+    fn send_reports(&mut self) -> Result<(), End> {
+        while let Some((run, bytes)) = self.daemon.outgoing().next() {
+            let topic = Topic::Up(self.enrolled.identity.uid.clone(), Up::Run(run.clone())).to_string();
+            let packet_id = self.protocol.publish(&topic, bytes, false)?;
+            self.reports.insert(packet_id, run);
+            self.ack_by.get_or_insert(Instant::now() + ACK_TIMEOUT);
+        }
+        Ok(())
+    }
+
     /// Sends the oldest samples. Whether there may be more.
     fn send_usage(&mut self) -> Result<bool, End> {
         let Some((batch, bytes)) = batch::next(&mut self.daemon.spool()) else { return Ok(false) };
@@ -485,7 +515,7 @@ impl<'a> Link<'a> {
             Incoming::Goodbye(refusal) => return Err(End::refused("the hub ended the link", &refusal)),
             Incoming::Pong => self.ping_by = None,
             Incoming::Acknowledged { packet_id, taken } => self.acknowledged(packet_id, taken)?,
-            Incoming::Message { topic, payload, retained } => orders::take(self.daemon, self.enrolled, &topic, &payload, retained)?,
+            Incoming::Message { topic, payload, kept } => orders::take(self.daemon, self.enrolled, &topic, &payload, kept)?,
             Incoming::Connected { .. } | Incoming::Subscribed { .. } => {}
         }
         Ok(())
@@ -515,8 +545,14 @@ impl<'a> Link<'a> {
                 Taken::Never => warn!("the hub calls an event invalid; it is dropped"),
                 _ => {}
             }
+        } else if let Some(run) = self.reports.remove(&packet_id) {
+            if taken == Taken::Never {
+                warn!("the hub calls a report of run {run} invalid; it is left out");
+            }
+            let mut outgoing = self.daemon.outgoing();
+            if taken == Taken::Unheard { outgoing.unheard(&run) } else { outgoing.acknowledged(&run) }
         }
-        let under_way = self.batch.is_some() || !self.events.is_empty();
+        let under_way = self.batch.is_some() || !self.events.is_empty() || !self.reports.is_empty();
         self.ack_by = under_way.then(|| Instant::now() + ACK_TIMEOUT);
         Ok(())
     }

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 
 use muster_proto::Millis;
 use muster_proto::api::ProjectRole;
+use muster_proto::run::RunStart;
 
 use crate::settings::{Mistakes, Section, Settings};
 
 mod file;
 mod places;
+mod run;
 
 pub(crate) use file::{Watched, check, load};
 use places::{HostRule, Window};
@@ -30,6 +32,7 @@ pub(crate) const ROOT: &str = "root";
 pub(crate) struct Policy {
     terminal: bool,
     terminal_users: Vec<String>,
+    run: run::Rules,
     tcp: Vec<HostRule>,
     unix: Vec<String>,
     roles: Vec<String>,
@@ -43,6 +46,8 @@ pub(crate) struct Policy {
 pub(crate) struct Limits {
     /// Sessions at once.
     pub sessions: u32,
+    /// Runs at once.
+    pub runs: u32,
     /// Streams at once in one session.
     pub streams: u32,
     /// Seconds without a byte after which a session ends; none if absent.
@@ -86,6 +91,11 @@ pub(crate) enum Target<'a> {
         /// Its path.
         path: &'a str,
     },
+    /// A command.
+    Run {
+        /// The order.
+        start: &'a RunStart,
+    },
 }
 
 /// The answer.
@@ -127,12 +137,19 @@ impl Default for Policy {
         Self {
             terminal: true,
             terminal_users: Vec::new(),
+            run: run::Rules::new(true, &[]),
             tcp: HostRule::loopback(),
             unix: Vec::new(),
             roles: ["connect", "operate", "maintain", "admin"].map(str::to_owned).to_vec(),
             users: None,
             windows: Vec::new(),
-            limits: Limits { sessions: SESSIONS_DEFAULT, streams: STREAMS_DEFAULT, idle_s: None, total_s: None },
+            limits: Limits {
+                sessions: SESSIONS_DEFAULT,
+                runs: run::AT_ONCE_DEFAULT,
+                streams: STREAMS_DEFAULT,
+                idle_s: None,
+                total_s: None,
+            },
         }
     }
 }
@@ -153,12 +170,13 @@ impl Policy {
             let mut section = settings.section("terminal");
             let users = section.texts("users").unwrap_or_default();
             for user in &users {
-                if user.is_empty() || user.contains(['/', ':']) || user.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                if !is_user_name(user) {
                     section.mistake("users", format!("{user:?} is not a user's name"));
                 }
             }
             (section.flag("allow").unwrap_or(default.terminal), users)
         };
+        let run = run::Rules::read(&mut settings, run::Rules::new(terminal, &terminal_users));
         let tcp = {
             let mut section = settings.section("tcp");
             section.texts("allow").map_or(default.tcp, |rules| parsed(&mut section, "allow", &rules, HostRule::parse))
@@ -192,6 +210,7 @@ impl Policy {
             let mut section = settings.section("limits");
             let mut number = |key, low, high| section.number(key, low..=high).and_then(|n| u32::try_from(n).ok());
             Limits {
+                runs: run.at_once(),
                 sessions: number("sessions", 0, 1000).unwrap_or(SESSIONS_DEFAULT),
                 streams: number("streams", 1, i64::from(STREAMS_DEFAULT)).unwrap_or(STREAMS_DEFAULT),
                 idle_s: number("idle_s", 1, 604_800),
@@ -199,7 +218,7 @@ impl Policy {
             }
         };
         settings.finish()?;
-        Ok(Self { terminal, terminal_users, tcp, unix, roles, users, windows, limits })
+        Ok(Self { terminal, terminal_users, run, tcp, unix, roles, users, windows, limits })
     }
 
     /// How much is allowed.
@@ -216,12 +235,13 @@ impl Policy {
             return refuse("policy_user", format!("this device's policy does not name {} among its visitors", request.user));
         }
         if !self.windows.is_empty() && !self.windows.iter().any(|window| window.holds(now)) {
-            return refuse("policy_time", "this device's policy allows no session at this time of the week".into());
+            return refuse("policy_time", "this device's policy lets nobody in at this time of the week".into());
         }
         match request.target {
             Target::Session => Decision::Allow(Grant::default()),
             Target::Terminal { user } => self.decide_terminal(user, request.own_user),
             Target::Tcp { host, port } => self.decide_tcp(host, port),
+            Target::Run { start } => self.run.decide(request.role, start, request.own_user),
             Target::Unix { path } => {
                 if is_plain_path(path) && self.unix.iter().any(|allowed| allowed == path) {
                     Decision::Allow(Grant::default())
@@ -278,6 +298,10 @@ fn parsed<T>(section: &mut Section<'_>, key: &str, texts: &[String], parse: impl
             }
         })
         .collect()
+}
+
+fn is_user_name(user: &str) -> bool {
+    !user.is_empty() && !user.contains(['/', ':']) && !user.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
 /// Absolute, and the same file whichever way one reads it.
@@ -378,7 +402,7 @@ mod tests {
              [when]\nwindows = [\"mon-fri 08:00-18:00\"]\n[limits]\nsessions = 2\nidle_s = 600\n",
         )
         .unwrap();
-        assert_eq!(policy.limits(), Limits { sessions: 2, streams: STREAMS_DEFAULT, idle_s: Some(600), total_s: None });
+        assert_eq!(policy.limits(), Limits { sessions: 2, runs: 4, streams: STREAMS_DEFAULT, idle_s: Some(600), total_s: None });
         let ask = |target| Request { role: "operate", ..ask(target) };
         let cases = [
             (Target::Terminal { user: Some("operator") }, "allow"),

@@ -16,7 +16,7 @@ use crate::daemon::Daemon;
 use crate::log::{error, info, warn};
 use crate::notify::Notifier;
 use crate::state::StateError;
-use crate::{control, metrics, mqtt, renew, usage, workers};
+use crate::{control, metrics, mqtt, renew, runs, usage, workers};
 
 /// Longest stop. systemd is told to wait longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(4);
@@ -40,7 +40,7 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
         }
     };
     let metrics_socket = config.metrics_socket();
-    let (daemon, commands) = Daemon::new(config, config_path);
+    let (daemon, commands, run_commands) = Daemon::new(config, config_path);
     let daemon = Arc::new(daemon);
     if let Err(error) = daemon.state.prepare() {
         warn!("{error}; the daemon goes on, and what it cannot keep is lost at its end");
@@ -70,6 +70,7 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
     tasks.spawn(named("link", mqtt::run(Arc::clone(&daemon))));
     tasks.spawn(named("usage", usage::sampling::run(Arc::clone(&daemon))));
     tasks.spawn(named("workers", workers::run(Arc::clone(&daemon), commands)));
+    tasks.spawn(named("runs", runs::run(Arc::clone(&daemon), run_commands)));
     tasks.spawn(named("control", control::run(Arc::clone(&daemon), listener)));
     tasks.spawn(named("renewal", renew::run(Arc::clone(&daemon))));
     match metrics::bind(&metrics_socket) {

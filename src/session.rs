@@ -7,7 +7,6 @@
 //! It never decides by itself what is allowed: each stream goes through the device's policy, read anew when the file changes.
 //! It knows nothing of MQTT; what the hub should know goes to the daemon's control socket, if there is a daemon.
 
-mod account;
 mod pipe;
 mod processes;
 mod serve;
@@ -27,11 +26,12 @@ use muster_proto::session::{Side, code};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
+use crate::account::Account;
 use crate::log::{self, debug, error, info, warn};
 use crate::policy::{Decision, Limits, Request, Target, Watched};
 use crate::state::{State, write_atomic};
 use crate::worker::{Order, Report};
-use account::Account;
+
 use serve::{Server, Visitor};
 
 /// Largest order, in bytes: twice what a `down/session` message can hold.

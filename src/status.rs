@@ -83,6 +83,9 @@ fn sentences(status: &Status, now: Millis) -> String {
     for session in &status.sessions {
         say(format_args!("Session {} of {} in {} for {}.", session.session, session.user, session.project, span(now - session.since)));
     }
+    for run in &status.runs {
+        say(format_args!("Run {} of {} in {} for {}: {}", run.run, run.user, run.project, span(now - run.since), run.command));
+    }
     out
 }
 
@@ -118,6 +121,7 @@ mod tests {
             spool_fault: None,
             policy_fault: None,
             sessions: Vec::new(),
+            runs: Vec::new(),
         };
         assert_eq!(sentences(&status, 300_000), "robot-7 of acme is online at mqtts://hub:8883/ for 5 min.\nNo samples wait.\n");
         status.link = LinkStatus::NotEnrolled;

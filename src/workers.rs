@@ -262,7 +262,7 @@ async fn end_of_child(mut child: Child, session: SessionId) -> SessionId {
 
 /// A pidfd becomes readable when its process ends (pidfd_open(2)).
 #[expect(unsafe_code, reason = "tokio has no other way to wait for a descriptor of ours that is not deprecated")]
-async fn end_of_stranger(pidfd: OwnedFd, session: SessionId) -> SessionId {
+pub(crate) async fn end_of_stranger<T>(pidfd: OwnedFd, session: T) -> T {
     // SAFETY: an OwnedFd names one open descriptor as long as it lives, and the AsyncFd owns it.
     if let Ok(pidfd) = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) } {
         let _ = pidfd.readable().await;
@@ -271,7 +271,7 @@ async fn end_of_stranger(pidfd: OwnedFd, session: SessionId) -> SessionId {
 }
 
 /// Field 22 of `/proc/{pid}/stat`; `None` for a process that is gone or only waits to be collected.
-fn start_time(pid: Pid) -> Option<u64> {
+pub(crate) fn start_time(pid: Pid) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The program's name stands in parentheses and may hold anything.
     let mut fields = text.rsplit_once(") ")?.1.split_ascii_whitespace();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use muster_proto::Millis;
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::{AdmissionNotice, ConfigWish, SessionOrder, decode};
+use muster_proto::run::{RunOrder, RunStart};
 use muster_proto::topic::{Down, Topic};
 
 use super::End;
@@ -17,8 +18,17 @@ use crate::state::Enrolled;
 /// Longest watch that one wish gives: as long as the hub may ask for.
 const WATCH_MAX: Duration = Duration::from_secs(600);
 
-/// Takes one message; one that was `retained` may have been said long ago.
-pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &[u8], retained: bool) -> Result<(), End> {
+/// How the broker had kept a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// For whoever subscribes: it may have been said long ago.
+    pub(super) retained: bool,
+    /// It is void after this.
+    pub(super) expires_in: Option<Duration>,
+}
+
+/// Takes one message.
+pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &[u8], kept: Kept) -> Result<(), End> {
     let down = match topic.parse() {
         Ok(Topic::Down(uid, down)) if uid == enrolled.identity.uid => down,
         _ => {
@@ -38,14 +48,22 @@ pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &
             Err(error) => warn!("a session order is ignored: {error}"),
         },
         Down::Config => match decode::<ConfigWish>(payload, PAYLOAD_MAX) {
-            Ok(wish) => take_wish(daemon, &wish, retained),
+            Ok(wish) => take_wish(daemon, &wish, kept.retained),
             Err(error) => warn!("a configuration wish is ignored: {error}"),
         },
         Down::Admission => match decode::<AdmissionNotice>(payload, PAYLOAD_MAX) {
             Ok(notice) => return take_notice(daemon, enrolled, notice),
             Err(error) => warn!("an admission notice is ignored: {error}"),
         },
-        Down::Run(run) => warn!("run {run} is ignored: this version of the daemon runs no commands"),
+        Down::Run(run) => match RunOrder::decode(payload) {
+            Ok(RunOrder::Unknown) => debug!("an order of a later version for run {run}; ignored"),
+            Ok(order) => {
+                let (RunOrder::Start(RunStart { t, .. }) | RunOrder::Cancel { t, .. }) = &order else { return Ok(()) };
+                daemon.hub_told(*t);
+                daemon.order_run(run, order, kept.expires_in);
+            }
+            Err(error) => warn!("an order for run {run} is ignored: {error}"),
+        },
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, MqttError, Puback
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 use muster_proto::limits::{MQTT_SESSION_EXPIRY, PAYLOAD_MAX};
 
+use super::orders::Kept;
+
 /// Largest packet that we accept: the largest payload with its topic and properties.
 const PACKET_MAX: u32 = PAYLOAD_MAX as u32 + 4096;
 /// Messages that the hub may send before we have acknowledged one: orders are few.
@@ -45,8 +47,8 @@ pub(super) enum Incoming {
         topic: String,
         /// Its payload.
         payload: Vec<u8>,
-        /// It was kept for whoever subscribes, and may be old (MQTT 5, 3.3.1.3).
-        retained: bool,
+        /// How it was kept until now (MQTT 5, 3.3.1.3 and 3.3.2.3.3).
+        kept: Kept,
     },
     /// It is alive.
     Pong,
@@ -220,7 +222,11 @@ fn meaning(packet: &Packet) -> Option<Incoming> {
         }
         Packet::V5_0Publish(publish) => {
             let (topic, payload) = (publish.topic_name().to_owned(), publish.payload().as_slice().to_vec());
-            Incoming::Message { topic, payload, retained: publish.retain() }
+            let expires_in = publish.props().iter().find_map(|property| match property {
+                Property::MessageExpiryInterval(seconds) => Some(Duration::from_secs(u64::from(seconds.val()))),
+                _ => None,
+            });
+            Incoming::Message { topic, payload, kept: Kept { retained: publish.retain(), expires_in } }
         }
         Packet::V5_0Pingresp(_) => Incoming::Pong,
         Packet::V5_0Disconnect(disconnect) => {
@@ -321,11 +327,18 @@ mod tests {
         let mut protocol = connected();
         let bytes = [0x32, 7, 0, 1, b't', 0, 9, 0, b'x'];
         assert_eq!(protocol.receive(&bytes[..4]).unwrap(), []);
-        let message = |retained| Incoming::Message { topic: "t".into(), payload: b"x".to_vec(), retained };
+        let message = |retained| {
+            let kept = Kept { retained, expires_in: None };
+            Incoming::Message { topic: "t".into(), payload: b"x".to_vec(), kept }
+        };
         assert_eq!(protocol.receive(&bytes[4..]).unwrap(), [message(false)]);
         assert_eq!(protocol.take_output(), [0x40, 2, 0, 9]);
         let kept = [&[bytes[0] | 1], &bytes[1..]].concat();
         assert_eq!(protocol.receive(&kept).unwrap(), [message(true)]);
+        let expiring = [0x32, 12, 0, 1, b't', 0, 10, 5, 2, 0, 0, 2, 88, b'x'];
+        let kept = Kept { retained: false, expires_in: Some(Duration::from_secs(600)) };
+        let wanted = Incoming::Message { topic: "t".into(), payload: b"x".to_vec(), kept };
+        assert_eq!(protocol.receive(&expiring).unwrap(), [wanted]);
     }
 
     proptest! {

@@ -121,7 +121,7 @@ impl Watched {
 
     /// The limits as they are now; nothing where the policy is broken.
     pub(crate) fn limits(&mut self) -> Limits {
-        self.current().map_or(Limits { sessions: 0, streams: 0, idle_s: None, total_s: None }, Policy::limits)
+        self.current().map_or(Limits { sessions: 0, runs: 0, streams: 0, idle_s: None, total_s: None }, Policy::limits)
     }
 }
 

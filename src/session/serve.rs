@@ -17,9 +17,9 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::sync::Notify;
 
-use super::account::Account;
 use super::target::{self, Failure};
 use super::terminal::{self, Plan, Terminal};
+use crate::account::Account;
 use crate::log::{debug, info, warn};
 use crate::policy::{Decision, Dial, Grant, Request, Target, Watched};
 
@@ -188,7 +188,7 @@ impl Server {
                 }
             }
         };
-        let (code, signal) = status.map_or((None, None), terminal::outcome);
+        let (code, signal) = status.map_or((None, None), crate::signals::outcome);
         handle.ended(stream, code, signal.clone(), false);
         let read = tokio::time::timeout(SETTLE, handle.gone(stream)).await;
         if read.is_err() {

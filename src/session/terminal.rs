@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use muster_link::driver::{Input, Io, Output};
@@ -16,8 +15,9 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlo
 use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
 use tokio::process::{Child, Command};
 
-use super::account::Account;
 use super::{pipe, processes};
+use crate::account::Account;
+use crate::signals::signal_of;
 
 /// Where programs are looked for; a login shell's own files add to it.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -190,51 +190,5 @@ impl Terminal {
     /// Kills what did not go; how many there were.
     pub(super) fn kill(&self) -> usize {
         processes::signal_session(self.leader, Signal::KILL)
-    }
-}
-
-/// How a process ended, for the protocol: its code, or the signal's name.
-pub(super) fn outcome(status: std::process::ExitStatus) -> (Option<i32>, Option<String>) {
-    match status.signal() {
-        Some(number) => {
-            let name = SIGNALS.iter().find(|(_, signal)| signal.as_raw() == number);
-            (None, Some(name.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())))
-        }
-        None => (status.code(), None),
-    }
-}
-
-/// Signals that a user may send or that may end a process, by name.
-const SIGNALS: [(&str, Signal); 15] = [
-    ("HUP", Signal::HUP),
-    ("INT", Signal::INT),
-    ("QUIT", Signal::QUIT),
-    ("ILL", Signal::ILL),
-    ("ABRT", Signal::ABORT),
-    ("BUS", Signal::BUS),
-    ("FPE", Signal::FPE),
-    ("KILL", Signal::KILL),
-    ("USR1", Signal::USR1),
-    ("SEGV", Signal::SEGV),
-    ("USR2", Signal::USR2),
-    ("PIPE", Signal::PIPE),
-    ("ALRM", Signal::ALARM),
-    ("TERM", Signal::TERM),
-    ("CONT", Signal::CONT),
-];
-
-fn signal_of(name: &str) -> Option<Signal> {
-    SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, signal)| *signal)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names() {
-        assert_eq!(outcome(std::process::ExitStatus::from_raw(9)), (None, Some("KILL".into())));
-        assert_eq!(outcome(std::process::ExitStatus::from_raw(3 << 8)), (Some(3), None));
-        assert!(signal_of("WINCH").is_none() && signal_of("INT").is_some());
     }
 }

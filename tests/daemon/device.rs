@@ -138,6 +138,14 @@ impl Drop for Device {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Supervisors too; told to end, they end what they started.
+        for entry in std::fs::read_dir(self.path("state/runs")).into_iter().flatten().flatten() {
+            if let Ok(begun) = serde_json::from_slice::<Value>(&std::fs::read(entry.path().join("begun.json")).unwrap_or_default())
+                && let Some(pid) = begun["pid"].as_u64()
+            {
+                signal("TERM", u32::try_from(pid).unwrap());
+            }
+        }
     }
 }
 

@@ -9,4 +9,5 @@ mod device;
 mod enrol;
 mod hub;
 mod link;
+mod runs;
 mod sessions;

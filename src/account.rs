@@ -11,16 +11,16 @@ const SHELL: &str = "/bin/sh";
 
 /// An account of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) name: String,
-    pub(super) home: PathBuf,
-    pub(super) shell: String,
-    pub(super) is_root: bool,
+pub(crate) struct Account {
+    pub(crate) name: String,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: String,
+    pub(crate) is_root: bool,
 }
 
 impl Account {
     /// The worker's own.
-    pub(super) fn own() -> Self {
+    pub(crate) fn own() -> Self {
         let uid = rustix::process::geteuid();
         let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let account = find(&text, uid.as_raw()).unwrap_or_else(|| Self {
