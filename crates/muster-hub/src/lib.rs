@@ -23,6 +23,7 @@ pub mod mqtt;
 pub mod openapi;
 pub mod peer;
 pub mod presence;
+pub mod query;
 pub mod quickstart;
 pub mod random;
 pub mod relay;
