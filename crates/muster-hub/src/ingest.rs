@@ -17,7 +17,7 @@ use muster_proto::mqtt::{DeviceEvent, Heartbeat, PayloadError, Presence as Prese
 use muster_proto::topic::Up;
 
 use gather::{Batch, Gather};
-pub use live::{Counts, Live, LiveDevice};
+pub use live::{Counts, Live, LiveDevice, Look, Seen};
 
 use crate::clock;
 use crate::metrics::{Counter, Metrics};

@@ -283,6 +283,15 @@ impl Relay {
         self.lock().values().filter(|live| live.uid == *uid).count()
     }
 
+    /// How many sessions each device has that has any.
+    pub fn counts(&self) -> HashMap<DeviceUid, usize> {
+        let mut counts = HashMap::new();
+        for live in self.lock().values() {
+            *counts.entry(live.uid.clone()).or_insert(0) += 1;
+        }
+        counts
+    }
+
     /// Whose leg may attach: checks the ticket and gives the device that the session is with.
     ///
     /// # Errors

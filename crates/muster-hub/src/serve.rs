@@ -31,6 +31,7 @@ use crate::listener;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
+use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::standings::Standings;
 use crate::state::{Admissions, App, AppState, Endpoints};
@@ -102,6 +103,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
     let standings = Standings::of(&store);
+    let registry = Registry::open(&store).await?;
     let metrics = Metrics::default();
     let meter = Meter::start(store.clone(), &config, &metrics).await?;
     let options =
@@ -120,6 +122,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         config,
         store,
         standings,
+        registry,
         ca,
         endpoints,
         metrics,

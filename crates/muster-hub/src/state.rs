@@ -15,6 +15,7 @@ use crate::ingest::Ingest;
 use crate::lapse::Lapses;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Lanes};
+use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::standings::Standings;
 use crate::store::Store;
@@ -31,6 +32,8 @@ pub struct App {
     pub store: Store,
     /// What people have in organizations.
     pub standings: Standings,
+    /// The device list, as filters and orders look at it.
+    pub registry: Registry,
     /// The certificate authority.
     pub ca: Ca,
     /// How the hub is reached.

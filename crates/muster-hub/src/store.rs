@@ -13,6 +13,7 @@ pub mod enrolment_tokens;
 pub mod enrolments;
 pub(crate) mod images;
 pub(crate) mod ledger;
+pub mod fields;
 pub mod limits;
 pub mod metering;
 mod migrate;
@@ -28,6 +29,7 @@ pub mod telemetry;
 pub mod tokens;
 pub mod touched;
 pub(crate) mod usage;
+pub mod views;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -31,6 +31,9 @@ pub fn why(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: Mi
 }
 
 fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: Millis) -> String {
+    if device.by_hand {
+        return "entered by hand, without a daemon; to bring it online, enrol it with this id: musterd enrol URL TOKEN".to_owned();
+    }
     match live.presence {
         PresenceState::Online => return "online".to_owned(),
         PresenceState::Offline | PresenceState::Never => {}
@@ -95,6 +98,9 @@ mod tests {
             projects: Default::default(),
             pairing_code: None,
             replacement: None,
+            by_hand: false,
+            labels: Vec::new(),
+            values: Vec::new(),
         }
     }
 

@@ -109,6 +109,11 @@ impl Live {
         }
     }
 
+    /// Looks at many devices without copying anything. Ingest waits meanwhile: a few hundred at once, not all.
+    pub fn look(&self) -> Look<'_> {
+        Look(self.lock())
+    }
+
     /// Whether a device is online.
     pub fn is_online(&self, uid: &DeviceUid) -> bool {
         self.lock().devices.get(uid).is_some_and(|entry| entry.presence.online)
@@ -233,6 +238,60 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A look at the memory of all devices.
+pub struct Look<'a>(MutexGuard<'a, Inner>);
+
+/// What is known of a device now, uncopied.
+#[derive(Clone, Copy)]
+pub struct Seen<'a>(&'a Entry);
+
+impl Look<'_> {
+    /// A device that was ever heard of.
+    pub fn of(&self, uid: &DeviceUid) -> Option<Seen<'_>> {
+        self.0.devices.get(uid).map(Seen)
+    }
+}
+
+impl Seen<'_> {
+    /// Whether it is there.
+    pub fn presence(&self) -> PresenceState {
+        match (self.0.presence.online, self.0.presence.reason.as_str()) {
+            (true, _) => PresenceState::Online,
+            (false, "") => PresenceState::Never,
+            (false, _) => PresenceState::Offline,
+        }
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Option<Millis> {
+        (self.presence() != PresenceState::Never).then_some(self.0.presence.since)
+    }
+
+    /// When the hub last heard from it.
+    pub fn last_seen(&self) -> Millis {
+        self.0.last_seen
+    }
+
+    /// Samples that wait on it.
+    pub fn spooled(&self) -> u64 {
+        self.0.spooled
+    }
+
+    /// A value of its newest sample.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let newest = self.0.newest.as_ref()?;
+        let at = newest.names.0.binary_search_by(|held| (**held).cmp(name)).ok()?;
+        newest.values.get(at).copied().filter(|value| !value.is_nan())
+    }
+
+    /// The values whose names begin so, by the rest of their names.
+    pub fn values<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = (&'s str, f64)> {
+        let newest = self.0.newest.as_ref();
+        let all = newest.into_iter().flat_map(|newest| newest.names.0.iter().zip(&newest.values));
+        all.filter_map(move |(name, value)| Some((name.strip_prefix(prefix)?, *value))).filter(|(_, value)| !value.is_nan())
     }
 }
 

@@ -93,7 +93,7 @@ pub fn order(text: &str, schema: &Schema<'_>) -> Result<Vec<SortBy>, QueryError>
 
 impl SortBy {
     /// What a row is ordered by.
-    pub fn key<'a>(&self, row: &'a impl Row) -> Key<'a> {
+    pub fn key<'a>(&self, row: &impl Row<'a>) -> Key<'a> {
         match row.value(&self.column) {
             Value::Absent => Key::Absent,
             Value::Bool(value) => Key::Bool(value),

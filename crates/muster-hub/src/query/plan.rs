@@ -31,10 +31,10 @@ pub enum Value<'a> {
     Bool(bool),
 }
 
-/// A row of the list.
-pub trait Row {
+/// A row of the list, with texts that live for `'a`.
+pub trait Row<'a> {
     /// What it has in a column.
-    fn value(&self, column: &Column) -> Value<'_>;
+    fn value(&self, column: &Column) -> Value<'a>;
 }
 
 /// A checked filter.
@@ -83,7 +83,7 @@ impl Plan {
     }
 
     /// Whether a row passes.
-    pub fn passes(&self, row: &impl Row) -> bool {
+    pub fn passes<'a>(&self, row: &impl Row<'a>) -> bool {
         self.0.passes(row)
     }
 
@@ -94,7 +94,7 @@ impl Plan {
 }
 
 impl Node {
-    fn passes(&self, row: &impl Row) -> bool {
+    fn passes<'a>(&self, row: &impl Row<'a>) -> bool {
         match self {
             Self::All(all) => all.iter().all(|node| node.passes(row)),
             Self::Any(any) => any.iter().any(|node| node.passes(row)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use muster_proto::Millis;
-use muster_proto::api::Admission;
+use muster_proto::api::{Admission, FieldKind};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId, Serial};
 use muster_proto::mqtt::Facts;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
@@ -45,6 +45,25 @@ pub struct DeviceRow {
     pub pairing_code: Option<String>,
     /// The newest key that asks to take the row over: its pairing code.
     pub replacement: Option<String>,
+    /// Entered by hand, and no key has spoken for it yet.
+    pub by_hand: bool,
+    /// Labels, sorted.
+    pub labels: Vec<String>,
+    /// Values of custom fields, in the order of the fields.
+    pub values: Vec<FieldValue>,
+}
+
+/// A device's value in a custom field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldValue {
+    /// The field's number.
+    pub field: i64,
+    /// The field's key.
+    pub key: String,
+    /// What it holds.
+    pub kind: FieldKind,
+    /// The value in its canonical text.
+    pub value: String,
 }
 
 /// The columns of [`device`], for queries on `devices d`.
@@ -52,7 +71,11 @@ const COLUMNS: &str = "d.uid, d.org, d.serial, d.name, d.admission, d.reason, d.
      d.admitted_at, d.certificate_expires_at,
      (SELECT group_concat(p.project) FROM device_projects p WHERE p.uid = d.uid),
      (SELECT e.pairing_code FROM enrolments e WHERE e.uid = d.uid AND e.state = 'pending' ORDER BY e.created_at DESC LIMIT 1),
-     (SELECT e.pairing_code FROM enrolments e WHERE e.uid = d.uid AND e.state = 'replacement' ORDER BY e.created_at DESC LIMIT 1)";
+     (SELECT e.pairing_code FROM enrolments e WHERE e.uid = d.uid AND e.state = 'replacement' ORDER BY e.created_at DESC LIMIT 1),
+     d.by_hand,
+     (SELECT json_group_array(l.label ORDER BY l.label) FROM device_labels l WHERE l.uid = d.uid),
+     (SELECT json_group_array(json_array(f.id, f.key, f.kind, v.value) ORDER BY f.id)
+      FROM device_values v JOIN fields f ON f.id = v.field WHERE v.uid = d.uid)";
 
 fn device(row: &Row<'_>) -> rusqlite::Result<Result<DeviceRow>> {
     let (uid, org, serial): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
@@ -61,6 +84,7 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Result<DeviceRow>> {
     let (created_at, decided_at, decided_by) = (row.get(8)?, row.get(9)?, row.get(10)?);
     let (admitted_at, certificate_expires_at) = (row.get(11)?, row.get(12)?);
     let (pairing_code, replacement) = (row.get(14)?, row.get(15)?);
+    let (by_hand, labels, values): (bool, String, String) = (row.get(16)?, row.get(17)?, row.get(18)?);
     Ok((|| {
         Ok(DeviceRow {
             uid: uid.parse()?,
@@ -79,8 +103,20 @@ fn device(row: &Row<'_>) -> rusqlite::Result<Result<DeviceRow>> {
             projects: projects.iter().flat_map(|list| list.split(',')).map(str::parse).collect::<std::result::Result<_, _>>()?,
             pairing_code,
             replacement,
+            by_hand,
+            // Most devices have none.
+            labels: if labels == "[]" { Vec::new() } else { serde_json::from_str(&labels)? },
+            values: if values == "[]" { Vec::new() } else { parse_values(&values)? },
         })
     })())
+}
+
+fn parse_values(json: &str) -> Result<Vec<FieldValue>> {
+    let values: Vec<(i64, String, String, String)> = serde_json::from_str(json)?;
+    let value = |(field, key, kind, value): (i64, String, String, String)| {
+        Ok(FieldValue { field, key, kind: super::fields::parse_kind(&kind)?, value })
+    };
+    values.into_iter().map(value).collect()
 }
 
 /// An admission as it is stored.
@@ -152,6 +188,18 @@ pub fn page(connection: &Connection, org: &OrgId, after: &str, limit: usize) -> 
         connection.prepare_cached(&format!("SELECT {COLUMNS} FROM devices d WHERE d.org = ?1 AND d.uid > ?2 ORDER BY d.uid LIMIT ?3"))?;
     let rows = statement.query_map(params![org.as_str(), after, i64::try_from(limit).unwrap_or(i64::MAX)], device)?;
     rows.map(|row| row?).collect()
+}
+
+/// All devices of an organization, one after the other, in the order of their uids.
+///
+/// # Errors
+/// When the database fails, or `take` does.
+pub fn each(connection: &Connection, org: &OrgId, mut take: impl FnMut(DeviceRow) -> Result<()>) -> Result<()> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM devices d WHERE d.org = ?1 ORDER BY d.uid"))?;
+    for row in statement.query_map([org.as_str()], device)? {
+        take(row??)?;
+    }
+    Ok(())
 }
 
 /// Devices by admission, over all organizations, for the metrics.
@@ -272,6 +320,28 @@ pub fn decide(tx: &Transaction<'_>, uid: &DeviceUid, admission: Admission, reaso
     )?
     .execute(params![uid.as_str(), admission_text(admission), reason, by, now])?;
     Ok(())
+}
+
+/// Files a device that has no daemon: it belongs, and no key speaks for it. False if the serial number is listed already.
+///
+/// # Errors
+/// When the database fails.
+pub fn insert_by_hand(
+    tx: &Transaction<'_>,
+    uid: &DeviceUid,
+    org: &OrgId,
+    serial: &Serial,
+    name: &str,
+    by: &str,
+    now: Millis,
+) -> Result<bool> {
+    let made = tx
+        .prepare_cached(
+            "INSERT INTO devices (uid, org, serial, name, admission, facts, created_at, decided_at, decided_by, by_hand)
+             VALUES (?1, ?2, ?3, ?4, 'admitted', '{}', ?5, ?5, ?6, 1) ON CONFLICT (org, serial) DO NOTHING",
+        )?
+        .execute(params![uid.as_str(), org.as_str(), serial.as_str(), name, now, by])?;
+    Ok(made == 1)
 }
 
 /// Gives a device another name.

@@ -138,12 +138,20 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
     }
     enrolment_tokens::count(tx, &ask.token)?;
     let outcome = match (&listed, held.token.admit) {
+        // Entered by hand: no key dies by it, and the token's owner let in whatever it names.
+        (Some(device), AdmitRule::Auto) if device.by_hand && device.admission == Admission::Admitted => EnrolOutcome::Admitted,
         (Some(_), _) => EnrolOutcome::Replacement,
         (None, AdmitRule::Auto) => EnrolOutcome::Admitted,
         (None, AdmitRule::Manual) => EnrolOutcome::Pending,
     };
     let uid = match listed {
-        Some(device) => device.uid,
+        Some(device) => {
+            if outcome == EnrolOutcome::Admitted {
+                devices::set_facts(tx, &device.uid, &ask.facts, agent(&ask.facts))?;
+                join_project(tx, &held, &device.uid)?;
+            }
+            device.uid
+        }
         None => file_device(tx, &held, ask, now)?,
     };
     let state = match outcome {
@@ -302,6 +310,7 @@ pub(crate) fn admit_key(
     )?
     .execute(params![uid.as_str(), key])?;
     tx.prepare_cached("UPDATE enrolments SET state = 'admitted' WHERE uid = ?1 AND key = ?2")?.execute(params![uid.as_str(), key])?;
+    tx.prepare_cached("UPDATE devices SET by_hand = 0 WHERE uid = ?1 AND by_hand = 1")?.execute([uid.as_str()])?;
     Ok(())
 }
 

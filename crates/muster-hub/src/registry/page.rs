@@ -1,0 +1,217 @@
+//! A page of the list: which rows pass, in which order, from which place on.
+//!
+//! A page begins behind the last row of the one before, by that row's keys and uid: rows that come and go meanwhile neither
+//! repeat nor hide others. An order by something live, such as `-cpu`, is that of the moment; a device may move over the place.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use muster_proto::api::{Admission, PresenceState};
+use muster_proto::id::DeviceUid;
+use serde::{Deserialize, Serialize};
+
+use super::List;
+use super::entry::Entry;
+use crate::ingest::{Live, Seen};
+use crate::query::order::Kept;
+use crate::query::{Column, Key, Plan, Row, SortBy, Value};
+use crate::rights::{self, Action};
+use crate::standings::Standing;
+
+/// Rows looked at before devices may speak again.
+const AT_ONCE: usize = 256;
+
+/// Who looks, and what is known besides the list.
+#[derive(Debug)]
+pub struct Viewer<'a> {
+    /// What the person has in the organization.
+    pub standing: &'a Standing,
+    /// What devices say.
+    pub live: &'a Live,
+    /// Sessions by device.
+    pub sessions: HashMap<DeviceUid, usize>,
+}
+
+/// The last row of a page.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    #[serde(rename = "k")]
+    keys: Vec<Kept>,
+    #[serde(rename = "u")]
+    uid: DeviceUid,
+}
+
+/// What to list.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    /// Which devices.
+    pub plan: &'a Plan,
+    /// In which order.
+    pub order: &'a [SortBy],
+    /// From behind which place on.
+    pub after: Option<&'a Place>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// A page.
+#[derive(Debug)]
+pub struct Found {
+    /// The devices, in order.
+    pub uids: Vec<DeviceUid>,
+    /// How many there are on all pages.
+    pub total: usize,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Place>,
+}
+
+impl List {
+    /// One page.
+    pub fn page(&self, viewer: &Viewer<'_>, listing: &Listing<'_>) -> Found {
+        let order = listing.order;
+        // The keys of all candidates in one piece, and the candidates as their places in it.
+        let (mut keys, mut found, mut total) = (Vec::new(), Vec::<(u32, &Entry)>::new(), 0);
+        let after: Option<(Vec<Key<'_>>, &DeviceUid)> = listing
+            .after
+            .filter(|after| after.keys.len() == order.len())
+            .map(|after| (after.keys.iter().map(Kept::key).collect(), &after.uid));
+        self.each(viewer, listing.plan, |row| {
+            total += 1;
+            let begin = keys.len();
+            keys.extend(order.iter().map(|by| by.key(row)));
+            let behind =
+                after.as_ref().is_none_or(|(place, uid)| compare(order, &keys[begin..], &row.entry.uid, place, uid) == Ordering::Greater);
+            if behind {
+                found.push((u32::try_from(begin).unwrap_or(u32::MAX), row.entry));
+            } else {
+                keys.truncate(begin);
+            }
+        });
+        let by_order =
+            |a: &(u32, &Entry), b: &(u32, &Entry)| compare(order, &keys[a.0 as usize..], &a.1.uid, &keys[b.0 as usize..], &b.1.uid);
+        let more = found.len() > listing.limit;
+        if more {
+            found.select_nth_unstable_by(listing.limit, by_order);
+            found.truncate(listing.limit);
+        }
+        found.sort_unstable_by(by_order);
+        let next = found.last().filter(|_| more).map(|(begin, entry)| Place {
+            keys: keys[*begin as usize..].iter().take(order.len()).map(Key::keep).collect(),
+            uid: entry.uid.clone(),
+        });
+        Found { uids: found.into_iter().map(|(_, entry)| entry.uid.clone()).collect(), total, next }
+    }
+
+    /// All that pass, in the order of their uids.
+    pub fn matching(&self, viewer: &Viewer<'_>, plan: &Plan) -> Vec<DeviceUid> {
+        let mut uids = Vec::new();
+        self.each(viewer, plan, |row| uids.push(row.entry.uid.clone()));
+        uids
+    }
+
+    fn each<'a>(&'a self, viewer: &Viewer<'a>, plan: &Plan, mut take: impl FnMut(&Shown<'a, '_>)) {
+        let all = rights::allows(Action::SeeDevices, viewer.standing.role, None);
+        for rows in self.rows.chunks(AT_ONCE) {
+            let look = viewer.live.look();
+            for entry in rows {
+                if !all && !viewer.sees(entry) {
+                    continue;
+                }
+                let row = Shown { entry, list: self, standing: viewer.standing, live: look.of(&entry.uid), sessions: &viewer.sessions };
+                if plan.passes(&row) {
+                    take(&row);
+                }
+            }
+        }
+    }
+}
+
+/// Compares by the order's columns, then by the uid.
+fn compare(order: &[SortBy], a: &[Key<'_>], a_uid: &DeviceUid, b: &[Key<'_>], b_uid: &DeviceUid) -> Ordering {
+    let keys = order.iter().zip(a.iter().zip(b));
+    keys.map(|(by, (a, b))| by.compare(a, b)).find(|found| found.is_ne()).unwrap_or_else(|| a_uid.cmp(b_uid))
+}
+
+impl Viewer<'_> {
+    fn sees(&self, entry: &Entry) -> bool {
+        entry.projects.iter().any(|id| {
+            let role = self.standing.projects.get(id).map(|project| project.role);
+            role.is_some() && rights::allows(Action::SeeDevices, self.standing.role, role)
+        })
+    }
+}
+
+/// A row as somebody sees it now.
+struct Shown<'a, 'l> {
+    entry: &'a Entry,
+    list: &'a List,
+    standing: &'a Standing,
+    live: Option<Seen<'l>>,
+    sessions: &'l HashMap<DeviceUid, usize>,
+}
+
+impl<'a> Row<'a> for Shown<'a, '_> {
+    fn value(&self, column: &Column) -> Value<'a> {
+        let entry = self.entry;
+        let text = |text: Option<&'a str>| text.map_or(Value::Absent, Value::Text);
+        let time = |time: Option<i64>| time.map_or(Value::Absent, Value::Time);
+        let number = |number: Option<f64>| number.map_or(Value::Absent, Value::Number);
+        let presence = self.live.map_or(PresenceState::Never, |live| live.presence());
+        match column {
+            Column::Name => Value::Text(&entry.name),
+            Column::Id => Value::Text(&entry.serial),
+            Column::Uid => Value::Text(entry.uid.as_str()),
+            Column::Admission => Value::Text(match entry.admission {
+                Admission::Pending => "pending",
+                Admission::Admitted => "admitted",
+                Admission::Rejected => "rejected",
+                Admission::Revoked => "revoked",
+            }),
+            Column::Presence => Value::Text(match presence {
+                PresenceState::Online => "online",
+                PresenceState::Offline => "offline",
+                PresenceState::Never => "never",
+            }),
+            Column::Online => Value::Bool(presence == PresenceState::Online),
+            Column::Manual => Value::Bool(entry.by_hand),
+            Column::Project => {
+                let seen = entry.projects.iter().filter(|project| self.standing.projects.contains_key(project));
+                Value::List(seen.map(|project| project.as_str()).collect())
+            }
+            Column::Label => Value::List(entry.labels.iter().map(|label| &**label).collect()),
+            Column::Code => text(entry.code.as_deref()),
+            Column::Replacement => Value::Bool(entry.replacement),
+            Column::Missing => {
+                let missing =
+                    self.list.fields.iter().filter(|(id, field)| field.required && !entry.values.iter().any(|(has, _)| has == id));
+                Value::List(missing.map(|(_, field)| field.key.as_str()).collect())
+            }
+            Column::Agent => text(entry.agent.as_deref()),
+            Column::Created => Value::Time(entry.created_at),
+            Column::Admitted => time(entry.admitted_at),
+            Column::Certificate => time(entry.certificate_expires_at),
+            Column::LastSeen => time(self.live.map(|live| live.last_seen())),
+            Column::Since => time(self.live.and_then(|live| live.since())),
+            #[allow(clippy::cast_precision_loss, reason = "counts of sessions and samples are small")]
+            Column::Sessions => Value::Number(self.sessions.get(&entry.uid).copied().unwrap_or(0) as f64),
+            #[allow(clippy::cast_precision_loss, reason = "counts of sessions and samples are small")]
+            Column::Spooled => number(self.live.map(|live| live.spooled() as f64)),
+            Column::Mem => number(self.live.and_then(|live| share(live.value("mem")?, live.value("mem_total")?))),
+            Column::Disk => number(self.live.and_then(fullest)),
+            Column::Temp => number(self.live.and_then(|live| live.values("temp:").map(|(_, value)| value).max_by(f64::total_cmp))),
+            Column::Usage(name) => number(self.live.and_then(|live| live.value(name))),
+            Column::Field(id) => entry.values.iter().find(|(field, _)| field == id).map_or(Value::Absent, |(_, cell)| cell.value()),
+            Column::Fact(name) => entry.facts.iter().find(|(fact, _)| **fact == **name).map_or(Value::Absent, |(_, cell)| cell.value()),
+        }
+    }
+}
+
+fn share(part: f64, whole: f64) -> Option<f64> {
+    (whole > 0.0).then(|| part / whole)
+}
+
+/// How full the fullest mount is.
+fn fullest(live: Seen<'_>) -> Option<f64> {
+    let mounts = live.values("disk:").filter_map(|(mount, used)| share(used, live.value(&format!("disk_total:{mount}"))?));
+    mounts.max_by(f64::total_cmp)
+}
