@@ -6,16 +6,21 @@
 mod access;
 mod audit;
 mod billing;
+mod bulk;
+mod csv;
 pub(crate) mod cursor;
 mod decisions;
 mod devices;
+mod edit;
 mod enrol;
 mod enrolment_tokens;
 mod extract;
+mod fields;
 mod hub;
 mod images;
 mod layer;
 mod limits;
+mod listing;
 mod mqtt_ws;
 mod orgs;
 mod people;
@@ -24,8 +29,9 @@ mod projects;
 pub mod sessions;
 mod teams;
 mod telemetry;
-mod text;
+pub(crate) mod text;
 mod usage;
+mod views;
 mod why;
 
 use axum::Router;
@@ -87,6 +93,12 @@ methods! {
 }
 
 impl Route {
+    /// Takes larger bodies than the other routes do.
+    pub fn body_max(mut self, bytes: usize) -> Self {
+        self.handler = self.handler.layer(DefaultBodyLimit::max(bytes));
+        self
+    }
+
     /// Names it in the audit log: the layer records its refusals under this name.
     pub fn audited(mut self, action: &'static str) -> Self {
         self.action = Some(action);
@@ -104,6 +116,11 @@ pub fn routes() -> Vec<Route> {
     routes.extend(teams::routes());
     routes.extend(enrolment_tokens::routes());
     routes.extend(devices::routes());
+    routes.extend(listing::routes());
+    routes.extend(bulk::routes());
+    routes.extend(csv::routes());
+    routes.extend(fields::routes());
+    routes.extend(views::routes());
     routes.extend(decisions::routes());
     routes.extend(sessions::routes());
     routes.extend(telemetry::routes());

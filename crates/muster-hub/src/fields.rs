@@ -5,6 +5,7 @@
 use muster_proto::api::{Field, FieldKind};
 use serde_json::Value;
 
+use crate::api::text::{is_hidden, shows};
 use crate::query;
 
 /// Most custom fields of an organization.
@@ -72,7 +73,8 @@ fn check_key(key: &str) -> Result<(), String> {
 
 fn printable(what: &str, text: &str, least: usize, most: usize) -> Result<(), String> {
     let length = text.chars().count();
-    if length < least || length > most || text.chars().any(char::is_control) || text.trim() != text {
+    let hidden = text.chars().any(is_hidden) || (least > 0 && !shows(text));
+    if length < least || length > most || hidden || text.trim() != text {
         return Err(format!("{what}: it has {least} to {most} printable characters, without white space at its ends"));
     }
     Ok(())
@@ -120,7 +122,7 @@ pub fn from_text(field: &Field, given: &str) -> Result<Option<String>, String> {
         return Ok(None);
     }
     let wrong = || format!("expected {}, found {:?}", expected(field), text.chars().take(40).collect::<String>());
-    if text.chars().count() > VALUE_MAX || text.chars().any(|c| c.is_control() && !(field.kind == FieldKind::Text && c == '\n')) {
+    if text.chars().count() > VALUE_MAX || text.chars().any(|c| is_hidden(c) && !(field.kind == FieldKind::Text && c == '\n')) {
         return Err(format!("at most {VALUE_MAX} printable characters"));
     }
     Ok(Some(match field.kind {

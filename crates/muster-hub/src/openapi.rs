@@ -63,6 +63,7 @@ fn described(operation: &Operation) -> Value {
         (101, _) => json!({ "description": "A WebSocket" }),
         (_, "") => json!({ "description": "Done" }),
         (_, "text") => json!({ "description": "A text", "content": { "text/plain": { "schema": { "type": "string" } } } }),
+        (_, "csv") => json!({ "description": "A CSV file", "content": { "text/csv": { "schema": { "type": "string" } } } }),
         (_, "image") => json!({ "description": "An image", "content": image() }),
         (_, kind) => json!({ "description": "The answer", "content": { "application/json": { "schema": kind_of(kind) } } }),
     };
@@ -80,6 +81,8 @@ fn described(operation: &Operation) -> Value {
     }
     if operation.body == "image" {
         described["requestBody"] = json!({ "required": true, "content": image() });
+    } else if operation.body == "csv" {
+        described["requestBody"] = json!({ "required": true, "content": { "text/csv": { "schema": { "type": "string" } } } });
     } else if !operation.body.is_empty() {
         let (kind, required) = operation.body.strip_suffix('?').map_or((operation.body, true), |kind| (kind, false));
         described["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": kind_of(kind) } } });

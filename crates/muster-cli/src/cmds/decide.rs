@@ -98,7 +98,7 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
         Decision::Admit { projects, name } => {
             // First its place, then its admission: it never appears where it should not.
             if !projects.is_empty() || name.is_some() {
-                let edit = DeviceEdit { name: name.clone(), add_projects: projects.clone(), remove_projects: Vec::new() };
+                let edit = DeviceEdit { name: name.clone(), add_projects: projects.clone(), ..DeviceEdit::default() };
                 let _: Device = hub.patch(&path, &edit).await?;
             }
             let admitted: Device = hub.post(&format!("{path}/admit"), &DeviceDecision::default()).await?;

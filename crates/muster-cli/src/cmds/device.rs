@@ -173,7 +173,12 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
         DeviceCommand::Delete { which, yes } => decide(context, &which.devices, &Decision::Delete, yes).await,
         DeviceCommand::Edit { which, changes } => {
             let device = context.device(&which.device).await?;
-            let edit = DeviceEdit { name: changes.name, add_projects: changes.add_project, remove_projects: changes.remove_project };
+            let edit = DeviceEdit {
+                name: changes.name,
+                add_projects: changes.add_project,
+                remove_projects: changes.remove_project,
+                ..DeviceEdit::default()
+            };
             let edited: Device = context.hub().patch(&context.device_path(device.uid.as_str(), "").await?, &edit).await?;
             let projects = edited.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let place = if projects.is_empty() { "in no project".to_owned() } else { format!("in {projects}") };

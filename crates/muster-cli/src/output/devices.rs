@@ -187,6 +187,10 @@ pub(crate) mod tests {
             spooled: 0,
             certificate_expires_at: None,
             created_at: 0,
+            manual: false,
+            labels: Vec::new(),
+            fields: Default::default(),
+            missing: Vec::new(),
         }
     }
 

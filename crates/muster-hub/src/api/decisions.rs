@@ -11,7 +11,7 @@ use muster_proto::problem::Code;
 use muster_proto::topic::Down;
 use rusqlite::Transaction;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::devices::reread;
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, Path, Route};
@@ -56,22 +56,143 @@ async fn decide_on(state: &AppState, access: &OrgAccess, name: &str) -> ApiResul
 }
 
 /// The device as it is inside the transaction that decides on it.
-fn fresh(tx: &Transaction<'_>, uid: &DeviceUid) -> store::Result<DeviceRow> {
+pub(super) fn fresh(tx: &Transaction<'_>, uid: &DeviceUid) -> store::Result<DeviceRow> {
     devices::by_uid(tx, uid)?.ok_or_else(|| problem(Code::NotFound, "the device was deleted meanwhile"))
+}
+
+/// What has to happen once a decision is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum After {
+    /// Nothing more.
+    Nothing,
+    /// Whoever waits hears of it.
+    Decided,
+    /// Its lane opens.
+    Admitted,
+    /// Its link and its sessions end, and whoever looks is told this.
+    Cut(String),
+    /// The same, and nothing is known of it any more.
+    Deleted,
+}
+
+/// Does what follows a decision.
+pub(super) async fn follow(state: &AppState, uid: DeviceUid, after: After) {
+    match after {
+        After::Nothing => {}
+        After::Decided => state.admissions.decided(&uid),
+        After::Admitted => admitted(state, &uid).await,
+        After::Cut(told) => {
+            cut(state, &uid, &told).await;
+            state.admissions.decided(&uid);
+        }
+        After::Deleted => {
+            cut(state, &uid, "the device was deleted from the list").await;
+            state.ingest.live().forget(&uid);
+            state.admissions.decided(&uid);
+        }
+    }
+}
+
+/// Takes a device in, inside a transaction. `None` where it belongs already.
+pub(super) fn admit_in(
+    tx: &Transaction<'_>,
+    device: &DeviceRow,
+    code: Option<&str>,
+    by: &str,
+    entry: Entry,
+) -> store::Result<Option<After>> {
+    let details = entry.details.clone();
+    let told = told(details, json!({ "serial": device.serial, "was": device.admission }));
+    if device.by_hand && device.replacement.is_some() {
+        // No key speaks for it yet: the one that asks is its first.
+        replace_now(tx, &device.uid, code, by, entry.with(told))?;
+        return Ok(Some(After::Admitted));
+    }
+    if device.admission == Admission::Admitted {
+        return Ok(None);
+    }
+    admit_now(tx, device, by)?;
+    entry.with(told).ok(tx)?;
+    Ok(Some(After::Admitted))
+}
+
+/// Says no to a device, inside a transaction. `None` where that was said already.
+pub(super) fn reject_in(
+    tx: &Transaction<'_>,
+    device: &DeviceRow,
+    reason: Option<&str>,
+    by: &str,
+    entry: Entry,
+) -> store::Result<Option<After>> {
+    // Where another key asks for the place, it is this wish that is refused; the device stays what it is.
+    let replacement = device.replacement.is_some();
+    match device.admission {
+        _ if replacement => {
+            enrolments::reject(tx, &device.uid, true)?;
+        }
+        Admission::Pending => {
+            enrolments::reject(tx, &device.uid, false)?;
+            devices::decide(tx, &device.uid, Admission::Rejected, reason, by, clock::now())?;
+        }
+        Admission::Rejected => return Ok(None),
+        Admission::Admitted | Admission::Revoked => {
+            let why = format!("{} was admitted; a device that belonged is revoked: muster device revoke", device.name);
+            return Err(problem(Code::Conflict, why));
+        }
+    }
+    let details = told(entry.details.clone(), json!({ "reason": reason }));
+    entry.with(details).ok(tx)?;
+    Ok(Some(After::Decided))
+}
+
+/// Cuts a device off, inside a transaction. `None` where it was cut off already.
+pub(super) fn revoke_in(
+    tx: &Transaction<'_>,
+    device: &DeviceRow,
+    reason: Option<&str>,
+    by: &str,
+    entry: Entry,
+) -> store::Result<Option<After>> {
+    match device.admission {
+        Admission::Admitted => {}
+        Admission::Revoked => return Ok(None),
+        Admission::Pending | Admission::Rejected => {
+            let why = format!("{} was never admitted; refuse it with: muster device reject", device.name);
+            return Err(problem(Code::Conflict, why));
+        }
+    }
+    devices::decide(tx, &device.uid, Admission::Revoked, reason, by, clock::now())?;
+    let details = told(entry.details.clone(), json!({ "reason": reason }));
+    entry.with(details).ok(tx)?;
+    Ok(Some(After::Cut(match reason {
+        Some(reason) => format!("revoked by an owner of {}: {reason}", device.org),
+        None => format!("revoked by an owner of {}", device.org),
+    })))
+}
+
+/// Takes a device off the list, inside a transaction.
+pub(super) fn delete_in(tx: &Transaction<'_>, device: &DeviceRow, entry: Entry) -> store::Result<After> {
+    devices::delete(tx, &device.uid, clock::now())?;
+    let details = told(entry.details.clone(), json!({ "serial": device.serial, "name": device.name }));
+    entry.with(details).ok(tx)?;
+    Ok(After::Deleted)
+}
+
+/// An event's details with more.
+fn told(mut details: Value, more: Value) -> Value {
+    match (&mut details, more) {
+        (Value::Object(details), Value::Object(more)) => details.extend(more),
+        (_, more) => return more,
+    }
+    details
 }
 
 async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name)): Named) -> ApiResult<Json<Device>> {
     let device = decide_on(&state, &access, &name).await?;
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.admit", uid.as_str());
-    let work = move |tx: &Transaction<'_>| {
-        let device = fresh(tx, &uid)?;
-        if device.admission == Admission::Admitted {
-            return Ok(());
-        }
-        admit_now(tx, &device, &by)?;
-        entry.with(json!({ "serial": device.serial, "was": device.admission })).ok(tx)
-    };
+    let code = is_pairing_code(&name).then_some(name);
+    let work = move |tx: &Transaction<'_>| admit_in(tx, &fresh(tx, &uid)?, code.as_deref(), &by, entry);
     state.store.write(work).await?;
     admitted(&state, &device.uid).await;
     reread(&state, &access, &device.uid).await
@@ -79,7 +200,7 @@ async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name))
 
 fn admit_now(tx: &Transaction<'_>, device: &DeviceRow, by: &str) -> store::Result<()> {
     let now = clock::now();
-    if devices::current_key(tx, &device.uid)?.is_some() {
+    if device.by_hand || devices::current_key(tx, &device.uid)?.is_some() {
         // It was revoked, and keeps the key that it had.
         return devices::decide(tx, &device.uid, Admission::Admitted, None, by, now);
     }
@@ -95,29 +216,10 @@ async fn reject(
     MaybeBody(decision): MaybeBody<DeviceDecision>,
 ) -> ApiResult<Json<Device>> {
     let device = decide_on(&state, &access, &name).await?;
-    let reason = checked_reason(decision)?;
+    let reason = checked_reason(decision.reason)?;
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
-    let entry = access.entry("device.reject", uid.as_str()).with(json!({ "reason": reason }));
-    let work = move |tx: &Transaction<'_>| {
-        let device = fresh(tx, &uid)?;
-        // Where another key asks for the place, it is this wish that is refused; the device stays what it is.
-        let replacement = device.replacement.is_some();
-        match device.admission {
-            _ if replacement => {
-                enrolments::reject(tx, &uid, true)?;
-            }
-            Admission::Pending => {
-                enrolments::reject(tx, &uid, false)?;
-                devices::decide(tx, &uid, Admission::Rejected, reason.as_deref(), &by, clock::now())?;
-            }
-            Admission::Rejected => return Ok(()),
-            Admission::Admitted | Admission::Revoked => {
-                let why = format!("{} was admitted; a device that belonged is revoked: muster device revoke", device.name);
-                return Err(problem(Code::Conflict, why));
-            }
-        }
-        entry.ok(tx)
-    };
+    let entry = access.entry("device.reject", uid.as_str());
+    let work = move |tx: &Transaction<'_>| reject_in(tx, &fresh(tx, &uid)?, reason.as_deref(), &by, entry);
     state.store.write(work).await?;
     state.admissions.decided(&device.uid);
     reread(&state, &access, &device.uid).await
@@ -130,29 +232,13 @@ async fn revoke(
     MaybeBody(decision): MaybeBody<DeviceDecision>,
 ) -> ApiResult<Json<Device>> {
     let device = decide_on(&state, &access, &name).await?;
-    let reason = checked_reason(decision)?;
-    let told = match &reason {
-        Some(reason) => format!("revoked by an owner of {}: {reason}", access.org),
-        None => format!("revoked by an owner of {}", access.org),
-    };
+    let reason = checked_reason(decision.reason)?;
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
-    let entry = access.entry("device.revoke", uid.as_str()).with(json!({ "reason": reason }));
-    let work = move |tx: &Transaction<'_>| {
-        let device = fresh(tx, &uid)?;
-        match device.admission {
-            Admission::Admitted => {}
-            Admission::Revoked => return Ok(()),
-            Admission::Pending | Admission::Rejected => {
-                let why = format!("{} was never admitted; refuse it with: muster device reject", device.name);
-                return Err(problem(Code::Conflict, why));
-            }
-        }
-        devices::decide(tx, &uid, Admission::Revoked, reason.as_deref(), &by, clock::now())?;
-        entry.ok(tx)
-    };
-    state.store.write(work).await?;
-    cut(&state, &device.uid, &told).await;
-    state.admissions.decided(&device.uid);
+    let entry = access.entry("device.revoke", uid.as_str());
+    let work = move |tx: &Transaction<'_>| revoke_in(tx, &fresh(tx, &uid)?, reason.as_deref(), &by, entry);
+    if let Some(after) = state.store.write(work).await? {
+        follow(&state, device.uid.clone(), after).await;
+    }
     reread(&state, &access, &device.uid).await
 }
 
@@ -215,15 +301,17 @@ fn replace_now(tx: &Transaction<'_>, uid: &DeviceUid, code: Option<&str>, by: &s
     };
     enrolments::admit_key(tx, uid, &device.org, &chosen.key, by, "replaced", clock::now())?;
     devices::take_facts(tx, uid, &chosen.request)?;
-    entry.with(json!({ "serial": device.serial, "pairing_code": chosen.pairing_code, "was": device.admission })).ok(tx)
+    let details = json!({ "serial": device.serial, "pairing_code": chosen.pairing_code, "was": device.admission });
+    let details = told(entry.details.clone(), details);
+    entry.with(details).ok(tx)
 }
 
 fn is_pairing_code(text: &str) -> bool {
     text.len() == 9 && text.as_bytes()[4] == b'-' && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-fn checked_reason(decision: DeviceDecision) -> ApiResult<Option<String>> {
-    match decision.reason.filter(|reason| !reason.trim().is_empty()) {
+pub(super) fn checked_reason(reason: Option<String>) -> ApiResult<Option<String>> {
+    match reason.filter(|reason| !reason.trim().is_empty()) {
         Some(reason) if reason.chars().count() > REASON_MAX || reason.chars().any(super::text::is_hidden) => {
             Err(ApiError::new(Code::Invalid, format!("reason: it has at most {REASON_MAX} printable characters")))
         }

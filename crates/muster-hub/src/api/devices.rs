@@ -1,78 +1,34 @@
 //! The device list: rows, edits, deletion.
 
-use std::collections::BTreeSet;
-
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
-use muster_proto::api::{Admission, Device, DeviceEdit, Page, PresenceState};
-use muster_proto::id::{DeviceUid, ProjectId};
+use muster_proto::api::{Admission, Device, DeviceAdd, DeviceEdit, LimitName};
+use muster_proto::id::{DeviceUid, Serial};
 use muster_proto::mqtt::{AdmissionNotice, encode};
 use muster_proto::problem::Code;
 use muster_proto::topic::Down;
-use serde::Deserialize;
 use serde_json::json;
 
+use super::edit::{self, Wishes};
 use super::orgs::display_name;
-use super::{ApiError, ApiResult, Body, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, Query, Route, why};
+use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route, decisions, why};
 use crate::clock::{self, DAY};
+use crate::fields;
 use crate::mqtt::SendOptions;
+use crate::random;
 use crate::rights::Action;
 use crate::state::AppState;
-use crate::store::devices::{self, DeviceRow};
-
-/// Projects that one edit may name.
-const PROJECTS_MAX: usize = 100;
+use crate::store::devices::{self, DeviceRow, FieldValue};
+use crate::store::{self, limits, problem};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get("/v1/orgs/{org}/devices", list),
+        Route::post("/v1/orgs/{org}/devices", add).audited("device.add"),
         Route::get("/v1/orgs/{org}/devices/{device}", show),
         Route::patch("/v1/orgs/{org}/devices/{device}", edit).audited("device.edit"),
         Route::delete("/v1/orgs/{org}/devices/{device}", delete).audited("device.delete"),
     ]
-}
-
-#[derive(Debug, Deserialize)]
-struct Asked {
-    project: Option<ProjectId>,
-    admission: Option<Admission>,
-    presence: Option<PresenceState>,
-    cursor: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn list(State(state): State<AppState>, access: OrgAccess, Query(asked): Query<Asked>) -> ApiResult<Json<Page<Device>>> {
-    if let Some(project) = &asked.project {
-        access.project(project.as_str())?;
-    }
-    let limit = asked.limit.unwrap_or(PAGE_DEFAULT).clamp(1, PAGE_MAX);
-    let mut after = asked.cursor.clone().unwrap_or_default();
-    let mut items = Vec::new();
-    // What a person sees and who is online is not for SQL to decide: read pages until one is full.
-    loop {
-        let (org, from) = (access.org.clone(), after.clone());
-        let rows = state.store.read(move |db| devices::page(db, &org, &from, PAGE_MAX)).await?;
-        let ended = rows.len() < PAGE_MAX;
-        for device in rows {
-            if items.len() == limit {
-                return Ok(Json(Page { items, next: Some(after) }));
-            }
-            device.uid.as_str().clone_into(&mut after);
-            if access.sees(&device) && matches_filter(&state, &asked, &device) {
-                items.push(shown(&state, &access, device));
-            }
-        }
-        if ended {
-            return Ok(Json(Page { items, next: None }));
-        }
-    }
-}
-
-fn matches_filter(state: &AppState, asked: &Asked, device: &DeviceRow) -> bool {
-    asked.project.as_ref().is_none_or(|project| device.projects.contains(project))
-        && asked.admission.is_none_or(|admission| device.admission == admission)
-        && asked.presence.is_none_or(|presence| state.ingest.live().get(&device.uid).presence == presence)
 }
 
 /// A device as a person sees it: projects that the person has nothing in stay unknown.
@@ -98,7 +54,61 @@ pub(super) fn shown(state: &AppState, access: &OrgAccess, device: DeviceRow) -> 
         spooled: live.spooled,
         certificate_expires_at: device.certificate_expires_at,
         created_at: device.created_at,
+        manual: device.by_hand,
+        missing: missing(state, access, &device.values),
+        fields: device.values.into_iter().map(|held| (held.key, fields::to_json(held.kind, &held.value))).collect(),
+        labels: device.labels,
     }
+}
+
+/// Required fields that are empty.
+fn missing(state: &AppState, access: &OrgAccess, has: &[FieldValue]) -> Vec<String> {
+    let list = state.registry.list(&access.org);
+    let empty = list.fields.iter().filter(|(id, field)| field.required && !has.iter().any(|held| held.field == *id));
+    empty.map(|(_, field)| field.key.clone()).collect()
+}
+
+/// A device without a daemon: it belongs, and no key speaks for it.
+async fn add(State(state): State<AppState>, access: OrgAccess, Body(wanted): Body<DeviceAdd>) -> ApiResult<(StatusCode, Json<Device>)> {
+    access.require(Action::AddDevice)?;
+    let name = display_name(wanted.name, wanted.id.as_str())?;
+    let wishes = Wishes {
+        values: wanted.fields,
+        add_labels: wanted.labels.into_iter().collect(),
+        join: Wishes::projects(&access, "projects", &wanted.projects)?,
+        ..Wishes::default()
+    };
+    wishes.check()?;
+    let uid = DeviceUid::from_random(random::bytes());
+    let (serial, made, by) = (wanted.id, uid.clone(), access.clone());
+    state.store.write(move |tx| add_in(tx, &by, &made, &serial, &name, &wishes)).await?;
+    Ok((StatusCode::CREATED, reread(&state, &access, &uid).await?))
+}
+
+/// Enters a device by hand, inside a transaction.
+pub(super) fn add_in(
+    tx: &rusqlite::Transaction<'_>,
+    access: &OrgAccess,
+    uid: &DeviceUid,
+    serial: &Serial,
+    name: &str,
+    wishes: &Wishes,
+) -> store::Result<()> {
+    let (org, by, now) = (&access.org, access.person.email.as_str(), clock::now());
+    limits::check(tx, org, LimitName::Devices, 1)?;
+    let checked = wishes.checked(tx, org)?;
+    if !devices::insert_by_hand(tx, uid, org, serial, name, by, now)? {
+        return Err(problem(Code::Exists, format!("id: a device with the id {serial} is listed already; edit that one")));
+    }
+    let row = devices::by_uid(tx, uid)?.ok_or_else(|| problem(Code::Internal, "the new row is gone"))?;
+    wishes.apply(tx, &row, &checked)?;
+    let missing = edit::missing(tx, org, uid)?;
+    if !missing.is_empty() {
+        return Err(problem(Code::Invalid, format!("fields.{}: required", missing.join(", fields."))));
+    }
+    let mut told = wishes.told();
+    (told["serial"], told["name"]) = (json!(serial), json!(name));
+    access.entry("device.add", uid.as_str()).with(told).ok(tx)
 }
 
 async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, device)): Path<(String, String)>) -> ApiResult<Json<Device>> {
@@ -121,41 +131,29 @@ async fn edit(
     Body(wanted): Body<DeviceEdit>,
 ) -> ApiResult<Json<Device>> {
     let device = access.device(&state, &device).await?;
-    if wanted.add_projects.len() + wanted.remove_projects.len() > PROJECTS_MAX {
-        return Err(ApiError::new(Code::Invalid, format!("add_projects: at most {PROJECTS_MAX} projects in one edit")));
-    }
     let name = wanted.name.map(|name| display_name(Some(name), "")).transpose()?;
-    if name.is_some() {
+    let wishes = Wishes {
+        name: name.clone(),
+        values: wanted.fields,
+        add_labels: wanted.add_labels.into_iter().collect(),
+        remove_labels: wanted.remove_labels.into_iter().collect(),
+        join: Wishes::projects(&access, "add_projects", &wanted.add_projects)?,
+        leave: Wishes::projects(&access, "remove_projects", &wanted.remove_projects)?,
+    };
+    wishes.check()?;
+    if wishes.edits() {
         access.require_on(Action::EditDevice, &device)?;
     }
     // Otherwise who maintains one project could take in any device that he only sees, and would have it in his hands.
-    if !wanted.add_projects.is_empty() {
+    if !wishes.join.is_empty() {
         access.require_on(Action::AssignDevice, &device)?;
     }
-    let mut add = BTreeSet::new();
-    for project in &wanted.add_projects {
-        add.insert(access.require_in(Action::AssignDevice, project.as_str())?);
-    }
-    let mut remove = BTreeSet::new();
-    for project in &wanted.remove_projects {
-        remove.insert(access.require_in(Action::AssignDevice, project.as_str())?);
-    }
-    if let Some(both) = add.intersection(&remove).next() {
-        return Err(ApiError::new(Code::Invalid, format!("add_projects: {both} is in remove_projects as well")));
-    }
-    let entry =
-        access.entry("device.edit", device.uid.as_str()).with(json!({ "name": name, "add_projects": add, "remove_projects": remove }));
-    let (uid, org, new_name) = (device.uid.clone(), device.org.clone(), name.clone());
+    let entry = access.entry("device.edit", device.uid.as_str()).with(wishes.told());
+    let uid = device.uid.clone();
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        if let Some(name) = &new_name {
-            devices::rename(tx, &uid, name)?;
-        }
-        for project in &add {
-            devices::join(tx, &uid, &org, project)?;
-        }
-        for project in &remove {
-            devices::leave(tx, &uid, project)?;
-        }
+        let device = decisions::fresh(tx, &uid)?;
+        let checked = wishes.checked(tx, &device.org)?;
+        wishes.apply(tx, &device, &checked)?;
         entry.ok(tx)
     };
     state.store.write(work).await?;
@@ -177,15 +175,10 @@ async fn tell_name(state: &AppState, device: &DeviceRow, name: String) {
 async fn delete(State(state): State<AppState>, access: OrgAccess, Path((_, device)): Path<(String, String)>) -> ApiResult<StatusCode> {
     let device = access.device(&state, &device).await?;
     access.require_on(if device.admitted_at.is_none() { Action::DeleteUnadmitted } else { Action::DeleteDevice }, &device)?;
-    let entry = access.entry("device.delete", device.uid.as_str()).with(json!({ "serial": device.serial, "name": device.name }));
+    let entry = access.entry("device.delete", device.uid.as_str());
     let uid = device.uid.clone();
-    let work = move |tx: &rusqlite::Transaction<'_>| {
-        devices::delete(tx, &uid, clock::now())?;
-        entry.ok(tx)
-    };
-    state.store.write(work).await?;
-    super::decisions::cut(&state, &device.uid, "the device was deleted from the list").await;
-    state.ingest.live().forget(&device.uid);
-    state.admissions.decided(&device.uid);
+    let work = move |tx: &rusqlite::Transaction<'_>| decisions::delete_in(tx, &decisions::fresh(tx, &uid)?, entry);
+    let after = state.store.write(work).await?;
+    decisions::follow(&state, device.uid, after).await;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -56,13 +56,13 @@ pub(super) fn website(field: &str, text: String) -> ApiResult<Option<String>> {
 }
 
 /// What is not printed, ends a line, or turns the direction of what stands after it.
-pub(super) fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Whether anything of it is seen: joiners and fillers alone are no name.
-fn shows(text: &str) -> bool {
+pub(crate) fn shows(text: &str) -> bool {
     let blank = |c: char| {
         c.is_whitespace()
             || matches!(c, '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}'

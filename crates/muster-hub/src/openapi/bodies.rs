@@ -4,10 +4,12 @@
 pub(super) const ENUMS: &[(&str, &[&str])] = &[
     ("Admission", &["pending", "admitted", "rejected", "revoked"]),
     ("AdmitRule", &["auto", "manual"]),
+    ("BulkAction", &["admit", "reject", "revoke", "assign", "unassign", "edit", "delete"]),
     ("EnrolOutcome", &["pending", "replacement", "admitted", "rejected"]),
     ("LedgerEntry", &["charge", "top_up", "correction"]),
     ("LimitName", &["devices", "users", "projects", "sessions", "runs", "storage"]),
     ("LimitScope", &["own", "hub"]),
+    ("FieldKind", &["text", "number", "choice", "date", "person"]),
     ("OrgRole", &["viewer", "member", "owner"]),
     ("PresenceState", &["online", "offline", "never"]),
     ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
@@ -28,13 +30,24 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("AuditEvent", "id:int t:millis actor:string action:string target:string from?:string result:string details:any"),
     ("Collaborator", "email:string name:string projects:[RoleIn] teams:[string]"),
     (
+        "BulkRequest",
+        "action:BulkAction filter?:string devices?:[string] expect?:int dry_run?:bool reason?:string projects?:[string] fields?:any \
+         add_labels?:[string] remove_labels?:[string]",
+    ),
+    ("BulkResult", "matched:int changed:int dry_run:bool devices:[string]"),
+    (
         "Device",
         "id:string uid:string name:string admission:Admission presence:PresenceState why:string presence_since?:millis last_seen?:millis \
          projects:[string] facts:any usage?:Sample pairing_code?:string replacement?:string agent?:string sessions:int spooled:int \
-         certificate_expires_at?:millis created_at:millis",
+         certificate_expires_at?:millis created_at:millis manual:bool labels:[string] fields:any missing:[string]",
     ),
+    ("DeviceAdd", "id:string name?:string fields?:any labels?:[string] projects?:[string]"),
     ("DeviceDecision", "reason?:string"),
-    ("DeviceEdit", "name?:string add_projects?:[string] remove_projects?:[string]"),
+    (
+        "DeviceEdit",
+        "name?:string add_projects?:[string] remove_projects?:[string] fields?:any add_labels?:[string] remove_labels?:[string]",
+    ),
+    ("DevicePage", "items:[Device] next?:string total:int"),
     ("DeviceReplace", "pairing_code?:string"),
     ("DeviceSelf", "uid:string org:string name:string admission:Admission presence:PresenceState why:string now:millis"),
     ("EnrolRequest", "token:string serial:string csr:string facts:any"),
@@ -65,8 +78,13 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "active_devices:int session_ms:int to_device:int to_client:int runs:int runs_peak:int cpu_us:int memory_kib_ms:int \
          storage_byte_minutes:int members:int collaborators:int service_accounts:int",
     ),
+    ("Field", "key:string title:string kind:FieldKind choices:[string] required:bool description:string created_at:millis"),
+    ("FieldCreate", "key:string title?:string kind:FieldKind choices?:[string] required?:bool description?:string"),
+    ("FieldEdit", "title?:string choices?:[string] required?:bool description?:string"),
     ("HubInfo", "service:string version:string now:millis pin:string mqtt:MqttEndpoint"),
     ("Identity", "uid:string org:string name:string certificate:string ca:string mqtt:MqttEndpoint"),
+    ("ImportMistake", "line:int column?:string message:string"),
+    ("ImportResult", "lines:int created:int updated:int unchanged:int dry_run:bool mistakes:[ImportMistake]"),
     ("LoginRequest", "email:string password:string token_name?:string"),
     ("Me", "email:string name:string hub_owner:bool has_password:bool orgs:[Org]"),
     ("Member", "email:string name:string role:OrgRole since:millis"),
@@ -110,6 +128,9 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("TeamCreate", "id:string name?:string description?:string"),
     ("TeamEdit", "name?:string description?:string"),
     ("TeamMember", "email:string name:string role?:OrgRole since:millis"),
+    ("View", "name:string shared:bool filter:string sort:string columns:[string] changed_by:string changed_at:millis"),
+    ("ViewCreate", "name:string shared?:bool filter?:string sort?:string columns?:[string]"),
+    ("ViewEdit", "name?:string filter?:string sort?:string columns?:[string]"),
     ("WatchRequest", "seconds:int"),
 ];
 
@@ -160,6 +181,7 @@ mod tests {
     #[test]
     fn every_body_has_exactly_the_fields_of_its_type() {
         let mut types = types![
+            BulkRequest BulkResult DeviceAdd DevicePage Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
             AccessToken AccessTokenCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
             EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn
@@ -179,7 +201,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_exactly_the_values_of_its_type() {
-        let types = types![Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
+        let types = types![BulkAction FieldKind Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
         assert_eq!(types.len(), ENUMS.len());
         for (name, variants) in types {
             let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;

@@ -109,9 +109,13 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "POST" "/v1/orgs/{org}/enrolment-tokens" < "EnrolmentTokenCreate" => 201 "EnrolmentToken", "Make an enrolment token";
     Person "DELETE" "/v1/orgs/{org}/enrolment-tokens/{id}" => 204 "", "Withdraw an enrolment token; devices that it enrolled stay";
 
-    Person "GET" "/v1/orgs/{org}/devices" ? "project:string admission:Admission presence:PresenceState cursor:string limit:int" => 200 "Page<Device>", "The device list";
+    Person "GET" "/v1/orgs/{org}/devices" ? "filter:string sort:string view:string project:string admission:Admission presence:PresenceState cursor:string limit:int" => 200 "DevicePage", "The device list, by filter and order";
+    Person "POST" "/v1/orgs/{org}/devices" < "DeviceAdd" => 201 "Device", "Enter a device that has no daemon";
+    Person "POST" "/v1/orgs/{org}/devices/bulk" < "BulkRequest" => 200 "BulkResult", "Do something to many devices, all or nothing";
+    Person "POST" "/v1/orgs/{org}/devices/import" ? "dry_run:bool" < "csv" => 200 "ImportResult", "Enter and edit devices from a CSV file, all or nothing";
+    Person "GET" "/v1/orgs/{org}/devices/export" ? "filter:string sort:string view:string project:string admission:Admission presence:PresenceState columns:string" => 200 "csv", "The device list as a CSV file";
     Person "GET" "/v1/orgs/{org}/devices/{device}" => 200 "Device", "A device, by uid, id (serial number), name or pairing code";
-    Person "PATCH" "/v1/orgs/{org}/devices/{device}" < "DeviceEdit" => 200 "Device", "Change its name and projects";
+    Person "PATCH" "/v1/orgs/{org}/devices/{device}" < "DeviceEdit" => 200 "Device", "Change its name, fields, labels and projects";
     Person "DELETE" "/v1/orgs/{org}/devices/{device}" => 204 "", "Take it off the list";
     Person "POST" "/v1/orgs/{org}/devices/{device}/admit" => 200 "Device", "Admit it";
     Person "POST" "/v1/orgs/{org}/devices/{device}/reject" < "DeviceDecision?" => 200 "Device", "Say no to it, or to the key that asks for its place";
@@ -121,6 +125,15 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "POST" "/v1/orgs/{org}/devices/{device}/watch" < "WatchRequest" => 204 "", "One sample per second for a while";
     Person "GET" "/v1/orgs/{org}/devices/{device}/presence" ? "since:millis limit:int" => 200 "Page<PresenceChange>", "When it came and went, newest first";
     Person "GET" "/v1/orgs/{org}/devices/{device}/usage" ? "since:millis limit:int" => 200 "Page<Sample>", "Its samples";
+
+    Person "GET" "/v1/orgs/{org}/fields" => 200 "Page<Field>", "The custom fields of its devices";
+    Person "POST" "/v1/orgs/{org}/fields" < "FieldCreate" => 201 "Field", "Define a custom field";
+    Person "PATCH" "/v1/orgs/{org}/fields/{field}" ? "confirm:string" < "FieldEdit" => 200 "Field", "Change a custom field; choices that devices have go only with its key as `confirm`";
+    Person "DELETE" "/v1/orgs/{org}/fields/{field}" ? "confirm:string" => 204 "", "Delete a custom field; with values in it only with its key as `confirm`";
+    Person "GET" "/v1/orgs/{org}/views" => 200 "Page<View>", "Saved views of the device list: your own, then the shared ones";
+    Person "POST" "/v1/orgs/{org}/views" < "ViewCreate" => 201 "View", "Save a view";
+    Person "PATCH" "/v1/orgs/{org}/views/{view}" ? "shared:bool" < "ViewEdit" => 200 "View", "Change a view";
+    Person "DELETE" "/v1/orgs/{org}/views/{view}" ? "shared:bool" => 204 "", "Delete a view";
 
     Person "POST" "/v1/orgs/{org}/devices/{device}/sessions" < "SessionCreate" => 201 "SessionTicket", "Open a session to it";
     Person "GET" "/v1/orgs/{org}/sessions" ? "device:string state:SessionState cursor:string limit:int" => 200 "Page<Session>", "Sessions, newest first";

@@ -73,7 +73,7 @@ impl PartialEq for Name {
 
 impl Name {
     /// From a bare word, such as in an order.
-    pub(super) fn of_word(word: &str, at: usize) -> Self {
+    pub fn of_word(word: &str, at: usize) -> Self {
         let scoped = Scope::NAMED.iter().find_map(|(scope, prefix)| Some((*scope, word.strip_prefix(prefix)?)));
         let (scope, name) = scoped.unwrap_or((Scope::Any, word));
         Self { scope, name: name.to_owned(), at }

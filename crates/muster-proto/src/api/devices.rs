@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Millis;
 use crate::id::{DeviceUid, ProjectId, Serial};
@@ -77,6 +78,18 @@ pub struct Device {
     pub certificate_expires_at: Option<Millis>,
     /// When filed.
     pub created_at: Millis,
+    /// Entered by hand, without a daemon so far.
+    #[serde(default)]
+    pub manual: bool,
+    /// Labels, sorted.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Values of custom fields, by key: texts and numbers.
+    #[serde(default)]
+    pub fields: BTreeMap<String, Value>,
+    /// Keys of required fields that are empty.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// One sample.
@@ -105,6 +118,15 @@ pub struct DeviceEdit {
     /// Projects to leave.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remove_projects: Vec<ProjectId>,
+    /// Values of custom fields, by key; null empties one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, Value>,
+    /// Labels to bear: 1 to 50 characters without commas, at most 32 on a device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add_labels: Vec<String>,
+    /// Labels to lose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove_labels: Vec<String>,
 }
 
 /// `POST /v1/orgs/{org}/devices/{device}/{reject|revoke}`.
