@@ -6,7 +6,7 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::cmds::{
-    access_token, audit, completion, device, devices, login, org, profiles, project, remote, sessions, ssh_config, token, top,
+    access_token, audit, completion, device, devices, login, member, org, profiles, project, remote, sessions, ssh_config, team, token, top,
 };
 use crate::complete;
 use crate::context::Context;
@@ -116,8 +116,12 @@ pub enum Command {
     Whoami,
     /// List and choose saved logins
     Profile(profiles::ProfileArgs),
-    /// Organizations and their members
+    /// Organizations
     Org(org::OrgArgs),
+    /// Members and collaborators of the organization
+    Member(member::MemberArgs),
+    /// Teams, which are given roles in projects as one
+    Team(team::TeamArgs),
     /// Projects, their devices and participants
     Project(project::ProjectArgs),
     /// Enrolment tokens: how devices come onto the list
@@ -183,6 +187,8 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Profile(args) => profiles::run(globals, args),
         Command::Whoami => login::whoami(&context()?).await,
         Command::Org(args) => org::run(&context()?, args).await,
+        Command::Member(args) => member::run(&context()?, args).await,
+        Command::Team(args) => team::run(&context()?, args).await,
         Command::Project(args) => project::run(&context()?, args).await,
         Command::Token(args) => token::run(&context()?, args).await,
         Command::AccessToken(args) => access_token::run(&context()?, args).await,

@@ -98,6 +98,24 @@ impl Hub {
         self.call::<serde::de::IgnoredAny>("DELETE", path, None::<&()>).await.map(drop)
     }
 
+    /// `PUT` of something that is not JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, media_type: &str, body: &[u8]) -> Result<T, Failure> {
+        let request = Request { bearer: self.token.as_deref(), body: Some(body), media_type, ..Request::new("PUT", path) };
+        self.caller.lock().await.json(&request).await.map_err(Failure::from)
+    }
+
+    /// `GET` of something that is not JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let request = Request { bearer: self.token.as_deref(), ..Request::new("GET", path) };
+        self.caller.lock().await.bytes(&request).await.map_err(Failure::from)
+    }
+
     /// A call whose problem the caller looks at.
     ///
     /// # Errors

@@ -9,13 +9,16 @@ pub mod decide;
 pub mod device;
 pub mod devices;
 pub mod history;
+pub mod image;
 pub mod login;
+pub mod member;
 pub mod org;
 pub mod profiles;
 pub mod project;
 pub mod remote;
 pub mod sessions;
 pub mod ssh_config;
+pub mod team;
 pub mod token;
 pub mod top;
 

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
-use muster_proto::api::{Device, Me, Page, Project};
+use muster_proto::api::{Device, Me, Page, Project, Team};
 
 use crate::cli::Globals;
 use crate::context::Context;
@@ -54,6 +54,15 @@ pub fn projects(current: &OsStr) -> Vec<CompletionCandidate> {
         Some(page.items)
     });
     starting(current, listed.unwrap_or_default().into_iter().map(|project| (project.id.to_string(), project.name)))
+}
+
+/// Ids of teams.
+pub fn teams(current: &OsStr) -> Vec<CompletionCandidate> {
+    let listed = ask(async |context: &Context| {
+        let page: Page<Team> = context.hub().get(&context.org_path("/teams").await.ok()?).await.ok()?;
+        Some(page.items)
+    });
+    starting(current, listed.unwrap_or_default().into_iter().map(|team| (team.id.to_string(), team.name)))
 }
 
 /// Ids of organizations.

@@ -89,7 +89,7 @@ fn failure_of(ended: Ended, name: &str) -> Failure {
         None => {
             let exit = match ended.code.as_str() {
                 "device_silent" | "device_offline" => Exit::Silent,
-                "device_refused" | "device_revoked" | "forbidden" | "archived" => Exit::Denied,
+                "device_refused" | "device_revoked" | "forbidden" => Exit::Denied,
                 code if code.starts_with("policy") => Exit::Denied,
                 _ => Exit::Failed,
             };

@@ -88,8 +88,10 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// The bearer token.
     pub bearer: Option<&'a str>,
-    /// The JSON body.
+    /// The body.
     pub body: Option<&'a [u8]>,
+    /// What the body is; JSON, unless the caller says otherwise.
+    pub media_type: &'a str,
     /// Bound of the call without the dial.
     pub timeout: Duration,
 }
@@ -97,7 +99,7 @@ pub struct Request<'a> {
 impl<'a> Request<'a> {
     /// A request without token and body.
     pub fn new(method: &'a str, path: &'a str) -> Self {
-        Self { method, path, bearer: None, body: None, timeout: CALL_TIMEOUT }
+        Self { method, path, bearer: None, body: None, media_type: "application/json", timeout: CALL_TIMEOUT }
     }
 
     /// Doing it twice is as doing it once (RFC 9110, section 9.2.2).
@@ -120,7 +122,7 @@ impl<'a> Request<'a> {
             head += &format!("Authorization: Bearer {bearer}\r\n");
         }
         match self.body {
-            Some(body) => head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()),
+            Some(body) => head += &format!("Content-Type: {}\r\nContent-Length: {}\r\n", self.media_type, body.len()),
             None if self.method != "GET" => head += "Content-Length: 0\r\n",
             None => {}
         }
@@ -181,16 +183,28 @@ impl Hub {
     /// # Errors
     /// See [`CallError`]; a status of 400 and more is an error.
     pub async fn json<T: DeserializeOwned>(&mut self, request: &Request<'_>) -> Result<T, CallError> {
+        let body = self.bytes(request).await?;
+        let body = if body.is_empty() { b"null" } else { &body[..] };
+        serde_json::from_slice(body).map_err(|error| self.bad(request, format!("something else than expected ({error})")))
+    }
+
+    /// Sends a request and gives the answer's body as it is, such as an image.
+    ///
+    /// # Errors
+    /// See [`CallError`]; a status of 400 and more is an error.
+    pub async fn bytes(&mut self, request: &Request<'_>) -> Result<Vec<u8>, CallError> {
         let answer = self.send(request).await?;
-        let bad = |what| CallError::Answer { address: self.base.authority(), request: request.name(), what };
-        if !(200..300).contains(&answer.status) {
-            return Err(match serde_json::from_slice::<Problem>(&answer.body) {
-                Ok(problem) => CallError::Problem(problem),
-                Err(_) => bad(format!("status {}", answer.status)),
-            });
+        if (200..300).contains(&answer.status) {
+            return Ok(answer.body);
         }
-        let body = if answer.body.is_empty() { b"null" } else { &answer.body[..] };
-        serde_json::from_slice(body).map_err(|error| bad(format!("something else than expected ({error})")))
+        Err(match serde_json::from_slice::<Problem>(&answer.body) {
+            Ok(problem) => CallError::Problem(problem),
+            Err(_) => self.bad(request, format!("status {}", answer.status)),
+        })
+    }
+
+    fn bad(&self, request: &Request<'_>, what: String) -> CallError {
+        CallError::Answer { address: self.base.authority(), request: request.name(), what }
     }
 
     /// Sends a request and reads the whole answer, whatever its status.

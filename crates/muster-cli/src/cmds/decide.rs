@@ -104,7 +104,7 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
             let admitted: Device = hub.post(&format!("{path}/admit"), &DeviceDecision::default()).await?;
             let projects = admitted.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let place = if projects.is_empty() {
-                "in no project yet: see `muster project add-device`".to_owned()
+                "in no project yet: see `muster project add-devices`".to_owned()
             } else {
                 format!("in {projects}")
             };

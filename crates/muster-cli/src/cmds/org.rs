@@ -1,13 +1,12 @@
-//! `muster org`: organizations and their members.
+//! `muster org`: organizations.
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Me, Member, MemberPut, Org, OrgCreate, OrgRole};
+use muster_proto::api::{Me, Org, OrgCreate, OrgEdit, OrgRole};
 use muster_proto::id::OrgId;
 
 use super::confirm;
-use crate::cli::one_of;
-use crate::client::encode;
+use super::image::{self, ImageCommand, changed};
 use crate::complete;
 use crate::context::{Context, Source};
 use crate::failure::{Exit, Failure};
@@ -15,9 +14,6 @@ use crate::output::Block;
 use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::time::{local_ago, now};
 use crate::profile::Book;
-
-/// Roles in an organization.
-const ROLES: &[(&str, OrgRole)] = &[("viewer", OrgRole::Viewer), ("member", OrgRole::Member), ("owner", OrgRole::Owner)];
 
 /// `muster org`
 #[derive(Debug, Args)]
@@ -31,13 +27,18 @@ enum OrgCommand {
     /// List the organizations that you belong to
     List,
     /// Make an organization; you become its owner
-    #[command(after_help = "Examples:\n  muster org create acme --name 'Acme Robotics'")]
+    #[command(after_help = "\
+Examples:
+  muster org create acme --name 'Acme Robotics'
+  muster org create acme --full-name 'Acme Robotics GmbH' --website https://acme.example")]
     Create {
-        /// Its id: 2 to 40 of a-z, 0-9 and hyphen; it never changes
+        /// Its id: 2 to 40 of a-z, 0-9 and hyphen; it never changes, and is never given again
         id: OrgId,
         /// Its display name; the id by default
         #[arg(long)]
         name: Option<String>,
+        #[command(flatten)]
+        about: About,
     },
     /// Show an organization
     Show {
@@ -51,42 +52,70 @@ enum OrgCommand {
         #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
         id: OrgId,
     },
-    /// List the members
-    Members,
-    /// Add, change or remove a member
-    Member(MemberArgs),
-}
-
-#[derive(Debug, Args)]
-struct MemberArgs {
-    #[command(subcommand)]
-    command: MemberCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum MemberCommand {
-    /// Add a member, or change the role
+    /// Change what an organization says of itself; an empty text clears it
+    #[command(after_help = "Examples:\n  muster org edit --name 'Acme Robots' --location Bonn\n  muster org edit --website ''")]
+    Edit {
+        /// Its id; the one in use by default
+        #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
+        id: Option<OrgId>,
+        /// A new display name
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        about: About,
+    },
+    /// Set, save or remove the logo
+    #[command(after_help = "Examples:\n  muster org logo set acme.png\n  muster org logo save old-logo.png")]
+    Logo {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Leave an organization, its teams and its projects
     #[command(after_help = "\
-Roles: a viewer sees the device list; a member also enrols, edits and assigns devices; an owner may do everything.
-The person needs an account on the hub: `muster-hub user add EMAIL` makes one there.
+Your live sessions there end at once. The last owner cannot leave: make somebody else an owner first, or delete the organization.
 
 Examples:
-  muster org member add ben@example.com --role member")]
-    Add {
-        /// The account's e-mail
-        email: String,
-        /// The role
-        #[arg(long, value_parser = one_of(ROLES), default_value = "member")]
-        role: OrgRole,
-    },
-    /// Remove a member
-    Remove {
-        /// The account's e-mail
-        email: String,
+  muster org leave acme")]
+    Leave {
+        /// Its id
+        #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
+        id: OrgId,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
     },
+    /// Delete an organization, once nothing stands in the way
+    #[command(after_help = "\
+The hub says what stands in the way: devices, projects that are not archived, live sessions and runs, other members, collaborators.
+Nothing of it comes back, and its id is never given again.
+
+Examples:
+  muster org delete acme")]
+    Delete {
+        /// Its id
+        #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
+        id: OrgId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// What an organization says of itself.
+#[derive(Debug, Args)]
+struct About {
+    /// Its name in full, as in a contract
+    #[arg(long, value_name = "NAME")]
+    full_name: Option<String>,
+    /// What it does
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Where it is
+    #[arg(long, value_name = "PLACE")]
+    location: Option<String>,
+    /// Its web address
+    #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
+    website: Option<String>,
 }
 
 /// Runs it.
@@ -100,21 +129,51 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
             let orgs: Vec<Org> = hub.list("/v1/orgs", None).await?;
             out.list(&orgs, "you belong to no organization: make one with `muster org create`", |orgs| table(context, orgs))?;
         }
-        OrgCommand::Create { id, name } => {
-            let org: Org =
-                hub.post("/v1/orgs", &OrgCreate { id, name, full_name: None, description: None, location: None, website: None }).await?;
+        OrgCommand::Create { id, name, about } => {
+            let About { full_name, description, location, website } = about;
+            let org: Org = hub.post("/v1/orgs", &OrgCreate { id, name, full_name, description, location, website }).await?;
             out.done(&org, format!("Made organization {}. `muster org use {}` makes it the one that commands mean.", org.id, org.id))?;
         }
-        OrgCommand::Show { id } => {
-            let id = match id {
-                Some(id) => id,
-                None => context.org().await?.clone(),
+        OrgCommand::Edit { id, name, about } => {
+            let About { full_name, description, location, website } = about;
+            let edit = OrgEdit {
+                name,
+                full_name: changed(full_name),
+                description: changed(description),
+                location: changed(location),
+                website: changed(website),
             };
-            let org: Org = hub.get(&format!("/v1/orgs/{id}")).await?;
+            if edit == OrgEdit::default() {
+                return Err(Failure::usage("nothing to change was given").hint("`muster org edit --help` lists what can be changed"));
+            }
+            let org: Org = hub.patch(&org_path(context, id).await?, &edit).await?;
+            out.done(&org, format!("Changed organization {}.", org.id))?;
+        }
+        OrgCommand::Logo { command } => {
+            let org = context.org().await?.to_string();
+            return image::run::<Org>(context, command, &format!("/v1/orgs/{org}/logo"), &org).await;
+        }
+        OrgCommand::Leave { id, yes } => {
+            confirm(yes, &format!("Leave {id}? You lose your roles, teams and projects there, and your sessions end at once."))?;
+            let _: serde::de::IgnoredAny = hub.post(&format!("/v1/orgs/{id}/leave"), &serde_json::json!({})).await?;
+            out.line(format!("You are no longer in {id}."))?;
+        }
+        OrgCommand::Delete { id, yes } => {
+            confirm(yes, &format!("Delete {id} with its projects, teams, tokens and history? Nothing of it comes back."))?;
+            hub.delete(&format!("/v1/orgs/{id}?confirm={id}")).await?;
+            out.line(format!("Deleted organization {id}."))?;
+        }
+        OrgCommand::Show { id } => {
+            let org: Org = hub.get(&org_path(context, id).await?).await?;
             out.show(&org, |org| {
                 Block::default()
                     .styled("id", org.id.as_str(), Style::Bold)
                     .with("name", &org.name)
+                    .maybe("full name", org.full_name.as_ref())
+                    .maybe("description", org.description.as_ref())
+                    .maybe("location", org.location.as_ref())
+                    .maybe("website", org.website.as_ref())
+                    .maybe("logo", org.logo.as_ref().map(|_| "yes: muster org logo save FILE"))
                     .with("your role", org.role.map_or("collaborator", OrgRole::as_str))
                     .with("made", local_ago(now(), org.created_at))
             })?;
@@ -137,40 +196,15 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
             })?;
             out.line(format!("Commands now mean organization {id}."))?;
         }
-        OrgCommand::Members => {
-            let members: Vec<Member> = hub.list(&context.org_path("/members").await?, None).await?;
-            out.list(&members, "no members", |members| {
-                let mut table = Table::new([
-                    column("E-MAIL").shrinks(16),
-                    column("NAME").shrinks(10).optional(2),
-                    column("ROLE"),
-                    column("SINCE").optional(1),
-                ]);
-                let now = now();
-                for member in members {
-                    table.row([
-                        styled(&member.email, Style::Bold),
-                        cell(&member.name),
-                        cell(member.role.as_str()),
-                        cell(local_ago(now, member.since)),
-                    ]);
-                }
-                table
-            })?;
-        }
-        OrgCommand::Member(MemberArgs { command: MemberCommand::Add { email, role } }) => {
-            let path = context.org_path(&format!("/members/{}", encode(&email))).await?;
-            let member: Member = hub.put(&path, &MemberPut { role }).await?;
-            out.done(&member, format!("{} is now {} of {}.", member.email, member.role.as_str(), context.org().await?))?;
-        }
-        OrgCommand::Member(MemberArgs { command: MemberCommand::Remove { email, yes } }) => {
-            let org = context.org().await?;
-            confirm(yes, &format!("Remove {email} from {org}?"))?;
-            hub.delete(&context.org_path(&format!("/members/{}", encode(&email))).await?).await?;
-            out.line(format!("{email} is no longer in {org}."))?;
-        }
     }
     Ok(0)
+}
+
+async fn org_path(context: &Context, id: Option<OrgId>) -> Result<String, Failure> {
+    Ok(match id {
+        Some(id) => format!("/v1/orgs/{id}"),
+        None => context.org_path("").await?,
+    })
 }
 
 /// The saved login that `use` changes.

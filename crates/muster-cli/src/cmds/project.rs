@@ -1,30 +1,27 @@
 //! `muster project`: where people and devices meet.
 
+mod people;
+
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Device, DeviceEdit, Participant, ParticipantPut, Project, ProjectCreate, ProjectRole, Visibility};
+use muster_proto::api::{Assigned, Project, ProjectCreate, ProjectDevices, ProjectEdit, Visibility};
 use muster_proto::id::ProjectId;
 
 use super::confirm;
+use super::image::changed;
 use super::org::saved_name;
 use crate::cli::one_of;
-use crate::client::encode;
 use crate::complete;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::Block;
 use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::time::{local_ago, now};
 use crate::profile::Book;
+use people::{ParticipantArgs, ProjectTeamArgs};
 
-/// Roles in a project; each has all that the ones before have.
-const ROLES: &[(&str, ProjectRole)] = &[
-    ("view", ProjectRole::View),
-    ("connect", ProjectRole::Connect),
-    ("operate", ProjectRole::Operate),
-    ("maintain", ProjectRole::Maintain),
-    ("admin", ProjectRole::Admin),
-];
 const VISIBILITIES: &[(&str, Visibility)] = &[("private", Visibility::Private), ("internal", Visibility::Internal)];
 
 /// `muster project`
@@ -55,6 +52,9 @@ Examples:
         /// Who sees it
         #[arg(long, value_parser = one_of(VISIBILITIES), default_value = "internal")]
         visibility: Visibility,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
     },
     /// Show a project
     Show {
@@ -68,13 +68,59 @@ Examples:
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
         id: ProjectId,
     },
-    /// Put devices into a project
-    #[command(after_help = "Examples:\n  muster project add-device lab robot-7 robot-8")]
-    AddDevice(DevicesOf),
-    /// Take devices out of a project; they stay on the organization's list
-    #[command(after_help = "Examples:\n  muster project remove-device lab robot-7")]
-    RemoveDevice(DevicesOf),
-    /// List who works in a project
+    /// Change a project's name, description or visibility
+    #[command(after_help = "\
+An empty description clears it. Whoever loses the role by a new visibility loses live sessions at once.
+
+Examples:
+  muster project edit lab --name 'The lab' --visibility private")]
+    Edit {
+        /// Its id; the one in use by default
+        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
+        id: Option<ProjectId>,
+        /// A new display name
+        #[arg(long)]
+        name: Option<String>,
+        /// What it is for
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// Who sees it
+        #[arg(long, value_parser = one_of(VISIBILITIES))]
+        visibility: Option<Visibility>,
+    },
+    /// Make a project read-only; its live sessions and runs end at once
+    #[command(after_help = "Examples:\n  muster project archive customer-7")]
+    Archive {
+        /// Its id
+        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
+        id: ProjectId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Bring a project back from the archive
+    #[command(after_help = "Examples:\n  muster project restore customer-7")]
+    Restore {
+        /// Its id
+        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
+        id: ProjectId,
+    },
+    /// Put devices into a project: all of them, or none
+    #[command(
+        visible_alias = "add-device",
+        after_help = "\
+Examples:
+  muster project add-devices lab robot-7 robot-8
+  muster devices --json | jq -r '.[].uid' | muster project add-devices lab --file -"
+    )]
+    AddDevices(DevicesOf),
+    /// Take devices out of a project; they stay on the list
+    #[command(
+        visible_alias = "remove-device",
+        after_help = "All of them are taken out, or none.\n\nExamples:\n  muster project remove-devices lab robot-7"
+    )]
+    RemoveDevices(DevicesOf),
+    /// List who has a role in a project, in person or through teams
     Participants {
         /// The project; the one in use by default
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
@@ -82,6 +128,14 @@ Examples:
     },
     /// Add, change or remove a participant
     Participant(ParticipantArgs),
+    /// List the teams that have a role in a project
+    Teams {
+        /// The project; the one in use by default
+        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
+        id: Option<ProjectId>,
+    },
+    /// Give a team a role in a project, or take it away
+    Team(ProjectTeamArgs),
 }
 
 #[derive(Debug, Args)]
@@ -89,47 +143,12 @@ struct DevicesOf {
     /// The project
     #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
     id: ProjectId,
-    /// The devices
-    #[arg(value_name = "DEVICE", required = true, add = ArgValueCompleter::new(complete::devices))]
+    /// Names, serial numbers or uids
+    #[arg(value_name = "DEVICE", required_unless_present = "file", add = ArgValueCompleter::new(complete::devices))]
     devices: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct ParticipantArgs {
-    #[command(subcommand)]
-    command: ParticipantCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum ParticipantCommand {
-    /// Add a participant, or change the role
-    #[command(after_help = "\
-Roles, each with all that the ones before have: view (details, usage, history), connect (terminal, ssh, forward),
-operate (run commands, copy to devices), maintain (participants and devices), admin (settings).
-
-Examples:
-  muster project participant add lab ben@example.com --role connect")]
-    Add {
-        /// The project
-        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
-        id: ProjectId,
-        /// The account's e-mail
-        email: String,
-        /// The role
-        #[arg(long, value_parser = one_of(ROLES), default_value = "operate")]
-        role: ProjectRole,
-    },
-    /// Remove a participant
-    Remove {
-        /// The project
-        #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
-        id: ProjectId,
-        /// The account's e-mail
-        email: String,
-        /// Do not ask
-        #[arg(long, short)]
-        yes: bool,
-    },
+    /// A file with one device in each line; - for standard input
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
 }
 
 /// Runs it.
@@ -143,9 +162,9 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
             let projects: Vec<Project> = hub.list(&context.org_path("/projects").await?, None).await?;
             out.list(&projects, "no projects: make one with `muster project create`", |projects| table(context, projects))?;
         }
-        ProjectCommand::Create { id, name, visibility } => {
+        ProjectCommand::Create { id, name, visibility, description } => {
             let project: Project =
-                hub.post(&context.org_path("/projects").await?, &ProjectCreate { id, name, description: None, visibility }).await?;
+                hub.post(&context.org_path("/projects").await?, &ProjectCreate { id, name, description, visibility }).await?;
             out.done(&project, format!("Made project {}.", project.id))?;
         }
         ProjectCommand::Show { id } => {
@@ -154,9 +173,13 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
                 Block::default()
                     .styled("id", project.id.as_str(), Style::Bold)
                     .with("name", &project.name)
+                    .maybe("description", project.description.as_ref())
+                    .maybe("archived", project.archived_at.map(|at| format!("{}: read-only", local_ago(now(), at))))
                     .with("visibility", visibility(project.visibility))
                     .with("your role", project.role.as_str())
                     .with("devices", format!("{}, {} online", project.devices, project.online))
+                    .with("sessions", format!("{} now", project.sessions))
+                    .with("people", project.members.to_string())
                     .with("made", local_ago(now(), project.created_at))
             })?;
         }
@@ -172,34 +195,32 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
             })?;
             out.line(format!("Commands now mean project {} of {org}.", project.id))?;
         }
-        ProjectCommand::AddDevice(DevicesOf { id, devices }) => {
-            let edit = DeviceEdit { add_projects: vec![id.clone()], ..DeviceEdit::default() };
-            return assign(context, &devices, &edit, &format!("is now in {id}")).await;
+        ProjectCommand::Edit { id, name, description, visibility } => {
+            let edit = ProjectEdit { name, description: changed(description), visibility };
+            if edit == ProjectEdit::default() {
+                return Err(Failure::usage("nothing to change was given").hint("give --name, --description or --visibility"));
+            }
+            let project: Project = hub.patch(&path(context, id, "").await?, &edit).await?;
+            out.done(&project, format!("Changed project {}.", project.id))?;
         }
-        ProjectCommand::RemoveDevice(DevicesOf { id, devices }) => {
-            let edit = DeviceEdit { remove_projects: vec![id.clone()], ..DeviceEdit::default() };
-            return assign(context, &devices, &edit, &format!("is no longer in {id}")).await;
+        ProjectCommand::Archive { id, yes } => {
+            confirm(
+                yes,
+                &format!("Archive project {id}? Its live sessions and runs end at once, and it is read-only until it is restored."),
+            )?;
+            let project: Project = hub.post(&path(context, Some(id), "/archive").await?, &serde_json::json!({})).await?;
+            out.done(&project, format!("Archived project {}. `muster project restore {}` brings it back.", project.id, project.id))?;
         }
-        ProjectCommand::Participants { id } => {
-            let rows: Vec<Participant> = hub.list(&path(context, id, "/participants").await?, None).await?;
-            out.list(&rows, "no participants: an internal project is open to the organization's members all the same", |rows| {
-                let mut table = Table::new([column("E-MAIL"), column("ROLE")]);
-                for row in rows {
-                    table.row([styled(&row.email, Style::Bold), cell(row.role.as_str())]);
-                }
-                table
-            })?;
+        ProjectCommand::Restore { id } => {
+            let project: Project = hub.post(&path(context, Some(id), "/restore").await?, &serde_json::json!({})).await?;
+            out.done(&project, format!("Restored project {}.", project.id))?;
         }
-        ProjectCommand::Participant(ParticipantArgs { command: ParticipantCommand::Add { id, email, role } }) => {
-            let below = format!("/participants/{}", encode(&email));
-            let participant: Participant = hub.put(&path(context, Some(id.clone()), &below).await?, &ParticipantPut { role }).await?;
-            out.done(&participant, format!("{} now has the role {} in {id}.", participant.email, participant.role.as_str()))?;
-        }
-        ProjectCommand::Participant(ParticipantArgs { command: ParticipantCommand::Remove { id, email, yes } }) => {
-            confirm(yes, &format!("Remove {email} from {id}?"))?;
-            hub.delete(&path(context, Some(id.clone()), &format!("/participants/{}", encode(&email))).await?).await?;
-            out.line(format!("{email} is no longer a participant of {id}."))?;
-        }
+        ProjectCommand::AddDevices(of) => assign(context, of, true).await?,
+        ProjectCommand::RemoveDevices(of) => assign(context, of, false).await?,
+        ProjectCommand::Participants { id } => people::list(context, id).await?,
+        ProjectCommand::Participant(args) => people::participant(context, args).await?,
+        ProjectCommand::Teams { id } => people::teams(context, id).await?,
+        ProjectCommand::Team(args) => people::team(context, args).await?,
     }
     Ok(0)
 }
@@ -212,13 +233,33 @@ async fn path(context: &Context, id: Option<ProjectId>, below: &str) -> Result<S
     context.org_path(&format!("/projects/{id}{below}")).await
 }
 
-async fn assign(context: &Context, devices: &[String], edit: &DeviceEdit, what: &str) -> Result<u8, Failure> {
-    super::decide::each(devices, async |name| {
-        let uid = context.device(name).await?.uid;
-        let device: Device = context.hub().patch(&context.device_path(uid.as_str(), "").await?, edit).await?;
-        context.out.done(&device, format!("{} {what}.", device.name))
-    })
-    .await
+async fn assign(context: &Context, of: DevicesOf, add: bool) -> Result<(), Failure> {
+    let DevicesOf { id, mut devices, file } = of;
+    if let Some(file) = file {
+        devices.extend(lines(&file)?);
+    }
+    if devices.is_empty() {
+        return Err(Failure::usage("the file names no device"));
+    }
+    let body = if add { ProjectDevices { add: devices, remove: Vec::new() } } else { ProjectDevices { add: Vec::new(), remove: devices } };
+    let done: Assigned = context.hub().post(&path(context, Some(id.clone()), "/devices").await?, &body).await?;
+    let (count, what, others) =
+        if add { (done.added, "now in", body.add.len()) } else { (done.removed, "no longer in", body.remove.len()) };
+    let others = others.saturating_sub(count as usize);
+    let others = match (others, add) {
+        (0, _) => String::new(),
+        (others, true) => format!("; {others} had been in it before, or were named twice"),
+        (others, false) => format!("; {others} had not been in it, or were named twice"),
+    };
+    let devices = if count == 1 { "1 device is".to_owned() } else { format!("{count} devices are") };
+    context.out.done(&done, format!("{devices} {what} {id}{others}."))
+}
+
+/// The lines of a file that say something.
+fn lines(file: &Path) -> Result<Vec<String>, Failure> {
+    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text = text.map_err(|error| Failure::new(Exit::Failed, format!("cannot read {}: {error}", file.display())))?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 
 fn visibility(visibility: Visibility) -> &'static str {
@@ -237,6 +278,7 @@ fn table(context: &Context, projects: &[Project]) -> Table {
         column("YOUR ROLE"),
         column("DEVICES").right(),
         column("ONLINE").right(),
+        column("STATE").optional(1),
         column("MADE").optional(4),
     ]);
     let now = now();
@@ -249,6 +291,7 @@ fn table(context: &Context, projects: &[Project]) -> Table {
             cell(project.role.as_str()),
             cell(project.devices.to_string()),
             styled(project.online.to_string(), if project.online > 0 { Style::Green } else { Style::Plain }),
+            styled(if project.archived_at.is_some() { "archived" } else { "" }, Style::Dim),
             cell(local_ago(now, project.created_at)),
         ]);
     }

@@ -10,9 +10,9 @@ fn organizations_and_members() {
     assert_eq!(town.muster("org create second --name Second --json").json()["id"], "second");
     assert!(town.muster("org create second").fails(1).contains("second"));
     town.muster("org create Bad_Id").fails(2);
-    assert_eq!(town.muster("org members --json").json()[0]["email"], OWNER);
-    assert!(town.muster("org member add nobody@acme.example").fails(4).contains("muster-hub user add"));
-    assert!(town.muster(&format!("org member remove {OWNER}")).fails(2).contains("give --yes"));
+    assert_eq!(town.muster("member list --json").json()[0]["email"], OWNER);
+    assert!(town.muster("member set nobody@acme.example --role member").fails(4).contains("muster-hub user add"));
+    assert!(town.muster(&format!("member remove {OWNER}")).fails(2).contains("give --yes"));
 
     // Two organizations, none named: the choice is explained, then made.
     run(town.stranger().args(["login", &town.url, "--token", &town.token])).ok();

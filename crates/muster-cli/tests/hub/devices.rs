@@ -128,15 +128,15 @@ fn another_key_takes_over_only_by_an_owners_word() {
 fn hostile_names_are_harmless_everywhere() {
     let town = Town::new();
     town.device("SN-1");
-    let name = "evil\u{202e}$(reboot)";
+    // What turns the direction of a line is refused by the hub; what an older hub let in, `output::text` makes visible.
+    run(town.command().args(["device", "edit", "SN-1", "--name", "evil\u{202e}gpj.exe"])).fails(1);
+    let name = "evil; $(reboot)";
     run(town.command().args(["device", "edit", "SN-1", "--name", name])).ok();
     for line in ["devices", "device show SN-1", "top --once", "top SN-1 --once", "audit"] {
         let said = town.muster(line).ok();
-        assert!(said.contains("evil\\u{202e}$(reboot)") && !said.contains('\u{202e}'), "{line}: {said}");
+        assert!(said.contains(name) && !said.contains('\u{202e}'), "{line}: {said}");
     }
-    // JSON keeps the value, written so that a terminal does not act on it.
     let said = town.muster("devices --json").ok();
-    assert!(said.contains("evil\\u202e") && !said.contains('\u{202e}'), "{said}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&said).unwrap()[0]["name"], name);
 
     // Neither a shell nor OpenSSH ever gets it.

@@ -36,7 +36,7 @@ fn a_password_logs_in_once_the_hub_is_trusted() {
     let added =
         run_with(town.hub_command().args(["user", "add", "ann@acme.example", "--password-stdin"]), "correct horse battery staple\n");
     added.ok();
-    town.muster("org member add ann@acme.example --role member").ok();
+    town.muster("member set ann@acme.example --role member").ok();
 
     // Nobody can be asked, and the hub is unknown: nothing is sent, but the fingerprint is told.
     let login = ["login", town.url.as_str(), "--email", "ann@acme.example", "--password-stdin"];
@@ -54,7 +54,7 @@ fn a_password_logs_in_once_the_hub_is_trusted() {
 
     assert_eq!(town.as_stranger("whoami --json").json()["email"], "ann@acme.example");
     // A member may not do what owners may.
-    town.as_stranger("org member add ben@acme.example").fails(3);
+    town.as_stranger("member set ben@acme.example --role viewer").fails(3);
     // The second time the hub is known.
     run_with(town.stranger().args(login), "correct horse battery staple\n").ok();
     let tokens = town.as_stranger("access-token list --json").json();

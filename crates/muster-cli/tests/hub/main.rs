@@ -3,4 +3,5 @@
 mod commands;
 mod devices;
 mod logins;
+mod organization;
 mod town;
