@@ -33,6 +33,7 @@ CREATE TABLE invitations (
     mail_digest BLOB,                         -- of the secret of the link that was mailed last
     invited_by  TEXT NOT NULL,
     created_at  INTEGER NOT NULL,
+    renewed_at  INTEGER NOT NULL,             -- when the link was made, at first or again
     expires_at  INTEGER NOT NULL,
     accepted_at INTEGER,
     revoked_at  INTEGER,

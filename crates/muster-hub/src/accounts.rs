@@ -10,8 +10,10 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use muster_proto::Millis;
+use muster_proto::problem::Code;
 use tokio::sync::Semaphore;
 
+use crate::api::ApiError;
 use crate::clock::SECOND;
 
 /// Shortest password.
@@ -20,6 +22,8 @@ pub const PASSWORD_MIN: usize = 10;
 pub const PASSWORD_MAX: usize = 1024;
 /// Longest e-mail, in bytes (RFC 5321, 4.5.3.1.3).
 pub const EMAIL_MAX: usize = 254;
+/// The end of a service account's e-mail (`NAME@ORG.service`), which no person's may have.
+pub const SERVICE: &str = ".service";
 /// Password checks at once: each takes 19 MiB and tens of milliseconds.
 static CHECKS: Semaphore = Semaphore::const_new(2);
 
@@ -31,6 +35,7 @@ pub fn parse_email(text: &str) -> Result<String, String> {
     let text = text.trim();
     let ok = text.len() <= EMAIL_MAX
         && text.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty() && !host.contains('@'))
+        && !text.to_ascii_lowercase().ends_with(SERVICE)
         && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "/\\\"<>,;".contains(c));
     if ok { Ok(text.to_lowercase()) } else { Err(format!("{:?} is not an e-mail address", text.chars().take(80).collect::<String>())) }
 }
@@ -53,6 +58,16 @@ pub fn check_new_password(password: &str) -> Result<(), String> {
 pub fn hash(password: &str) -> String {
     // With the default parameters it fails only for passwords of 4 GiB.
     Argon2::default().hash_password(password.as_bytes()).expect("passwords are bounded").to_string()
+}
+
+/// [`hash`] off the async threads, and no more at once than the checks.
+///
+/// # Errors
+/// When the hub is stopping.
+pub async fn hash_slowly(password: String) -> Result<String, ApiError> {
+    let stopping = || ApiError::new(Code::Unavailable, "the hub is stopping; try again in a moment");
+    let _permit = CHECKS.acquire().await.map_err(|_| stopping())?;
+    tokio::task::spawn_blocking(move || hash(&password)).await.map_err(|_| stopping())
 }
 
 /// Whether a password is the one of a hash. `None`, for an account that does not exist, takes as long.
@@ -149,7 +164,9 @@ mod tests {
     #[test]
     fn emails() {
         assert_eq!(parse_email(" Ada@Example.COM "), Ok("ada@example.com".into()));
-        for bad in ["", "ada", "@x", "a@", "a b@c", "a@b@c", "a/b@c", &format!("{}@x", "a".repeat(300))] {
+        for bad in
+            ["", "ada", "@x", "a@", "a b@c", "a@b@c", "a/b@c", "ci@acme.service", "ci@acme.SERVICE", &format!("{}@x", "a".repeat(300))]
+        {
             assert!(parse_email(bad).is_err(), "{bad}");
         }
     }

@@ -4,6 +4,7 @@
 //! All mistakes are reported together, each with its key and what to do. Secrets print as stars.
 
 mod billing;
+mod people;
 mod reader;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use billing::{Limits, Rates, Retention};
 use muster_proto::limits::HEARTBEAT_EVERY;
+pub use people::{AutoJoin, Login, Mail, Oidc, Security};
 pub use reader::Mistake;
 use reader::Reader;
 
@@ -80,6 +82,12 @@ pub struct Config {
     pub limits: Limits,
     /// How long records stay.
     pub retention: Retention,
+    /// How people log in.
+    pub login: Login,
+    /// The mail server for invitations, where there is one.
+    pub mail: Option<Mail>,
+    /// Single sign-on, where there is one.
+    pub oidc: Option<Oidc>,
     /// Log.
     pub log: Log,
 }
@@ -271,6 +279,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
     }
     let heartbeat = reader.seconds("presence.heartbeat_every_s", 1..=300).map_or(HEARTBEAT_EVERY, Duration::from_secs);
     let (billing, limits, retention) = (billing::rates(reader), billing::limits(reader), billing::retention(reader));
+    let (login, mail, oidc) = (people::login(reader), people::mail(reader), people::oidc(reader));
     let level = reader.parsed("log.level", |text| match text {
         "error" => Ok(tracing::Level::ERROR),
         "warn" => Ok(tracing::Level::WARN),
@@ -294,6 +303,9 @@ fn read(reader: &mut Reader) -> Option<Config> {
         billing,
         limits,
         retention,
+        login,
+        mail,
+        oidc,
         log: Log { level: level.unwrap_or(tracing::Level::INFO) },
         public_url,
     })
@@ -374,6 +386,42 @@ mod tests {
         let shown = format!("{config:?}");
         assert!(shown.contains("***") && !shown.contains("swordfish"), "{shown}");
         assert_eq!(config.mqtt.broker.unwrap().password.unwrap().expose(), "swordfish");
+    }
+
+    #[test]
+    fn how_people_come_in() {
+        let base = "public_url = \"https://a.example\"\n";
+        let config = parse(base, &[]).unwrap();
+        assert!(config.login.password && config.mail.is_none() && config.oidc.is_none());
+        let text = format!(
+            "{base}[login]\npassword = false\n[mail]\nserver = \"smtp.a.example:587\"\nfrom = \"Muster <m@a.example>\"\n\
+             [oidc]\nissuer = \"https://id.a.example/realm\"\nclient_id = \"muster\"\nclient_secret = \"swordfish\"\n\
+             auto_join = [{{ domain = \"A.Example\", org = \"acme\" }}]\n"
+        );
+        let config = parse(&text, &[]).unwrap();
+        assert!(!config.login.password && !format!("{config:?}").contains("swordfish"));
+        assert_eq!(config.mail.unwrap().security, Security::StartTls);
+        let oidc = config.oidc.unwrap();
+        assert_eq!((oidc.name.as_str(), oidc.auto_join[0].domain.as_str()), ("id.a.example/realm", "a.example"));
+        let pairs = parse(&text, &[("MUSTER_HUB_OIDC_AUTO_JOIN", "b.example=acme, c.example=other")]).unwrap().oidc.unwrap().auto_join;
+        assert_eq!(pairs.iter().map(|pair| pair.org.as_str()).collect::<Vec<_>>(), ["acme", "other"]);
+        for (bad, key) in [
+            ("[login]\npassword = 1\n", "login.password"),
+            ("[mail]\nserver = \"smtp.a.example\"\n", "mail.server"),
+            ("[mail]\nserver = \"smtp.a.example:25\"\n", "mail.from"),
+            ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nsecurity = \"none\"\n", "mail.security"),
+            ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nusername = \"m\"\n", "mail.password"),
+            ("[oidc]\nissuer = \"http://id.example\"\n", "oidc.issuer"),
+            ("[oidc]\nissuer = \"https://id.example\"\n", "oidc.client_id"),
+            (
+                "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nauto_join = [{ domain = \"com\", org = \"acme\" }]\n",
+                "oidc.auto_join",
+            ),
+            ("[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nauto_join = [{ domain = \"a.b\" }]\n", "oidc.auto_join"),
+        ] {
+            let error = parse(&format!("{base}{bad}"), &[]).unwrap_err();
+            assert!(error.mistakes.iter().any(|mistake| mistake.key == key), "{key}: {error}");
+        }
     }
 
     #[test]

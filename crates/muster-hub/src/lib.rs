@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod init;
 pub mod lapse;
 pub mod listener;
+pub mod mail;
 pub mod meter;
 pub mod metrics;
 pub mod mqtt;

@@ -62,6 +62,7 @@ fn described(operation: &Operation) -> Value {
     let answer = match (operation.status, operation.answer) {
         (101, _) => json!({ "description": "A WebSocket" }),
         (_, "") => json!({ "description": "Done" }),
+        (_, "html") => json!({ "description": "A page", "content": { "text/html": { "schema": { "type": "string" } } } }),
         (_, "text") => json!({ "description": "A text", "content": { "text/plain": { "schema": { "type": "string" } } } }),
         (_, "csv") => json!({ "description": "A CSV file", "content": { "text/csv": { "schema": { "type": "string" } } } }),
         (_, "image") => json!({ "description": "An image", "content": image() }),

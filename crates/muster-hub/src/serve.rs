@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::ingest::{Ingest, Options};
 use crate::lapse::{self, Lapses};
 use crate::listener;
+use crate::mail::Mailer;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
@@ -104,6 +105,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
     let standings = Standings::of(&store);
     let registry = Registry::open(&store).await?;
+    let mailer = Mailer::new(&config)?;
     let metrics = Metrics::default();
     let meter = Meter::start(store.clone(), &config, &metrics).await?;
     let options =
@@ -130,6 +132,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         ingest: ingest.clone(),
         lanes,
         mqtt: way.endpoint(),
+        mailer,
         relay,
         lapses: lapses.clone(),
         admissions: Admissions::default(),
@@ -174,6 +177,11 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     tasks.spawn(async move {
         meter.run(stop).await;
         "the metering"
+    });
+    let (post, stop) = (Arc::clone(&state), shutdown.clone());
+    tasks.spawn(async move {
+        post.mailer.run(post.store.clone(), post.ca.pin(), post.endpoints.https.clone(), stop).await;
+        "the mail"
     });
     let (store, stop) = (state.store.clone(), shutdown.clone());
     tasks.spawn(async move {

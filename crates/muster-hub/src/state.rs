@@ -13,6 +13,7 @@ use crate::ca::Ca;
 use crate::config::{Config, Origin};
 use crate::ingest::Ingest;
 use crate::lapse::Lapses;
+use crate::mail::Mailer;
 use crate::metrics::Metrics;
 use crate::mqtt::{self, Lanes};
 use crate::registry::Registry;
@@ -48,6 +49,8 @@ pub struct App {
     pub lanes: Lanes,
     /// The embedded MQTT endpoint, for `/mqtt`; none with an external broker.
     pub mqtt: Option<mqtt::Endpoint>,
+    /// What mails invitations.
+    pub mailer: Mailer,
     /// Remote sessions.
     pub relay: Relay,
     /// Ends what somebody does by a right that is gone.

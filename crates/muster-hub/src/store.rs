@@ -13,6 +13,7 @@ pub mod enrolment_tokens;
 pub mod enrolments;
 pub mod fields;
 pub(crate) mod images;
+pub(crate) mod invitations;
 pub(crate) mod ledger;
 pub mod limits;
 pub mod metering;

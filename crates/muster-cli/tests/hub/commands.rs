@@ -11,7 +11,7 @@ fn organizations_and_members() {
     assert!(town.muster("org create second").fails(1).contains("second"));
     town.muster("org create Bad_Id").fails(2);
     assert_eq!(town.muster("member list --json").json()[0]["email"], OWNER);
-    assert!(town.muster("member set nobody@acme.example --role member").fails(4).contains("muster-hub user add"));
+    assert!(town.muster("member set nobody@acme.example --role member").fails(4).contains("muster invite nobody@acme.example"));
     assert!(town.muster(&format!("member remove {OWNER}")).fails(2).contains("give --yes"));
 
     // Two organizations, none named: the choice is explained, then made.
@@ -28,7 +28,8 @@ fn organizations_and_members() {
 #[test]
 fn projects_and_participants() {
     let town = Town::new();
-    run_with(town.hub_command().args(["user", "add", "ann@acme.example", "--password-stdin"]), "correct horse battery staple\n").ok();
+    let add = ["user", "add", "ann@acme.example", "--password-stdin", "--org", "acme", "--role", "viewer"];
+    run_with(town.hub_command().args(add), "correct horse battery staple\n").ok();
     let made = town.muster("project create field --visibility private --json").json();
     assert_eq!((made["id"].as_str(), made["visibility"].as_str(), made["role"].as_str()), (Some("field"), Some("private"), Some("admin")));
     let list = town.muster("project list --json").json();

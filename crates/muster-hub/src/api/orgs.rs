@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::images::{self, ImageBody};
+use super::invitations::refuse_service_owner;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Query, Route, text};
 use crate::auth::Person;
 use crate::clock;
@@ -190,6 +191,10 @@ async fn put_member(
     let entry = access.entry("member.put", &email).with(json!({ "role": role }));
     let member = state.store.write(move |tx| {
         let account = account(tx, &email)?;
+        refuse_service_owner(&account, role)?;
+        if !orgs::belongs(tx, &access.org, account.id)? {
+            return Err(not_in(&email));
+        }
         orgs::set_member(tx, &access.org, account.id, role, clock::now())?;
         entry.ok(tx)?;
         let member = orgs::members(tx, &access.org)?.into_iter().find(|member| member.email == account.email);
@@ -218,9 +223,12 @@ async fn delete_member(
 
 /// The account of an e-mail in a path.
 pub(super) fn account(connection: &Connection, email: &str) -> store::Result<Account> {
-    accounts::by_email(connection, email)?.ok_or_else(|| {
-        problem(Code::NotFound, format!("there is no account for {email}; the hub's operator makes one: muster-hub user add {email}"))
-    })
+    accounts::by_email(connection, email)?.ok_or_else(|| not_in(email))
+}
+
+/// Nobody is put anywhere without consent; whether there is such an account is not told.
+pub(super) fn not_in(email: &str) -> store::Error {
+    problem(Code::NotFound, format!("{email} is not known here; invite them: muster invite {email}"))
 }
 
 /// A display name, or the id where none was given.

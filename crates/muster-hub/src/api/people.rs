@@ -25,7 +25,7 @@ const TOKENS_MAX: u32 = 200;
 /// Longest life of a token, in days.
 const TOKEN_DAYS_MAX: u32 = 360;
 /// Life of a token from a login, in days.
-const LOGIN_DAYS: u32 = 90;
+pub(super) const LOGIN_DAYS: u32 = 90;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -126,7 +126,7 @@ async fn delete(State(state): State<AppState>, person: Person, Path(id): Path<St
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn check_name(name: &str) -> ApiResult<()> {
+pub(super) fn check_name(name: &str) -> ApiResult<()> {
     if name.is_empty() || name.chars().count() > NAME_MAX || name.chars().any(is_hidden) {
         return Err(ApiError::new(Code::Invalid, format!("name: a token's name has 1 to {NAME_MAX} printable characters")));
     }

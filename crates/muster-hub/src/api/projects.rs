@@ -10,7 +10,7 @@ use muster_proto::id::{ProjectId, TeamId};
 use muster_proto::problem::Code;
 use serde_json::json;
 
-use super::orgs::{account, display_name};
+use super::orgs::{account, display_name, not_in};
 use super::text::description;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock;
@@ -256,6 +256,9 @@ async fn put_participant(
     let entry = access.entry("participant.put", format!("{project}/{email}")).with(json!({ "role": role }));
     let participant = state.store.write(move |tx| {
         let account = account(tx, &email)?;
+        if !orgs::belongs(tx, &access.org, account.id)? {
+            return Err(not_in(&email));
+        }
         keep_those_above(tx, &access, &project, &account.email, own)?;
         orgs::set_participant(tx, &access.org, &project, account.id, role, clock::now())?;
         entry.ok(tx)?;

@@ -143,6 +143,47 @@ impl Reader {
         parsed.map_err(|what| self.mistake(&name, what)).ok()
     }
 
+    /// true or false.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let (name, value) = self.take(key)?;
+        let flag = match &value {
+            Value::Boolean(flag) => Some(*flag),
+            Value::String(text) if name != key => text.parse().ok(),
+            _ => None,
+        };
+        if flag.is_none() {
+            self.mistake(&name, format!("is {value}, but true or false is needed"));
+        }
+        flag
+    }
+
+    /// A list of tables that have exactly these fields, all texts; in the environment as `a=b` pairs: `first=second`, separated by commas.
+    pub(super) fn tables<T>(&mut self, key: &'static str, fields: &[&str], parse: impl Fn(&[&str]) -> Result<T, String>) -> Vec<T> {
+        let Some((name, value)) = self.take(key) else { return Vec::new() };
+        let items: Vec<Result<Vec<String>, String>> = match &value {
+            Value::Array(items) => items.iter().map(|item| row(item, fields)).collect(),
+            Value::String(text) if name != key => text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(|item| Ok(item.split('=').map(|part| part.trim().to_owned()).collect()))
+                .collect(),
+            other => vec![Err(format!("is {}, but a list of tables is needed", described(other)))],
+        };
+        let mut parsed = Vec::with_capacity(items.len());
+        for item in items {
+            let outcome = item.and_then(|texts| {
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                if texts.len() == fields.len() { parse(&texts) } else { Err(format!("needs {}", fields.join(" and "))) }
+            });
+            match outcome {
+                Ok(item) => parsed.push(item),
+                Err(what) => self.mistake(&name, what),
+            }
+        }
+        parsed
+    }
+
     /// A list of texts; in the environment separated by commas.
     pub(super) fn list<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         let Some((name, value)) = self.take(key) else { return Vec::new() };
@@ -165,13 +206,24 @@ impl Reader {
     }
 }
 
+/// The fields of a table, in order.
+fn row(item: &Value, fields: &[&str]) -> Result<Vec<String>, String> {
+    let table = item.as_table().ok_or_else(|| format!("{item} is not a table with {}", fields.join(" and ")))?;
+    if let Some(unknown) = table.keys().find(|known| !fields.contains(&known.as_str())) {
+        return Err(format!("{unknown} is not a field here; it has {}", fields.join(" and ")));
+    }
+    let text =
+        |field: &&str| table.get(*field).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| format!("{field} is needed, as a text"));
+    fields.iter().map(text).collect()
+}
+
 /// `mqtt.listen` as `MUSTER_HUB_MQTT_LISTEN`.
 fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
 /// The sections of the file. A table of another name is one unknown key.
-const SECTIONS: &[&str] = &["mqtt", "presence", "billing", "limits", "retention", "log"];
+const SECTIONS: &[&str] = &["mqtt", "presence", "login", "mail", "oidc", "billing", "limits", "retention", "log"];
 
 fn flatten(table: Table) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();

@@ -10,6 +10,7 @@ pub(super) const ENUMS: &[(&str, &[&str])] = &[
     ("LimitName", &["devices", "users", "projects", "sessions", "runs", "storage"]),
     ("LimitScope", &["own", "hub"]),
     ("FieldKind", &["text", "number", "choice", "date", "person"]),
+    ("MailState", &["none", "queued", "sent", "failed"]),
     ("OrgRole", &["viewer", "member", "owner"]),
     ("PresenceState", &["online", "offline", "never"]),
     ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
@@ -85,6 +86,20 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("Identity", "uid:string org:string name:string certificate:string ca:string mqtt:MqttEndpoint"),
     ("ImportMistake", "line:int column?:string message:string"),
     ("ImportResult", "lines:int created:int updated:int unchanged:int dry_run:bool mistakes:[ImportMistake]"),
+    (
+        "Invitation",
+        "id:string link?:string email:string role?:OrgRole project?:string project_role?:ProjectRole invited_by:string created_at:millis \
+         expires_at:millis mail:MailState mail_error?:string",
+    ),
+    ("InvitationAccept", "token:string name?:string password?:string token_name?:string"),
+    ("InvitationAccepted", "org:string role?:OrgRole project?:string project_role?:ProjectRole email:string token?:string"),
+    ("InvitationCreate", "email:string role?:OrgRole project?:string project_role?:ProjectRole"),
+    ("InvitationLook", "token:string"),
+    (
+        "InvitationLooked",
+        "org:string org_name:string email:string role?:OrgRole project?:string project_name?:string project_role?:ProjectRole \
+         invited_by:string expires_at:millis has_account:bool password_login:bool",
+    ),
     ("LoginRequest", "email:string password:string token_name?:string"),
     ("Me", "email:string name:string hub_owner:bool has_password:bool orgs:[Org]"),
     ("Member", "email:string name:string role:OrgRole since:millis"),
@@ -183,7 +198,8 @@ mod tests {
         let mut types = types![
             BulkRequest BulkResult DeviceAdd DevicePage Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
             AccessToken AccessTokenCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
-            EnrolmentTokenCreate HubInfo Identity LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
+            EnrolmentTokenCreate HubInfo Identity Invitation InvitationAccept InvitationAccepted InvitationCreate
+            InvitationLook InvitationLooked LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn
             Billing CreditAdd LedgerLine Limit LimitEdit Limits LimitsEdit Rate Spent Usage UsageDay Used
             Sample Session SessionCreate SessionTicket Team TeamCreate TeamEdit TeamMember WatchRequest
@@ -201,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_exactly_the_values_of_its_type() {
-        let types = types![BulkAction FieldKind Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
+        let types = types![BulkAction FieldKind Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope MailState OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
         assert_eq!(types.len(), ENUMS.len());
         for (name, variants) in types {
             let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;

@@ -81,6 +81,13 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "GET" "/v1/orgs/{org}/members" => 200 "Page<Member>", "Its members";
     Person "PUT" "/v1/orgs/{org}/members/{email}" < "MemberPut" => 200 "Member", "Make an account a member, or change its role";
     Person "DELETE" "/v1/orgs/{org}/members/{email}" => 204 "", "Take a member out of the organization and its projects";
+    Person "GET" "/v1/orgs/{org}/invitations" => 200 "Page<Invitation>", "Invitations that wait for their people, newest first";
+    Person "POST" "/v1/orgs/{org}/invitations" < "InvitationCreate" => 201 "Invitation", "Invite somebody to the organization, or to one project; the answer has the link";
+    Person "POST" "/v1/orgs/{org}/invitations/{id}/resend" => 200 "Invitation", "A new link for 7 days; the old one is dead";
+    Person "DELETE" "/v1/orgs/{org}/invitations/{id}" => 204 "", "Withdraw an invitation";
+    Nobody "POST" "/v1/invitations/look" < "InvitationLook" => 200 "InvitationLooked", "What an invitation is, for the holder of its link";
+    Nobody "POST" "/v1/invitations/accept" < "InvitationAccept" => 200 "InvitationAccepted", "Accept one: logged in as the invited account, or with name and password of a new one";
+    Nobody "GET" "/invite" => 200 "html", "The page behind an invitation's link";
     Person "GET" "/v1/orgs/{org}/audit" ? "cursor:int limit:int" => 200 "Page<AuditEvent>", "Who did what, newest first";
 
     Person "GET" "/v1/orgs/{org}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What was used, by day: of all, by project or by device; `format=csv` for a file";

@@ -109,3 +109,13 @@ pub fn has_password(connection: &Connection, account: i64) -> Result<bool> {
     let mut statement = connection.prepare_cached("SELECT password IS NOT NULL FROM accounts WHERE id = ?1")?;
     Ok(statement.query_row([account], |row| row.get(0)).optional()?.unwrap_or(false))
 }
+
+/// Opens an account again that its person closed.
+///
+/// # Errors
+/// When the database fails.
+pub fn reopen(tx: &Transaction<'_>, account: i64, name: &str, password: Option<&str>) -> Result<()> {
+    tx.prepare_cached("UPDATE accounts SET closed_at = NULL, name = ?2, password = ?3 WHERE id = ?1")?
+        .execute(params![account, name, password])?;
+    Ok(())
+}

@@ -8,14 +8,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Error, Result, limits, problem};
 
-pub(super) fn parse_org_role(text: &str) -> Result<OrgRole> {
+pub(crate) fn parse_org_role(text: &str) -> Result<OrgRole> {
     [OrgRole::Owner, OrgRole::Member, OrgRole::Viewer]
         .into_iter()
         .find(|role| role.as_str() == text)
         .ok_or_else(|| Error::Corrupt { what: "role", why: text.to_owned() })
 }
 
-pub(super) fn parse_project_role(text: &str) -> Result<ProjectRole> {
+pub(crate) fn parse_project_role(text: &str) -> Result<ProjectRole> {
     [ProjectRole::Admin, ProjectRole::Maintain, ProjectRole::Operate, ProjectRole::Connect, ProjectRole::View]
         .into_iter()
         .find(|role| role.as_str() == text)
@@ -131,6 +131,37 @@ pub(crate) fn of_account(connection: &Connection, account: i64) -> Result<Vec<Or
         orgs.push(org(row, role.as_deref().map(parse_org_role).transpose()?)?);
     }
     Ok(orgs)
+}
+
+/// An account's role in an organization.
+pub(crate) fn role(connection: &Connection, org: &OrgId, account: i64) -> Result<Option<OrgRole>> {
+    let mut statement = connection.prepare_cached("SELECT role FROM members WHERE org = ?1 AND account = ?2")?;
+    let role: Option<String> = statement.query_row(params![org.as_str(), account], |row| row.get(0)).optional()?;
+    role.as_deref().map(parse_org_role).transpose()
+}
+
+/// What a project itself gives to an account.
+pub(crate) fn participant(connection: &Connection, org: &OrgId, project: &ProjectId, account: i64) -> Result<Option<ProjectRole>> {
+    let mut statement = connection.prepare_cached("SELECT role FROM participants WHERE org = ?1 AND project = ?2 AND account = ?3")?;
+    let role: Option<String> = statement.query_row(params![org.as_str(), project.as_str(), account], |row| row.get(0)).optional()?;
+    role.as_deref().map(parse_project_role).transpose()
+}
+
+/// Whether an account came into an organization with consent: as a member, as a collaborator, or as its service account.
+pub(crate) fn belongs(connection: &Connection, org: &OrgId, account: i64) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM members WHERE org = ?1 AND account = ?2)
+             OR EXISTS (SELECT 1 FROM participants WHERE org = ?1 AND account = ?2)
+             OR EXISTS (SELECT 1 FROM accounts WHERE org = ?1 AND id = ?2 AND closed_at IS NULL)",
+    )?;
+    Ok(statement.query_row(params![org.as_str(), account], |row| row.get(0))?)
+}
+
+/// The display names of an organization and of a project in it.
+pub(crate) fn names(connection: &Connection, org: &OrgId, project: Option<&ProjectId>) -> Result<(String, Option<String>)> {
+    let mut statement =
+        connection.prepare_cached("SELECT name, (SELECT name FROM projects WHERE org = ?1 AND id = ?2) FROM orgs WHERE id = ?1")?;
+    Ok(statement.query_row(params![org.as_str(), project.map(ProjectId::as_str)], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 /// Makes an organization with its first owner. The id of one that was deleted is not given again: its records stand under it.

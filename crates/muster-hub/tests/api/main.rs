@@ -4,6 +4,7 @@
 
 mod answers;
 mod enrolment;
+mod invitations;
 mod keys;
 mod ledger;
 mod limits;

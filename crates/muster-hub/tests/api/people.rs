@@ -3,7 +3,7 @@
 use muster_proto::token::{Pin, Token, TokenKind};
 use serde_json::{Value, json};
 
-use crate::world::{OWNER, World};
+use crate::world::{OWNER, World, token_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_gives_a_token_that_works_until_it_is_withdrawn() {
@@ -72,7 +72,12 @@ async fn tokens_that_are_wrong_say_how() {
 async fn organizations_members_and_the_last_owner() {
     let world = World::new().await;
     let bob = world.person("bob@acme.example").await;
-    world.owner.put("/v1/orgs/acme/members/nobody@acme.example", json!({ "role": "member" })).await.problem("not_found");
+    // Whoever is not there is not put there: with an account or without one, it reads the same.
+    for stranger in ["nobody@acme.example", "bob@acme.example"] {
+        let put = world.owner.put(&format!("/v1/orgs/acme/members/{stranger}"), json!({ "role": "member" })).await;
+        assert_eq!(put.problem("not_found").detail, format!("{stranger} is not known here; invite them: muster invite {stranger}"));
+    }
+    world.accepts(&bob, "acme", json!({ "email": "bob@acme.example", "role": "viewer" })).await;
     world.owner.put("/v1/orgs/acme/members/bob@acme.example", json!({ "role": "king" })).await.problem("invalid");
     let member = world.owner.put("/v1/orgs/acme/members/bob@acme.example", json!({ "role": "member" })).await.ok(200);
     assert_eq!((&member["email"], &member["role"]), (&json!("bob@acme.example"), &json!("member")));
@@ -103,7 +108,8 @@ async fn projects_and_participants() {
     world.owner.post("/v1/orgs/acme/projects", secret).await.problem("exists");
     bob.get("/v1/orgs/acme/projects").await.problem("not_found");
     let participants = "/v1/orgs/acme/projects/secret/participants";
-    world.owner.put(&format!("{participants}/bob@elsewhere.example"), json!({ "role": "maintain" })).await.ok(200);
+    world.owner.put(&format!("{participants}/bob@elsewhere.example"), json!({ "role": "maintain" })).await.problem("not_found");
+    world.accepts(&bob, "acme", json!({ "email": "bob@elsewhere.example", "project": "secret", "project_role": "maintain" })).await;
     // A collaborator sees the one project, and no more.
     let seen = bob.get("/v1/orgs/acme/projects").await.ok(200);
     assert_eq!(seen["items"].as_array().unwrap().iter().map(|project| &project["id"]).collect::<Vec<_>>(), ["secret"]);
@@ -111,6 +117,12 @@ async fn projects_and_participants() {
     bob.get("/v1/orgs/acme/members").await.problem("forbidden");
     bob.get("/v1/orgs/acme/audit").await.problem("forbidden");
     // He gives others no more than he has, and takes nothing from those above.
+    let invitations = "/v1/orgs/acme/invitations";
+    let of_eve = |role: &str| json!({ "email": "eve@elsewhere.example", "project": "secret", "project_role": role });
+    bob.post(invitations, of_eve("admin")).await.problem("forbidden");
+    bob.post(invitations, json!({ "email": "eve@elsewhere.example", "role": "viewer" })).await.problem("forbidden");
+    let made = bob.post(invitations, of_eve("view")).await.ok(201);
+    eve.post("/v1/invitations/accept", json!({ "token": token_of(&made) })).await.ok(200);
     bob.put(&format!("{participants}/eve@elsewhere.example"), json!({ "role": "admin" })).await.problem("forbidden");
     bob.put(&format!("{participants}/eve@elsewhere.example"), json!({ "role": "connect" })).await.ok(200);
     bob.put(&format!("{participants}/{OWNER}"), json!({ "role": "view" })).await.problem("forbidden");
@@ -124,7 +136,7 @@ async fn projects_and_participants() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_change_and_every_refusal_is_in_the_records() {
     let world = World::new().await;
-    let bob = world.person("bob@acme.example").await;
+    let bob = world.joins("bob@acme.example", "acme", "member").await;
     world.owner.put("/v1/orgs/acme/members/bob@acme.example", json!({ "role": "viewer" })).await.ok(200);
     bob.post("/v1/orgs/acme/projects", json!({ "id": "mine" })).await.problem("forbidden");
     bob.delete("/v1/orgs/acme/members/bob@acme.example").await.problem("forbidden");

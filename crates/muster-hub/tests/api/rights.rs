@@ -12,13 +12,11 @@ async fn cast(world: &World) -> Vec<(&'static str, Client)> {
     let mut people = vec![("owner", world.owner.clone())];
     for role in ["member", "viewer"] {
         let email = format!("{role}@acme.example");
-        people.push((role, world.person(&email).await));
-        world.owner.put(&format!("/v1/orgs/acme/members/{email}"), json!({ "role": role })).await.ok(200);
+        people.push((role, world.joins(&email, "acme", role).await));
     }
     for role in ["maintain", "operate", "connect", "view"] {
         let email = format!("{role}@guest.example");
-        people.push((role, world.person(&email).await));
-        world.owner.put(&format!("/v1/orgs/acme/projects/lab/participants/{email}"), json!({ "role": role })).await.ok(200);
+        people.push((role, world.collaborates(&email, "acme", "lab", role).await));
     }
     people.push(("nobody", world.person("nobody@elsewhere.example").await));
     people

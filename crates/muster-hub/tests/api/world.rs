@@ -88,18 +88,24 @@ impl World {
         self.with_token(&token.await.unwrap())
     }
 
-    /// Somebody with an account who belongs to an organization of Ada.
+    /// Somebody with an account who was invited to an organization of Ada's and accepted.
     pub(crate) async fn joins(&self, email: &str, org: &str, role: &str) -> Client {
         let person = self.person(email).await;
-        self.owner.put(&format!("/v1/orgs/{org}/members/{email}"), json!({ "role": role })).await.ok(200);
+        self.accepts(&person, org, json!({ "email": email, "role": role })).await;
         person
     }
 
-    /// Somebody with an account who takes part in a project of Ada.
+    /// Somebody with an account who was invited to one project and accepted.
     pub(crate) async fn collaborates(&self, email: &str, org: &str, project: &str, role: &str) -> Client {
         let person = self.person(email).await;
-        self.owner.put(&format!("/v1/orgs/{org}/projects/{project}/participants/{email}"), json!({ "role": role })).await.ok(200);
+        self.accepts(&person, org, json!({ "email": email, "project": project, "project_role": role })).await;
         person
+    }
+
+    /// Ada invites, the person accepts.
+    pub(crate) async fn accepts(&self, person: &Client, org: &str, invitation: Value) {
+        let made = self.owner.post(&format!("/v1/orgs/{org}/invitations"), invitation).await.ok(201);
+        person.post("/v1/invitations/accept", json!({ "token": token_of(&made) })).await.ok(200);
     }
 
     pub(crate) async fn enrolment_token(&self, wanted: Value) -> String {
@@ -122,6 +128,11 @@ impl World {
         let page = self.owner.get("/v1/orgs/acme/audit?limit=1000").await.ok(200);
         page["items"].as_array().unwrap().clone()
     }
+}
+
+/// The token of an invitation's link.
+pub(crate) fn token_of(invitation: &Value) -> &str {
+    invitation["link"].as_str().unwrap().split_once('#').unwrap().1
 }
 
 fn client_tls(pin: Pin, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {

@@ -105,6 +105,8 @@ pub struct InvitationLooked {
     pub expires_at: Millis,
     /// Whether the e-mail has an account here: then it is accepted logged in, else with a name and a password.
     pub has_account: bool,
+    /// Whether a new account may be made here with a password.
+    pub password_login: bool,
 }
 
 /// `POST /v1/invitations/accept`: logged in as the invited account, or with the name and password of a new one.

@@ -1,0 +1,113 @@
+//! The few pages that the hub serves to a browser: small, without external resources, under a strict content security policy.
+//!
+//! A page's style and script stand in it and are allowed by their digests alone. What people wrote is escaped, or set as text by the script.
+
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::random;
+
+const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:3rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
+h1{font-size:1.4rem}code,.code{font:14px/1.4 ui-monospace,monospace;background:#f2f2f2;padding:.2rem .4rem;border-radius:4px;overflow-wrap:anywhere}\
+.code{display:block;padding:.6rem}label{display:block;margin:.8rem 0 .2rem}input{font:inherit;padding:.4rem;width:100%;box-sizing:border-box}\
+button{font:inherit;margin:1rem .6rem 0 0;padding:.4rem 1rem}.bad{color:#a00}.big{font-size:1.6rem;letter-spacing:.1em}\
+@media(prefers-color-scheme:dark){body{background:#161616;color:#eee}code,.code{background:#2a2a2a}.bad{color:#f88}}";
+
+/// A page: its body is trusted HTML, made of literals and [`escape`]d texts.
+#[derive(Debug, Clone)]
+pub(super) struct Page {
+    pub(super) status: StatusCode,
+    pub(super) title: &'static str,
+    pub(super) body: String,
+    /// Allowed by its digest.
+    pub(super) script: &'static str,
+    /// Whether a form of the page posts to the hub.
+    pub(super) form: bool,
+}
+
+impl Page {
+    /// A page that only says something.
+    pub(super) fn new(title: &'static str, body: String) -> Self {
+        Self { status: StatusCode::OK, title, body, script: "", form: false }
+    }
+
+    /// A page that says what went wrong, in one sentence.
+    pub(super) fn wrong(status: StatusCode, why: &str) -> Self {
+        Self { status, ..Self::new("This did not work", format!("<p class=bad>{}</p>", escape(why))) }
+    }
+
+    fn policy(&self) -> String {
+        let digest = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(random::sha256(text.as_bytes())));
+        let script = if self.script.is_empty() { "'none'".to_owned() } else { digest(self.script) };
+        let form = if self.form { "'self'" } else { "'none'" };
+        format!(
+            "default-src 'none'; style-src {}; script-src {script}; connect-src 'self'; form-action {form}; base-uri 'none'; \
+             frame-ancestors 'none'",
+            digest(STYLE)
+        )
+    }
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        let policy = self.policy();
+        let script = if self.script.is_empty() { String::new() } else { format!("<script>{}</script>", self.script) };
+        let html = format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+             <title>{0}</title><style>{STYLE}</style><h1>{0}</h1>{1}{script}",
+            self.title, self.body
+        );
+        let fixed = [
+            (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "DENY"),
+        ];
+        let mut response = (self.status, html).into_response();
+        let headers = response.headers_mut();
+        for (name, value) in fixed {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let policy = HeaderValue::from_str(&policy).expect("the policy is ASCII");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        response
+    }
+}
+
+/// A text as HTML, in an element or in a quoted attribute.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_from_outside_and_nothing_unescaped() {
+        let page = Page { script: "1", ..Page::wrong(StatusCode::BAD_REQUEST, "<img src=x onerror='alert(1)'>\"&\n") };
+        assert!(page.body.contains("&lt;img src=x onerror=&#39;alert(1)&#39;&gt;&quot;&amp; "), "{}", page.body);
+        let response = page.into_response();
+        let policy = response.headers()["content-security-policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; style-src 'sha256-") && policy.contains("script-src 'sha256-a4ayc/80/OGda4BO"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+}
