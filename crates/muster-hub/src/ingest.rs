@@ -23,6 +23,10 @@ use crate::clock;
 use crate::metrics::{Counter, Metrics};
 use crate::presence::{Moment, Presence, Sign};
 use crate::store::{self, Store, telemetry};
+use crate::words::{self, plain};
+
+/// A device's version and its reason to go, in characters.
+const WORD_MAX: usize = 100;
 
 /// The bounds that an operator may choose.
 #[derive(Debug, Clone, Copy)]
@@ -175,10 +179,11 @@ impl Ingest {
         let link = message.link;
         let sign = match (message.online, message.reason) {
             (true, _) => Sign::Birth { link, boot: message.boot },
-            (false, Some(reason)) => Sign::Farewell { link, reason: short(&reason) },
+            (false, Some(reason)) => Sign::Farewell { link, reason: plain(&reason, WORD_MAX) },
             (false, None) => Sign::Will { link },
         };
-        let facts = message.facts.filter(|_| message.online).map(|facts| (facts, message.agent.as_deref().map(short)));
+        let agent = message.agent.map(|agent| plain(&agent, WORD_MAX));
+        let facts = message.facts.filter(|_| message.online).map(|facts| (words::facts(facts), agent));
         if self.sign(uid, sign, facts, true).await? { Ok(()) } else { Err(Refused::NotAdmitted) }
     }
 
@@ -263,7 +268,7 @@ impl Ingest {
             let changed = presence.apply(sign, now.wall);
             telemetry::put_presence(tx, &owner, &presence, changed, now.wall)?;
             if let Some((facts, agent)) = facts {
-                telemetry::put_facts(tx, &owner, &serde_json::to_string(&facts.bounded())?, agent.as_deref())?;
+                telemetry::put_facts(tx, &owner, &serde_json::to_string(&facts)?, agent.as_deref())?;
             }
             if changed {
                 tracing::info!(uid = %owner, online = presence.online, reason = presence.reason, "presence");
@@ -291,9 +296,4 @@ impl Ingest {
     fn now(&self) -> Moment {
         Moment { wall: clock::now(), uptime: self.0.started.elapsed() }
     }
-}
-
-/// A device's word for people: cut, without control characters.
-fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(100).collect()
 }

@@ -37,3 +37,4 @@ pub mod state;
 pub mod store;
 pub mod systemd;
 pub mod tls;
+mod words;

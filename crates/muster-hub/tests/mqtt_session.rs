@@ -274,6 +274,13 @@ async fn presence_follows_birth_will_and_farewell() {
     let facts: String =
         hub.store.read(|db| Ok(db.query_row("SELECT facts || agent FROM devices WHERE uid = ?1", [A], |row| row.get(0))?)).await.unwrap();
     assert_eq!(facts, r#"{"hostname":"robot"}0.1.0"#);
+    // Whatever it sends of itself is kept without marks that act on a terminal or turn the direction of what follows.
+    let strange = String::from_utf8(birth(1)).unwrap();
+    let strange = strange.replace("0.1.0", "\u{202e}0.1.0\\u001b[2J").replace("robot", "ro\u{2066}bot\\u0007");
+    assert_eq!(raw.publish(&topic, strange.as_bytes()).await, 0);
+    let facts: String =
+        hub.store.read(|db| Ok(db.query_row("SELECT facts || agent FROM devices WHERE uid = ?1", [A], |row| row.get(0))?)).await.unwrap();
+    assert_eq!(facts, r#"{"hostname":"robot"}0.1.0[2J"#);
     drop(raw);
     until("the will", || async { state() == PresenceState::Offline }).await;
 

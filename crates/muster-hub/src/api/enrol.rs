@@ -49,7 +49,7 @@ async fn enrol(State(state): State<AppState>, request: Request) -> ApiResult<Jso
         return Err(ApiError::new(Code::TokenUnknown, why));
     }
     let key = DeviceKey::from_csr(&asked.csr)?;
-    let facts = asked.facts.bounded();
+    let facts = crate::words::facts(asked.facts);
     if serde_json::to_vec(&facts).is_ok_and(|facts| facts.len() > PRESENCE_MAX) {
         return Err(ApiError::new(Code::Invalid, "facts: they have more than 16 KiB"));
     }

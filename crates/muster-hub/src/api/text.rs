@@ -7,6 +7,7 @@ use muster_proto::limits::{DESCRIPTION_MAX, NAME_MAX, WEBSITE_MAX};
 use muster_proto::problem::Code;
 
 use super::{ApiError, ApiResult};
+pub(crate) use crate::words::is_hidden;
 
 /// A name of one line, 1 to 100 characters.
 pub(super) fn name(field: &str, text: String) -> ApiResult<String> {
@@ -53,12 +54,6 @@ pub(super) fn website(field: &str, text: String) -> ApiResult<Option<String>> {
         return Err(ApiError::new(Code::Invalid, why));
     }
     Ok(Some(text))
-}
-
-/// What is not printed, ends a line, or turns the direction of what stands after it.
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
 /// Whether anything of it is seen: joiners and fillers alone are no name.

@@ -84,7 +84,7 @@ fn row(hub: &Running, device: &DeviceRow) -> [String; 6] {
 
 /// A name from a device must not write to the terminal's controls.
 fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if crate::words::is_hidden(c) { '?' } else { c }).collect()
 }
 
 pub(super) async fn try_next(folder: &Folder, hub: &Running, uid: &DeviceUid) -> Result<()> {
