@@ -81,7 +81,10 @@ fn on_mosquitto_a_device_reports_is_reached_is_fenced_and_is_cut_off() {
     stealing.kill();
 
     // The broker goes away and comes back: nothing is lost.
+    let ready = || lab.api("GET", "/readyz", None).status;
+    assert_eq!(ready(), 200);
     mosquitto.stop();
+    crate::wait::eventually("the hub is not ready without its broker", SOON, || (ready() == 503).then_some(()));
     device.has_taken(device.own_samples().len() + 3, SOON);
     let mut again = lab.marked(&programs::system("mosquitto"));
     let folder = lab.folder().join("mosquitto");
@@ -89,6 +92,7 @@ fn on_mosquitto_a_device_reports_is_reached_is_fenced_and_is_cut_off() {
     again.arg("-c").arg(if as_root.exists() { as_root } else { folder.join("mosquitto.conf") });
     let _mosquitto = Process::start("mosquitto-again", lab.folder(), again);
     lab.online("robot-1");
+    assert_eq!(ready(), 200);
     spool::compare(&lab, &device);
 
     // Revoked: link and live session within a second.

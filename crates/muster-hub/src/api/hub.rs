@@ -5,6 +5,7 @@ use axum::extract::{FromRequestParts as _, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, header};
 use muster_proto::api::HubInfo;
+use muster_proto::problem::Code;
 use serde_json::Value;
 
 use super::{ApiError, ApiResult, Route};
@@ -29,8 +30,11 @@ async fn healthz() -> Json<Value> {
     Json(serde_json::json!({ "status": "ok" }))
 }
 
-/// The database answers and writes.
+/// The database answers and writes, and devices can be reached.
 async fn readyz(State(state): State<AppState>) -> ApiResult<Json<Value>> {
+    if !state.lanes.are_up() {
+        return Err(ApiError::new(Code::Unavailable, "the hub is not connected to its MQTT broker; its log says why"));
+    }
     state.store.read(|db| Ok(db.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?)).await?;
     state.store.write(|_| Ok(())).await?;
     Ok(Json(serde_json::json!({ "status": "ready" })))

@@ -165,6 +165,14 @@ impl Lanes {
         told
     }
 
+    /// Whether devices can be spoken to at all: the line to an external broker is up.
+    pub fn are_up(&self) -> bool {
+        match &self.0.way {
+            Way::Embedded { .. } => true,
+            Way::External(broker) => broker.is_up(),
+        }
+    }
+
     /// Whether the device's MQTT link is up, as far as the hub can know.
     pub fn is_linked(&self, uid: &DeviceUid) -> bool {
         match &self.0.way {

@@ -41,7 +41,7 @@ macro_rules! operations {
 
 pub(super) const OPERATIONS: &[Operation] = operations! {
     Nobody "GET" "/healthz" => 200 "any", "The process serves";
-    Nobody "GET" "/readyz" => 200 "any", "The database answers and writes";
+    Nobody "GET" "/readyz" => 200 "any", "The database answers and writes, and the external MQTT broker, where there is one, is connected";
     Nobody "GET" "/metrics" => 200 "text", "Prometheus' page; a personal access token is needed from other machines";
     Nobody "GET" "/v1/openapi.json" => 200 "any", "This document";
     Nobody "GET" "/v1/hub" => 200 "HubInfo", "What anybody may know of this hub";
