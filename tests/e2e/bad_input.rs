@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
@@ -52,6 +53,30 @@ fn a_broken_configuration_names_all_its_mistakes_at_once() {
         fs::write(&path, example).unwrap();
         crate::lab::ok(lab.marked(&program).arg("--config").arg(&path).arg("check-config"));
     }
+}
+
+#[test]
+fn keys_that_others_can_read_are_told_and_closed_at_the_start() {
+    let lab = Lab::prepared(Plan::default());
+    let key = lab.data.join("ca.key");
+    let mode = || fs::metadata(&key).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+    let told = fails(lab.marked(&programs::muster_hub()).arg("--config").arg(lab.data.join("hub.toml")).arg("check-config"), 1);
+    assert!(told.contains("ca.key (mode 644)") && told.contains("chmod 600"), "{told}");
+    assert_eq!(mode(), 0o644, "a check changes nothing");
+    lab.start_hub();
+    assert_eq!(mode(), 0o600);
+    assert!(lab.hub().log().contains("could be read by others (mode 644)"), "{}", lab.hub().log());
+}
+
+#[test]
+fn making_a_hub_again_makes_no_second_token() {
+    let lab = Lab::prepared(Plan::default());
+    let mut init = lab.marked(&programs::muster_hub());
+    init.arg("init").arg("--data-dir").arg(&lab.data).args(["--public-url", &lab.url, "--owner", crate::lab::OWNER, "--org", "acme"]);
+    let output = crate::lab::ok(&mut init);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.stdout.is_empty() && told.contains("there already") && told.contains("user password"), "{told}");
 }
 
 #[test]

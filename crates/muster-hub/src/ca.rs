@@ -131,6 +131,21 @@ impl Ca {
         }
     }
 
+    /// The keys in a data directory that others than their owner may read, with their modes.
+    ///
+    /// # Errors
+    /// When a file cannot be looked at.
+    pub fn exposed_keys(dir: &Path) -> Result<Vec<(PathBuf, u32)>, CaError> {
+        let mut exposed = Vec::new();
+        for path in ["ca.key", "server.key"].map(|name| dir.join(name)) {
+            let mode = files::open_to_others(&path);
+            if let Some(mode) = mode.map_err(|source| CaError::File { verb: "look at", path: path.clone(), source })? {
+                exposed.push((path, mode));
+            }
+        }
+        Ok(exposed)
+    }
+
     fn from_pem(key: &str, certificate: &str, key_path: &Path, certificate_path: &Path) -> Result<Self, CaError> {
         let key = KeyPair::from_pem(key).map_err(|error| damaged(key_path, &error))?;
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| damaged(certificate_path, &error))?;
@@ -262,13 +277,18 @@ mod tests {
 
     #[test]
     fn the_authority_survives_a_restart_and_its_key_is_private() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let first = Ca::open_or_create(dir.path(), clock::now()).unwrap();
         let again = Ca::open_or_create(dir.path(), clock::now()).unwrap();
         assert_eq!(first.pin(), again.pin());
         assert_eq!(first.pem(), again.pem());
-        assert_eq!(std::fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
+        let key = dir.path().join("ca.key");
+        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), []);
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
+        assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), [(key, 0o644)]);
+        assert_eq!(Ca::exposed_keys(&dir.path().join("none")).unwrap(), []);
     }
 
     #[test]

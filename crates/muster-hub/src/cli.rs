@@ -4,13 +4,14 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
 use muster_proto::api::OrgRole;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::audit::Entry;
 use crate::broker::mosquitto::{self, Settings};
+use crate::ca::Ca;
 use crate::config::{self, Config, Invalid};
 use crate::init::{self, First, Wanted};
 use crate::store::{accounts as stored, orgs};
@@ -184,6 +185,11 @@ fn execute(cli: Cli) -> Result<()> {
         }
         Command::CheckConfig => {
             let config = load()?;
+            let exposed = Ca::exposed_keys(&config.data_dir)?;
+            if !exposed.is_empty() {
+                let list: Vec<String> = exposed.iter().map(|(path, mode)| format!("{} (mode {mode:o})", path.display())).collect();
+                bail!("others can read {}: chmod 600; where other people use this machine, one of them may have a copy", list.join(", "));
+            }
             println!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
             Ok(())
         }
@@ -231,12 +237,18 @@ fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
     let made = init::init(wanted, environment())?;
     let path = made.config.display();
     eprintln!("{} {path}", if made.kept { "kept" } else { "wrote" });
+    let Some(token) = made.token else {
+        eprintln!("this hub and the account {owner} are there already; no token is made a second time");
+        eprintln!("start the hub:       muster-hub --config {path} serve");
+        eprintln!("a token for {owner}: muster-hub --config {path} user password {owner}, then muster login with it");
+        return Ok(());
+    };
     eprintln!("start the hub:       muster-hub --config {path} serve");
     eprintln!("a password for {owner}: muster-hub --config {path} user password {owner}");
     // The last part of every token; a person who logs in with a password compares it.
-    eprintln!("the hub's fingerprint: {}", made.token.rsplit('.').next().unwrap_or_default());
+    eprintln!("the hub's fingerprint: {}", token.rsplit('.').next().unwrap_or_default());
     eprintln!("the token of {owner}, good for 360 days; it is shown only now:");
-    println!("{}", made.token);
+    println!("{token}");
     Ok(())
 }
 

@@ -51,11 +51,11 @@ pub struct Made {
     pub config: PathBuf,
     /// Whether it was there before.
     pub kept: bool,
-    /// The owner's new token.
-    pub token: String,
+    /// The token of an owner who had no account before. Nobody gets another one by running this again.
+    pub token: Option<String>,
 }
 
-/// Makes what is not there yet, and a new token for the owner.
+/// Makes what is not there yet, with a token for an owner who is new.
 ///
 /// # Errors
 /// When the directory is not usable or the configuration has mistakes.
@@ -74,7 +74,14 @@ pub fn init(wanted: Wanted, environment: impl IntoIterator<Item = (String, Strin
         files::write_private(&path, text.as_bytes())?;
     }
     let (ca, store) = serve::open(&config)?;
-    let token = first(&store, &ca, wanted.first)?;
+    let email = wanted.first.owner.clone();
+    let known = store.read_blocking(move |db| accounts::by_email(db, &email))?.is_some();
+    let token = if known {
+        made(&store, wanted.first)?;
+        None
+    } else {
+        Some(first(&store, &ca, wanted.first)?)
+    };
     Ok(Made { config: path, kept, token })
 }
 
@@ -99,18 +106,28 @@ pub fn first(store: &Store, ca: &Ca, first: First) -> Result<String> {
     let (token, shown) = api::new_token(ca.pin(), first.token_name.clone(), 360, clock::now());
     let text = token.to_string();
     let work = move |tx: &Transaction<'_>| {
-        let account = account(tx, &first.owner)?;
-        if !accounts::has_hub_owner(tx)? {
-            accounts::set_hub_owner(tx, account, true)?;
-        }
-        if let Some(org) = &first.org {
-            places(tx, account, org, first.project.as_ref())?;
-        }
+        let account = people_and_places(tx, &first)?;
         tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), &shown)?;
         Entry::of_hub(None, "hub.init", first.owner.as_str()).with(json!({ "token": shown.id, "org": first.org })).ok(tx)
     };
     store.write_blocking(work)?;
     Ok(text)
+}
+
+/// The same without a token.
+fn made(store: &Store, first: First) -> Result<()> {
+    Ok(store.write_blocking(move |tx| people_and_places(tx, &first).map(drop))?)
+}
+
+fn people_and_places(tx: &Transaction<'_>, first: &First) -> store::Result<i64> {
+    let account = account(tx, &first.owner)?;
+    if !accounts::has_hub_owner(tx)? {
+        accounts::set_hub_owner(tx, account, true)?;
+    }
+    if let Some(org) = &first.org {
+        places(tx, account, org, first.project.as_ref())?;
+    }
+    Ok(account)
 }
 
 fn account(tx: &Transaction<'_>, email: &str) -> store::Result<i64> {
@@ -174,14 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn makes_a_hub_and_running_it_again_only_makes_a_token() {
+    fn makes_a_hub_and_running_it_again_makes_nothing() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let first = init(wanted(dir.path()), []).unwrap();
         let again = init(wanted(dir.path()), []).unwrap();
         assert!(!first.kept && again.kept);
-        assert_ne!(first.token, again.token);
-        assert_eq!(first.token.rsplit('.').next(), again.token.rsplit('.').next());
+        assert!(first.token.is_some() && again.token.is_none(), "whoever can run it once more is given no key for that");
         for (file, mode) in [("", 0o700), ("hub.toml", 0o600), ("hub.db", 0o600), ("ca.key", 0o600)] {
             let found = std::fs::metadata(dir.path().join("data").join(file)).unwrap().permissions().mode() & 0o777;
             assert_eq!(found, mode, "{file}");
@@ -190,6 +206,17 @@ mod tests {
         let (_, store) = serve::open(&config).unwrap();
         let standing = store.read_blocking(|db| orgs::standing(db, &"acme".parse().unwrap(), 1)).unwrap().unwrap();
         assert_eq!((standing.role, standing.projects.len()), (Some(OrgRole::Owner), 1));
+        let count = |sql: &'static str| store.read_blocking(move |db| Ok(db.query_row(sql, [], |row| row.get::<_, i64>(0))?)).unwrap();
+        assert_eq!((count("SELECT count(*) FROM accounts"), count("SELECT count(*) FROM access_tokens")), (1, 1));
+
+        // Another owner gets an account and a token; and what was forgotten the first time is made.
+        let mut later = wanted(dir.path());
+        later.first.owner = "grace@acme.example".into();
+        assert!(init(later, []).unwrap().token.is_some());
+        let mut later = wanted(dir.path());
+        later.first.project = Some("field".parse().unwrap());
+        assert!(init(later, []).unwrap().token.is_none());
+        assert_eq!(count("SELECT count(*) FROM projects"), 2);
     }
 
     #[test]

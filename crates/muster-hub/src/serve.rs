@@ -101,6 +101,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let now = clock::now();
     make_private_dir(&config.data_dir)?;
     let held = hold::hold(&config.data_dir)?;
+    close_keys(&config.data_dir)?;
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
     let standings = Standings::of(&store);
@@ -233,6 +234,22 @@ pub fn open(config: &Config) -> Result<(Ca, Store)> {
     let ca = Ca::open_or_create(&config.data_dir, clock::now())?;
     let store = Store::open(&config.data_dir.join("hub.db"))?;
     Ok((ca, store))
+}
+
+/// Keys that others could read are theirs to read no more. That they could is said: nobody knows who did.
+fn close_keys(dir: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for (path, mode) in Ca::exposed_keys(dir)? {
+        let closed = std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600));
+        let path = path.display();
+        match closed {
+            Ok(()) => {
+                tracing::warn!("{path} could be read by others (mode {mode:o}); it is closed to them now, but one of them may have a copy")
+            }
+            Err(error) => tracing::error!("{path} can be read by others (mode {mode:o}), and that cannot be changed: {error}"),
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory that only its owner may enter, if it is not there.

@@ -59,11 +59,12 @@ impl World {
             },
         };
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
+        let token = made.token.expect("the first owner's token");
         let config = Config::load(&made.config, []).unwrap();
         let ports = Ports::bind(&config).await.unwrap();
         let hub = serve::start(config, ports).await.unwrap();
-        let pin = Token::parse(&made.token, TokenKind::Personal).unwrap().pin;
-        let owner = Client { address: hub.https, tls: client_tls(pin, None), token: Some(made.token) };
+        let pin = Token::parse(&token, TokenKind::Personal).unwrap().pin;
+        let owner = Client { address: hub.https, tls: client_tls(pin, None), token: Some(token) };
         Self { hub, owner, pin, _dir: dir }
     }
 

@@ -72,13 +72,14 @@ impl Stage {
             first: First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
         };
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
+        let token = made.token.expect("the first owner's token");
         let config = Config::load(&made.config, []).unwrap();
         let ports = Ports::bind(&config).await.unwrap();
         let running = serve::start(config, ports).await.unwrap();
-        let pin = Token::parse(&made.token, TokenKind::Personal).unwrap().pin;
+        let pin = Token::parse(&token, TokenKind::Personal).unwrap().pin;
         let line = Line::new(running.https, pin);
         let mut stage = Self {
-            owner: Caller::new(&line, Some(&made.token)),
+            owner: Caller::new(&line, Some(&token)),
             nobody: Caller::new(&line, None),
             database: dir.path().join("data/hub.db"),
             running: Some(running),
