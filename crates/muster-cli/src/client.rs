@@ -126,6 +126,26 @@ impl Hub {
         self.caller.lock().await.json(&request).await
     }
 
+    /// `GET` of an answer of any length, handed on as it comes. Every silence is bounded by `silence`.
+    ///
+    /// # Errors
+    /// As [`Self::get`], or what `take` says.
+    pub async fn stream(&self, path: &str, silence: Duration, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        let request = Request { bearer: self.token.as_deref(), timeout: silence, ..Request::new("GET", path) };
+        let mut failed = None;
+        let hand_on = |bytes: &[u8]| {
+            take(bytes).map_err(|failure| {
+                failed = Some(failure);
+                std::io::Error::other("what came could not be handed on")
+            })
+        };
+        let done = Caller::new(&self.endpoint, self.dialer.clone()).stream(&request, hand_on).await;
+        match failed {
+            Some(failure) => Err(failure),
+            None => done.map_err(Failure::from),
+        }
+    }
+
     async fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&impl Serialize>) -> Result<T, Failure> {
         self.try_call(method, path, body).await.map_err(Failure::from)
     }

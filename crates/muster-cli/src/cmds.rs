@@ -4,6 +4,7 @@
 
 pub mod access_token;
 pub mod audit;
+pub mod billing;
 pub mod completion;
 pub mod decide;
 pub mod device;
@@ -21,6 +22,7 @@ pub mod ssh_config;
 pub mod team;
 pub mod token;
 pub mod top;
+pub mod usage;
 
 use crate::failure::Failure;
 use crate::tty;

@@ -65,6 +65,17 @@ impl Output {
         Ok(())
     }
 
+    /// Prints bytes of a file as they are, on their way into a file or another program.
+    ///
+    /// # Errors
+    /// As [`Self::raw`].
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        Ok(())
+    }
+
     /// Prints a line, made harmless.
     ///
     /// # Errors

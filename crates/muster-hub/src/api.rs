@@ -47,6 +47,7 @@ use muster_proto::problem::Code;
 use crate::state::AppState;
 
 pub use access::{OrgAccess, ProjectOn};
+pub use audit::Tails;
 pub use decisions::Replace;
 pub use extract::{Body, MaybeBody, Path, Query};
 pub use layer::Trail;

@@ -136,6 +136,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         mailer,
         relay,
         lapses: lapses.clone(),
+        tails: api::Tails::default(),
         admissions: Admissions::default(),
     });
 

@@ -9,6 +9,7 @@ use muster_proto::id::DeviceUid;
 use tokio::sync::broadcast;
 
 use crate::accounts::LoginLimit;
+use crate::api::Tails;
 use crate::ca::Ca;
 use crate::config::{Config, Origin};
 use crate::ingest::Ingest;
@@ -55,6 +56,8 @@ pub struct App {
     pub relay: Relay,
     /// Ends what somebody does by a right that is gone.
     pub lapses: Lapses,
+    /// The bound on those who follow records.
+    pub tails: Tails,
     /// Decisions on devices, for those who wait for one.
     pub admissions: Admissions,
 }

@@ -3,6 +3,8 @@
 //! Small on purpose: no redirects, no cookies, no compression, no pool. A hub is one place, and a caller knows which errors it may repeat;
 //! nothing here repeats a request by itself, except one that may be done twice, on a kept connection that the hub closed without an answer.
 
+mod stream;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;

@@ -1,58 +1,85 @@
 //! `muster audit`: who did what, from where, with which result.
 
+use std::time::Duration;
+
 use clap::Args;
 use muster_proto::Millis;
-use muster_proto::api::AuditEvent;
+use muster_proto::api::{AuditEvent, Page};
 use serde_json::Value;
 
+use crate::client::query;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::devices::fact;
+use crate::output::note;
 use crate::output::table::{Style, Table, cell, column, styled};
+use crate::output::text::escape_json;
 use crate::output::time::{local, parse_since};
+
+/// Rows of a table when nobody says how many.
+const USUAL: u32 = 50;
+/// The hub says at least every 15 s that it is there.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Wait before a stream that broke is asked for again; it doubles up to the last.
+const AGAIN: [Duration; 5] = [1, 2, 4, 8, 15].map(Duration::from_secs);
 
 /// `muster audit`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Newest first. Filters look for a part of the text.
+Newest first. WHO and ON look for a part of the text, WHAT for its beginning.
+With --follow events come as they happen, oldest first; a connection that breaks is made again, and nothing is missed.
 
 Examples:
   muster audit
   muster audit --since 7d --action device.
-  muster audit --actor ann@example.com --json")]
+  muster audit --actor ann@example.com --json
+  muster audit --since 30d --csv > audit.csv
+  muster audit --follow --result refused")]
 pub struct AuditArgs {
     /// From when on, such as 24h or 2026-01-31
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Millis>,
+    /// Before when
+    #[arg(long, value_name = "TIME", value_parser = parse_since, conflicts_with = "follow")]
+    until: Option<Millis>,
     /// Who: an e-mail, device:UID or hub
-    #[arg(long)]
+    #[arg(long, value_name = "WHO")]
     actor: Option<String>,
     /// What, such as device.admit or session.
-    #[arg(long)]
+    #[arg(long, value_name = "WHAT")]
     action: Option<String>,
     /// On what
-    #[arg(long)]
+    #[arg(long, value_name = "ON")]
     target: Option<String>,
+    /// How it ended: ok, refused, or a problem's code such as forbidden
+    #[arg(long, value_name = "RESULT", conflicts_with = "refused")]
+    result: Option<String>,
     /// Only what was refused or failed
     #[arg(long)]
     refused: bool,
-    /// Most rows
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
-    limit: u32,
+    /// Most rows; 50 in a table, all in a file
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "follow")]
+    limit: Option<u32>,
+    /// Show events as they happen, until interrupted
+    #[arg(long, short)]
+    follow: bool,
+    /// Print CSV, all that fits the filters
+    #[arg(long, conflicts_with_all = ["json", "follow"])]
+    csv: bool,
 }
 
 impl AuditArgs {
-    fn passes(&self, event: &AuditEvent) -> bool {
-        let has = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| text.contains(wanted.as_str()));
-        has(&self.actor, &event.actor)
-            && has(&self.action, &event.action)
-            && has(&self.target, &event.target)
-            && (!self.refused || event.result != "ok")
-            && self.since.is_none_or(|since| event.t >= since)
-    }
-
-    fn is_selective(&self) -> bool {
-        self.since.is_some() || self.actor.is_some() || self.action.is_some() || self.target.is_some() || self.refused
+    fn query(&self, more: impl IntoIterator<Item = (&'static str, Option<String>)>) -> String {
+        let result = if self.refused { Some("refused".to_owned()) } else { self.result.clone() };
+        let own = [
+            ("actor", self.actor.clone()),
+            ("action", self.action.clone()),
+            ("target", self.target.clone()),
+            ("result", result),
+            ("since", self.since.map(|t| t.to_string())),
+            ("until", self.until.map(|t| t.to_string())),
+        ];
+        query(own.into_iter().chain(more))
     }
 }
 
@@ -61,19 +88,91 @@ impl AuditArgs {
 /// # Errors
 /// As every call.
 pub async fn run(context: &Context, args: AuditArgs) -> Result<u8, Failure> {
+    if args.follow {
+        return follow(context, &args).await;
+    }
     let path = context.org_path("/audit").await?;
-    let most = args.limit as usize;
-    let mut events: Vec<AuditEvent> = if args.is_selective() {
-        context
-            .hub()
-            .list_while(&path, most, |event: &AuditEvent| (args.passes(event), args.since.is_none_or(|since| event.t >= since)))
-            .await?
-    } else {
-        context.hub().list(&path, Some(most)).await?
-    };
-    events.truncate(most);
+    if args.csv {
+        let path = format!("{path}{}", args.query([("format", Some("csv".to_owned())), ("limit", args.limit.map(|n| n.to_string()))]));
+        context.hub().stream(&path, SILENCE, |bytes| context.out.bytes(bytes)).await?;
+        return Ok(0);
+    }
+    let most = args.limit.unwrap_or(USUAL) as usize;
+    let events: Vec<AuditEvent> = context.hub().list(&format!("{path}{}", args.query([])), Some(most)).await?;
     context.out.list(&events, "nothing was done, as far as these filters go", table)?;
     Ok(0)
+}
+
+/// What comes on a stream of events.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Event(Box<AuditEvent>),
+    Note { note: String },
+}
+
+async fn follow(context: &Context, args: &AuditArgs) -> Result<u8, Failure> {
+    let path = context.org_path("/audit").await?;
+    let (mut after, mut failures) = (None::<i64>, 0);
+    loop {
+        // Begun with the newest that is there, so that a path that breaks before the first event leaves no hole either.
+        if after.is_none() && args.since.is_none() {
+            let newest: Page<AuditEvent> = context.hub().get(&format!("{path}?limit=1")).await?;
+            after = Some(newest.items.first().map_or(0, |event| event.id));
+        }
+        let address = format!("{path}{}", args.query([("follow", Some("true".to_owned())), ("after", after.map(|id| id.to_string()))]));
+        let (mut rest, mut ended) = (Vec::new(), None);
+        let came = context.hub().stream(&address, SILENCE, |bytes| {
+            failures = 0;
+            rest.extend_from_slice(bytes);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(Line::Event(event)) => {
+                        after = Some(event.id);
+                        show(context, &event)?;
+                    }
+                    Ok(Line::Note { note }) => ended = Some(note),
+                    // An empty line says that the hub is there.
+                    Err(_) => {}
+                }
+            }
+            Ok(())
+        });
+        let wait = AGAIN[failures.min(AGAIN.len() - 1)];
+        match came.await {
+            Ok(()) => match ended {
+                // Whether it may go on is for the hub to say, at the next request.
+                Some(why) => note(why),
+                None => note("the hub ended the stream; it is asked for again"),
+            },
+            Err(failure) if failure.exit == Exit::Unreachable as u8 => note(format!("{failure}; it is tried again")),
+            Err(failure) => return Err(failure),
+        }
+        failures += 1;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn show(context: &Context, event: &AuditEvent) -> Result<(), Failure> {
+    if context.out.json {
+        let line = serde_json::to_string(event).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        return context.out.raw(&format!("{}\n", escape_json(&line)));
+    }
+    let from = event.from.as_deref().map(|from| format!(" from {from}")).unwrap_or_default();
+    let (time, details) = (local(event.t), details(event));
+    context.out.line(format!("{time}  {}  {}  {}  {}{from}  {details}", event.actor, event.action, event.target, event.result).trim_end())
+}
+
+fn details(event: &AuditEvent) -> String {
+    match &event.details {
+        Value::Null => String::new(),
+        Value::Object(fields) => {
+            let told = fields.iter().filter(|(_, value)| !value.is_null());
+            told.map(|(name, value)| format!("{name}={}", fact(value))).collect::<Vec<_>>().join(" ")
+        }
+        other => fact(other),
+    }
 }
 
 fn table(events: &[AuditEvent]) -> Table {
@@ -87,16 +186,6 @@ fn table(events: &[AuditEvent]) -> Table {
         column("DETAILS").shrinks(12).optional(2),
     ]);
     for event in events {
-        let details = match &event.details {
-            Value::Null => String::new(),
-            Value::Object(fields) => fields
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| format!("{name}={}", fact(value)))
-                .collect::<Vec<_>>()
-                .join(" "),
-            other => fact(other),
-        };
         table.row([
             cell(local(event.t)),
             styled(&event.actor, Style::Bold),
@@ -104,7 +193,7 @@ fn table(events: &[AuditEvent]) -> Table {
             cell(&event.target),
             styled(&event.result, if event.result == "ok" { Style::Green } else { Style::Red }),
             cell(event.from.as_deref().unwrap_or_default()),
-            styled(details, Style::Dim),
+            styled(details(event), Style::Dim),
         ]);
     }
     table
@@ -115,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_and_rows() {
+    fn rows_and_queries() {
         let event = AuditEvent {
             id: 7,
             t: 1000,
@@ -126,11 +215,23 @@ mod tests {
             result: "forbidden".into(),
             details: serde_json::json!({"name": "robot\n7", "none": null, "projects": ["lab", "x"]}),
         };
-        let none = AuditArgs { since: None, actor: None, action: None, target: None, refused: false, limit: 50 };
-        assert!(none.passes(&event) && !none.is_selective());
-        assert!(AuditArgs { actor: Some("ann".into()), action: Some("device.".into()), refused: true, ..none }.passes(&event));
-        let none = AuditArgs { since: Some(1001), actor: None, action: None, target: None, refused: false, limit: 50 };
-        assert!(!none.passes(&event));
+        let args = AuditArgs {
+            since: Some(1000),
+            until: None,
+            actor: Some("ann@x".into()),
+            action: None,
+            target: None,
+            result: None,
+            refused: true,
+            limit: None,
+            follow: false,
+            csv: false,
+        };
+        assert_eq!(args.query([("after", Some("7".to_owned()))]), "?actor=ann%40x&result=refused&since=1000&after=7");
+        let note = serde_json::from_str("{\"note\":\"over\"}").unwrap();
+        assert!(matches!(note, Line::Note { note } if note == "over"));
+        let line = serde_json::to_string(&event).unwrap();
+        assert!(matches!(serde_json::from_str(&line).unwrap(), Line::Event(event) if event.id == 7));
         let text = table(&[event]).render(None, false);
         assert!(text.contains("name=robot\\n7 projects=lab, x"), "{text}");
     }

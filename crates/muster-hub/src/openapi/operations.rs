@@ -88,7 +88,7 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Nobody "POST" "/v1/invitations/look" < "InvitationLook" => 200 "InvitationLooked", "What an invitation is, for the holder of its link";
     Nobody "POST" "/v1/invitations/accept" < "InvitationAccept" => 200 "InvitationAccepted", "Accept one: logged in as the invited account, or with name and password of a new one";
     Nobody "GET" "/invite" => 200 "html", "The page behind an invitation's link";
-    Person "GET" "/v1/orgs/{org}/audit" ? "cursor:int limit:int" => 200 "Page<AuditEvent>", "Who did what, newest first";
+    Person "GET" "/v1/orgs/{org}/audit" ? "actor:string action:string target:string result:string since:millis until:millis cursor:string after:int limit:int format:string follow:bool" => 200 "Page<AuditEvent>", "Who did what, newest first; `format` jsonl or csv for a file, `follow` for lines as they come";
 
     Person "GET" "/v1/orgs/{org}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What was used, by day: of all, by project or by device; `format=csv` for a file";
     Person "GET" "/v1/orgs/{org}/projects/{project}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What a project used, by day";

@@ -224,7 +224,11 @@ async fn messages_pass_both_ways_and_are_counted() {
     assert!(row.opened_at.is_some() && row.ended_at.is_some());
     assert_eq!(row.end_reason.as_deref(), Some("by hand"));
     assert!(hub.orders.lock().unwrap().is_empty(), "the device heard it on its leg");
-    let events = hub.store.read(|db| store::audit::list(db, "acme", None, 10)).await.unwrap();
+    let events = hub
+        .store
+        .read(|db| store::audit::list(db, "acme", &store::audit::Filter::default(), store::audit::From::Before(i64::MAX), 10))
+        .await
+        .unwrap();
     assert_eq!((events[0].action.as_str(), events[0].actor.as_str()), ("session.end", "ada@example.com"));
     assert_eq!(events[0].details["to_client"], rounds * 65_540);
     assert!(!hub.relay.end(&tickets.id, End::by_hub("again", "again")).await);

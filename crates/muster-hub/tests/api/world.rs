@@ -226,6 +226,50 @@ impl Client {
     }
 }
 
+/// An answer that comes line by line.
+pub(crate) struct Lines {
+    body: hyper::body::Incoming,
+    rest: Vec<u8>,
+    _connection: tokio::task::JoinHandle<hyper::Result<()>>,
+}
+
+impl Lines {
+    /// The next line that is not empty; `None` at the end. One that does not come fails the test.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        tokio::time::timeout(std::time::Duration::from_secs(30), self.line()).await.expect("a line comes")
+    }
+
+    async fn line(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                if line.len() > 1 {
+                    return Some(serde_json::from_slice(&line).unwrap());
+                }
+                continue;
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.rest.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+    }
+}
+
+impl Client {
+    /// Opens a stream of lines; its status must be 200.
+    pub(crate) async fn lines(&self, path: &str) -> Lines {
+        let token = self.token.as_deref().unwrap_or_default();
+        let request = http::Request::get(path).header("host", "127.0.0.1").header("authorization", format!("Bearer {token}"));
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        Lines { body: answer.into_body(), rest: Vec::new(), _connection: connection }
+    }
+}
+
 impl Answer {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {:?}", self.body))
