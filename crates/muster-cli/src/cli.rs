@@ -6,7 +6,8 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::cmds::{
-    access_token, audit, completion, device, devices, login, member, org, profiles, project, remote, sessions, ssh_config, team, token, top,
+    access_token, audit, billing, completion, device, devices, login, member, org, profiles, project, remote, sessions, ssh_config, team,
+    token, top, usage,
 };
 use crate::complete;
 use crate::context::Context;
@@ -149,7 +150,15 @@ pub enum Command {
     Sessions(sessions::SessionsArgs),
     /// Show or end a session
     Session(sessions::SessionArgs),
-    /// List who did what
+    /// Show what was used, by day, project or device
+    Usage(usage::UsageArgs),
+    /// Show credits: balance, rates, what projects spent
+    Billing(billing::BillingArgs),
+    /// Book credits, as an owner of the hub
+    Credit(billing::CreditArgs),
+    /// Show and set how much the organization may have
+    Limit(billing::LimitArgs),
+    /// List, export or follow who did what
     Audit(audit::AuditArgs),
     /// Print the shell's completion script
     Completion(completion::CompletionArgs),
@@ -202,6 +211,10 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::SshConfig(args) => ssh_config::run(&context()?, globals, &args).await,
         Command::Sessions(args) => sessions::list(&context()?, args).await,
         Command::Session(args) => sessions::run(&context()?, args).await,
+        Command::Usage(args) => usage::run(&context()?, globals, args).await,
+        Command::Billing(args) => billing::billing(&context()?, args).await,
+        Command::Credit(args) => billing::credit(&context()?, args).await,
+        Command::Limit(args) => billing::limit(&context()?, args).await,
         Command::Audit(args) => audit::run(&context()?, args).await,
     }
 }

@@ -71,7 +71,15 @@ impl Output {
     /// As [`Self::raw`].
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
-        out.write_all(bytes)?;
+        if out.is_terminal() {
+            // Nobody's name may command a terminal.
+            for line in String::from_utf8_lossy(bytes).split_inclusive('\n') {
+                out.write_all(text::clean(line.trim_end_matches(['\r', '\n'])).as_bytes())?;
+                out.write_all(if line.ends_with('\n') { b"\n" } else { b"" })?;
+            }
+        } else {
+            out.write_all(bytes)?;
+        }
         out.flush()?;
         Ok(())
     }

@@ -8,7 +8,8 @@ mod gather;
 mod live;
 mod upkeep;
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use muster_proto::id::DeviceUid;
@@ -57,6 +58,9 @@ pub enum Refused {
     /// The device does not belong.
     #[error("the device is not admitted")]
     NotAdmitted,
+    /// The organization stores as much as it may: the device keeps its samples, and sends them again later.
+    #[error("the organization's storage is full")]
+    Full,
     /// It could not be stored: the device must send it again.
     #[error("cannot store it: {0}")]
     Store(#[from] store::Error),
@@ -76,6 +80,7 @@ struct Inner {
     started: Instant,
     gather: Gather,
     sink: OnceLock<EventSink>,
+    full: RwLock<HashSet<DeviceUid>>,
     messages: Counter,
     refused: Counter,
     samples: Counter,
@@ -101,6 +106,7 @@ impl Ingest {
             options,
             started: Instant::now(),
             sink: OnceLock::new(),
+            full: RwLock::default(),
             messages: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "stored")]),
             refused: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "refused")]),
             samples: metrics.counter("muster_samples_stored_total", "Samples stored, each once", &[]),
@@ -129,6 +135,11 @@ impl Ingest {
         }
     }
 
+    /// Sets whose samples find no room. Those of all others are taken.
+    pub fn set_full(&self, full: HashSet<DeviceUid>) {
+        *self.0.full.write().unwrap_or_else(PoisonError::into_inner) = full;
+    }
+
     /// Takes a message in, whoever brought it. Returns after it was committed.
     ///
     /// # Errors
@@ -155,6 +166,8 @@ impl Ingest {
         };
         match &done {
             Ok(()) => self.0.messages.add(1),
+            // Said once for the organization, by whoever found it full.
+            Err(Refused::Full) => self.0.refused.add(1),
             Err(error) => {
                 self.0.refused.add(1);
                 tracing::warn!(%uid, topic = ?up, bytes = payload.len(), %error, "a device's message was not taken");
@@ -203,6 +216,10 @@ impl Ingest {
 
     async fn usage(&self, uid: &DeviceUid, payload: &[u8], check: bool) -> Result<(), Refused> {
         let batch = UsageBatch::decode(payload)?;
+        if self.0.full.read().unwrap_or_else(PoisonError::into_inner).contains(uid) {
+            self.heard(uid, None).await?;
+            return Err(Refused::Full);
+        }
         let names: Vec<&str> = batch.c.keys().map(String::as_str).collect();
         let samples = (0..batch.n as usize).map(|index| telemetry::NewSample {
             seq: batch.first_seq.saturating_add(index as u64).cast_signed(),

@@ -3,9 +3,12 @@
 //! One task, owned by `serve`. Every step looks into the store for what is due and writes what it did in the same transaction,
 //! so that a hub that is killed between any two of them does neither twice. Nothing here relies on having run at a certain time.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_proto::api::{Day, LimitName};
+use muster_proto::id::OrgId;
 use rusqlite::Transaction;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::Entry;
 use crate::clock::{self, DAY, Moment};
 use crate::config::Config;
+use crate::ingest::Ingest;
 use crate::metrics::{Counter, Metrics};
 use crate::store::metering::{self, Kind};
 use crate::store::{self, Store, ledger, limits, sessions, storage, usage};
@@ -37,6 +41,8 @@ pub struct Meter {
     keep_usage: i64,
     charged: Counter,
     active: Counter,
+    /// Organizations that were full when it was last looked.
+    full: Mutex<BTreeSet<OrgId>>,
 }
 
 impl Meter {
@@ -51,6 +57,7 @@ impl Meter {
             keep_usage: i64::from(config.retention.usage_days),
             charged: metrics.counter("muster_ledger_charges_total", "Charges written to the ledgers", &[]),
             active: metrics.counter("muster_active_device_days_total", "Devices counted as active, each once a day", &[]),
+            full: Mutex::default(),
         };
         // Before anything new is heard: a device that came back would hide when it was last there.
         meter.note_active().await?;
@@ -61,7 +68,7 @@ impl Meter {
     }
 
     /// Runs until cancelled.
-    pub async fn run(&self, shutdown: CancellationToken) {
+    pub async fn run(&self, ingest: &Ingest, shutdown: CancellationToken) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for round in 0_u32.. {
@@ -69,7 +76,11 @@ impl Meter {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            if let Err(error) = self.round(round.is_multiple_of(SELDOM)).await {
+            let done = async {
+                self.find_full(ingest).await?;
+                self.round(round.is_multiple_of(SELDOM)).await
+            };
+            if let Err(error) = done.await {
                 tracing::error!(%error, "metering failed; it is tried again, and nothing is lost or counted twice");
             }
         }
@@ -88,6 +99,25 @@ impl Meter {
             self.prune().await?;
         }
         self.close_days().await
+    }
+
+    /// Tells the ingest whose samples find no room any more, and the records where that begins and ends.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn find_full(&self, ingest: &Ingest) -> store::Result<()> {
+        let found = self.store.read(limits::full).await?;
+        let now: BTreeSet<OrgId> = found.iter().map(|(org, _)| org.clone()).collect();
+        ingest.set_full(found.into_iter().flat_map(|(_, uids)| uids).collect());
+        let before = std::mem::replace(&mut *self.full.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
+        for (orgs, action) in [(now.difference(&before), "storage.full"), (before.difference(&now), "storage.room")] {
+            for org in orgs {
+                tracing::warn!(%org, action, "whether an organization has room for more samples has changed");
+                let entry = Entry::of_hub(Some(org.clone()), action, org.as_str());
+                self.store.write(move |tx| entry.ok(tx)).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn note_active(&self) -> store::Result<()> {

@@ -175,9 +175,9 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         lapses.run(stop).await;
         "the watch over rights"
     });
-    let stop = shutdown.clone();
+    let (stop, told) = (shutdown.clone(), state.ingest.clone());
     tasks.spawn(async move {
-        meter.run(stop).await;
+        meter.run(&told, stop).await;
         "the metering"
     });
     let (post, stop) = (Arc::clone(&state), shutdown.clone());

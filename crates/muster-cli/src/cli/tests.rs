@@ -74,6 +74,11 @@ const COMMANDS: &[&str] = &[
     "sessions",
     "session show",
     "session end",
+    "usage",
+    "billing",
+    "credit add",
+    "limit show",
+    "limit set",
     "audit",
     "completion",
 ];
@@ -231,6 +236,12 @@ fn mistakes_are_usage_errors() {
         "muster devices --online --offline",
         "muster top --interval 0s",
         "muster org create Bad_Id",
+        "muster usage --from monday",
+        "muster billing --csv",
+        "muster credit add lots",
+        "muster limit set bananas 7",
+        "muster audit --follow --csv",
+        "muster audit --until 1h --follow",
     ] {
         assert_eq!(try_parse(line).map(|_| ()).unwrap_err().exit_code(), 2, "{line}");
     }

@@ -20,8 +20,8 @@ use crate::output::time::{local, parse_since};
 const USUAL: u32 = 50;
 /// The hub says at least every 15 s that it is there.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Wait before a stream that broke is asked for again; it doubles up to the last.
-const AGAIN: [Duration; 5] = [1, 2, 4, 8, 15].map(Duration::from_secs);
+/// Seconds before a stream that broke is asked for again, by how often it broke without a word.
+const AGAIN_S: [u64; 5] = [1, 2, 4, 8, 15];
 
 /// `muster audit`
 #[derive(Debug, Args)]
@@ -139,7 +139,6 @@ async fn follow(context: &Context, args: &AuditArgs) -> Result<u8, Failure> {
             }
             Ok(())
         });
-        let wait = AGAIN[failures.min(AGAIN.len() - 1)];
         match came.await {
             Ok(()) => match ended {
                 // Whether it may go on is for the hub to say, at the next request.
@@ -149,8 +148,8 @@ async fn follow(context: &Context, args: &AuditArgs) -> Result<u8, Failure> {
             Err(failure) if failure.exit == Exit::Unreachable as u8 => note(format!("{failure}; it is tried again")),
             Err(failure) => return Err(failure),
         }
+        tokio::time::sleep(Duration::from_secs(AGAIN_S[failures.min(AGAIN_S.len() - 1)])).await;
         failures += 1;
-        tokio::time::sleep(wait).await;
     }
 }
 

@@ -225,8 +225,13 @@ pub async fn limit(context: &Context, args: LimitArgs) -> Result<u8, Failure> {
 }
 
 fn limits_table(limits: &[Limit]) -> Table {
-    let mut table =
-        Table::new([column("LIMIT"), column("USED").right(), column("MOST").right(), column("THE HUB ALLOWS").right(), column("OWN").right()]);
+    let mut table = Table::new([
+        column("LIMIT"),
+        column("USED").right(),
+        column("MOST").right(),
+        column("THE HUB ALLOWS").right(),
+        column("OWN").right(),
+    ]);
     for limit in limits {
         let number = |n: Option<u64>| match (n, limit.name) {
             (None, _) => "-".to_owned(),

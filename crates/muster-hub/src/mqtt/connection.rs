@@ -307,6 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Linked<S> {
         let answer = match taken {
             Ok(()) => Answer::Stored,
             Err(Refused::Payload(_) | Refused::Topic(_)) => Answer::Invalid,
+            Err(Refused::Full) => Answer::Full,
             Err(Refused::NotAdmitted) => {
                 self.machine.disconnect(DisconnectReasonCode::NotAuthorized, "the device is not admitted");
                 return Some(Over::Broken("not admitted".into()));

@@ -88,6 +88,8 @@ pub(super) enum Answer {
     Stored,
     /// It is not what its topic carries; sending it again is no use.
     Invalid,
+    /// There is no room for it now.
+    Full,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -232,6 +234,7 @@ impl Machine {
         let code = match answer {
             Answer::Stored => PubackReasonCode::Success,
             Answer::Invalid => PubackReasonCode::PayloadFormatInvalid,
+            Answer::Full => PubackReasonCode::QuotaExceeded,
         };
         self.puback(packet_id, code);
     }

@@ -5,7 +5,7 @@
 //! What is there already is never taken away by a limit that was lowered.
 
 use muster_proto::api::{Limit, LimitName, LimitScope};
-use muster_proto::id::OrgId;
+use muster_proto::id::{DeviceUid, OrgId};
 use muster_proto::problem::{Code, Problem};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
@@ -43,6 +43,29 @@ pub fn refusal(connection: &Connection, org: &OrgId, name: LimitName, more: u64)
 pub fn all(connection: &Connection, org: &OrgId) -> Result<Vec<Limit>> {
     let limits = LimitName::ALL.into_iter().map(|name| Ok(Limit { used: used(connection, org, name)?, ..set(connection, org, name)? }));
     limits.collect()
+}
+
+/// The organizations that store as much as they may, and their devices.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn full(connection: &Connection) -> Result<Vec<(OrgId, Vec<DeviceUid>)>> {
+    if !connection.prepare_cached("SELECT 1 FROM limits WHERE name = 'storage'")?.exists([])? {
+        return Ok(Vec::new());
+    }
+    let mut orgs = connection.prepare_cached("SELECT id FROM orgs ORDER BY id")?;
+    let mut devices = connection.prepare_cached("SELECT uid FROM devices WHERE org = ?1")?;
+    let mut full = Vec::new();
+    for id in orgs.query_map([], |row| row.get::<_, String>(0))? {
+        let org: OrgId = id?.parse()?;
+        let Some(most) = set(connection, &org, LimitName::Storage)?.most else { continue };
+        if used(connection, &org, LimitName::Storage)? >= most {
+            let uids = devices.query_map([org.as_str()], |row| row.get::<_, String>(0))?;
+            let uids = uids.map(|uid| Ok(uid?.parse()?)).collect::<Result<_>>()?;
+            full.push((org, uids));
+        }
+    }
+    Ok(full)
 }
 
 /// Sets or lifts a limit of an organization.

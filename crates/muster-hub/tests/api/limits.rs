@@ -96,3 +96,32 @@ async fn a_device_beyond_the_limit_is_told_so_and_costs_the_token_nothing() {
     set(&world.owner, "own", "devices", Some(3)).await;
     assert_eq!(third.enrol(&world, &token).await.ok(200)["state"], "admitted");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_storage_leaves_samples_on_the_device() {
+    use muster_hub::ingest::Refused;
+    use muster_proto::topic::Up;
+
+    let world = World::new().await;
+    let robot = world.admitted("robot-1").await;
+    let (uid, ingest) = (robot.uid.parse().unwrap(), &world.hub.state.ingest);
+    let batch = |seq: u64| {
+        let batch =
+            json!({ "boot": "0123456789abcdef", "first_seq": seq, "t0": 1, "step_s": 10, "n": 1, "dropped": 0, "c": { "cpu": [0.5] } });
+        batch.to_string().into_bytes()
+    };
+    ingest.up(&uid, &Up::Usage, &batch(1)).await.unwrap();
+    let used = of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "storage")["used"].as_u64().unwrap();
+    assert_eq!(used, 8 + 24);
+    set(&world.owner, "own", "storage", Some(used)).await;
+    let meter =
+        muster_hub::meter::Meter::start(world.hub.state.store.clone(), &world.hub.state.config, &world.hub.state.metrics).await.unwrap();
+    meter.find_full(ingest).await.unwrap();
+    assert!(matches!(ingest.up(&uid, &Up::Usage, &batch(2)).await, Err(Refused::Full)));
+    set(&world.owner, "own", "storage", None).await;
+    meter.find_full(ingest).await.unwrap();
+    ingest.up(&uid, &Up::Usage, &batch(2)).await.unwrap();
+    let told: Vec<Value> =
+        world.audit().await.into_iter().filter(|event| event["actor"] == "hub").map(|event| event["action"].clone()).collect();
+    assert!(told.contains(&json!("storage.full")) && told.contains(&json!("storage.room")), "{told:?}");
+}

@@ -29,7 +29,9 @@ impl Hub {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(CallError::Timeout { address, request: name, after: request.timeout })
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(CallError::Answer { address, request: name, what: error.to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(CallError::Answer { address, request: name, what: error.to_string() })
+            }
             Err(source) => Err(self.lost(source, request)),
         }
     }
