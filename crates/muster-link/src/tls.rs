@@ -173,7 +173,7 @@ fn has_aes() -> bool {
 /// When the identity's parts do not fit together or an authority cannot be used.
 pub fn client_config(trust: &Trust, identity: Option<&Identity>, clock: &Clock) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(provider());
-    let verifier = Verifier::new(trust, provider.signature_verification_algorithms)?;
+    let verifier = Verifier { judge: Roots::of(trust)?, algorithms: provider.signature_verification_algorithms };
     let builder = ClientConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_protocol_versions(&[&version::TLS13])
         .map_err(TlsError::Identity)?
@@ -206,7 +206,7 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> Option<Pin> {
 pub fn probe_config() -> Result<(Arc<ClientConfig>, SeenAuthority), TlsError> {
     let provider = Arc::new(provider());
     let seen = SeenAuthority::default();
-    let verifier = Prober { algorithms: provider.signature_verification_algorithms, seen: seen.clone() };
+    let verifier = Verifier { judge: seen.clone(), algorithms: provider.signature_verification_algorithms };
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])
         .map_err(TlsError::Identity)?
@@ -227,38 +227,36 @@ impl SeenAuthority {
     }
 }
 
-#[derive(Debug)]
-struct Prober {
-    algorithms: WebPkiSupportedAlgorithms,
-    seen: SeenAuthority,
+/// What is decided about a server's certificate. That the server also has its key, the [`Verifier`] checks for all of them.
+trait Judge: fmt::Debug + Send + Sync {
+    fn judge(&self, server: &Presented<'_>, algorithms: &WebPkiSupportedAlgorithms) -> Result<(), Error>;
 }
 
-impl ServerCertVerifier for Prober {
+/// What a server presents, and when.
+struct Presented<'a> {
+    certificate: ParsedCertificate<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    name: &'a ServerName<'a>,
+    now: UnixTime,
+}
+
+#[derive(Debug)]
+struct Verifier<J> {
+    judge: J,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl<J: Judge> ServerCertVerifier for Verifier<J> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let server = ParsedCertificate::try_from(end_entity)?;
-        for candidate in intermediates {
-            let mut root = RootCertStore::empty();
-            if root.add(candidate.clone().into_owned()).is_err() {
-                continue;
-            }
-            let signed = verify_server_cert_signed_by_trust_anchor(&server, &root, &[], now, self.algorithms.all);
-            // Dates do not matter here: the real connection checks them.
-            if matches!(
-                signed.as_ref().err().map(CertificateFault::of),
-                None | Some(Some(CertificateFault::Expired | CertificateFault::NotYetValid))
-            ) && let Some(pin) = pin_of(candidate)
-            {
-                let _ = self.seen.0.set(pin);
-                break;
-            }
-        }
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        self.judge.judge(&Presented { certificate, intermediates, name, now }, &self.algorithms)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -285,13 +283,30 @@ impl ServerCertVerifier for Prober {
     }
 }
 
-/// Believes a server whose chain leads to the trusted authority and whose certificate bears its name and is in date.
-#[derive(Debug)]
-struct Verifier {
-    trust: Roots,
-    algorithms: WebPkiSupportedAlgorithms,
+/// Believes everybody, and notes who signed.
+impl Judge for SeenAuthority {
+    fn judge(&self, server: &Presented<'_>, algorithms: &WebPkiSupportedAlgorithms) -> Result<(), Error> {
+        for candidate in server.intermediates {
+            let mut root = RootCertStore::empty();
+            if root.add(candidate.clone().into_owned()).is_err() {
+                continue;
+            }
+            let signed = verify_server_cert_signed_by_trust_anchor(&server.certificate, &root, &[], server.now, algorithms.all);
+            // Dates do not matter here: the real connection checks them.
+            if matches!(
+                signed.as_ref().err().map(CertificateFault::of),
+                None | Some(Some(CertificateFault::Expired | CertificateFault::NotYetValid))
+            ) && let Some(pin) = pin_of(candidate)
+            {
+                let _ = self.0.set(pin);
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
+/// Believes a server whose chain leads to the trusted authority and whose certificate bears its name and is in date.
 #[derive(Debug)]
 enum Roots {
     /// The root is found in the presented chain.
@@ -299,68 +314,36 @@ enum Roots {
     Known(RootCertStore),
 }
 
-impl Verifier {
-    fn new(trust: &Trust, algorithms: WebPkiSupportedAlgorithms) -> Result<Self, TlsError> {
-        let trust = match trust {
-            Trust::Pin(pin) => Roots::Pin(*pin),
+impl Roots {
+    fn of(trust: &Trust) -> Result<Self, TlsError> {
+        Ok(match trust {
+            Trust::Pin(pin) => Self::Pin(*pin),
             Trust::Ca(list) => {
                 let mut store = RootCertStore::empty();
                 for certificate in list {
                     store.add(certificate.clone()).map_err(TlsError::Authority)?;
                 }
-                Roots::Known(store)
+                Self::Known(store)
             }
-        };
-        Ok(Self { trust, algorithms })
+        })
     }
 }
 
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let server = ParsedCertificate::try_from(end_entity)?;
+impl Judge for Roots {
+    fn judge(&self, server: &Presented<'_>, algorithms: &WebPkiSupportedAlgorithms) -> Result<(), Error> {
         let pinned;
-        let roots = match &self.trust {
-            Roots::Known(store) => store,
-            Roots::Pin(pin) => {
+        let roots = match self {
+            Self::Known(store) => store,
+            Self::Pin(pin) => {
                 let mut store = RootCertStore::empty();
-                let root = intermediates.iter().find(|candidate| pin_of(candidate) == Some(*pin));
+                let root = server.intermediates.iter().find(|candidate| pin_of(candidate) == Some(*pin));
                 store.add(root.ok_or(CertificateError::UnknownIssuer)?.clone().into_owned())?;
                 pinned = store;
                 &pinned
             }
         };
-        verify_server_cert_signed_by_trust_anchor(&server, roots, intermediates, now, self.algorithms.all)?;
-        verify_server_name(&server, server_name)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only TLS 1.3 is spoken".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        verify_server_cert_signed_by_trust_anchor(&server.certificate, roots, server.intermediates, server.now, algorithms.all)?;
+        verify_server_name(&server.certificate, server.name)
     }
 }
 
