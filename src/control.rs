@@ -2,9 +2,7 @@
 //!
 //! One JSON line in, one out, per connection. Only the daemon's own user can open the socket (mode 0600), so nothing here is checked twice.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +13,10 @@ use muster_proto::mqtt::DeviceEvent;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
 
 use crate::certificate::Validity;
 use crate::daemon::{Daemon, LinkStatus, RunStatus, SessionStatus};
-use crate::log::warn;
+use crate::local;
 
 /// Longest line.
 const LINE_MAX: u64 = 64 * 1024;
@@ -84,47 +81,14 @@ pub(crate) struct Status {
     pub runs: Vec<RunStatus>,
 }
 
-/// Makes a socket that only our user can open. A dead one in its place is removed; a live one is another daemon.
-///
-/// # Errors
-/// When it cannot be made, or something answers on it already.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another musterd runs already"));
-    }
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
-    Ok(listener)
-}
-
 /// Serves until the daemon stops.
 pub(crate) async fn run(daemon: Arc<Daemon>, listener: UnixListener) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => {
-                    let daemon = Arc::clone(&daemon);
-                    connections.spawn(async move {
-                        // Whoever asks and does not listen loses only its own answer.
-                        let _ = tokio::time::timeout(EXCHANGE_TIMEOUT, answer(&daemon, stream)).await;
-                    });
-                }
-                Err(error) => {
-                    warn!("control socket: {error}");
-                    if !daemon.pause(Duration::from_secs(1)).await {
-                        return;
-                    }
-                }
-            },
-            Some(_) = connections.join_next() => {}
-            () = daemon.stopped() => return,
-        }
-    }
+    let each = |stream| {
+        let daemon = Arc::clone(&daemon);
+        // Whoever asks and does not listen loses only its own answer.
+        async move { drop(tokio::time::timeout(EXCHANGE_TIMEOUT, answer(&daemon, stream)).await) }
+    };
+    local::serve(&daemon, listener, "control", CONNECTIONS_MAX, each).await;
 }
 
 async fn answer(daemon: &Daemon, mut stream: UnixStream) -> io::Result<()> {

@@ -23,6 +23,7 @@ mod doctor;
 mod enrol;
 mod facts;
 mod job;
+mod local;
 mod log;
 mod metrics;
 mod mqtt;

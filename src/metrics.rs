@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
 
 use crate::daemon::Daemon;
-use crate::log::{debug, warn};
+use crate::local;
+use crate::log::debug;
 
 /// Programs at once; further ones wait.
 const CONNECTIONS_MAX: usize = 16;
@@ -29,31 +29,14 @@ const IDLE: Duration = Duration::from_secs(600);
 /// # Errors
 /// When it cannot be made.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    let listener = crate::control::bind(path)?;
+    let listener = local::bind(path)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o666))?;
     Ok(listener)
 }
 
 /// Serves until the daemon stops.
 pub(crate) async fn run(daemon: Arc<Daemon>, listener: UnixListener) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(read(Arc::clone(&daemon), stream));
-                }
-                Err(error) => {
-                    warn!("metrics socket: {error}");
-                    if !daemon.pause(Duration::from_secs(1)).await {
-                        return;
-                    }
-                }
-            },
-            Some(_) = connections.join_next() => {}
-            () = daemon.stopped() => return,
-        }
-    }
+    local::serve(&daemon, listener, "metrics", CONNECTIONS_MAX, |stream| read(Arc::clone(&daemon), stream)).await;
 }
 
 async fn read(daemon: Arc<Daemon>, stream: UnixStream) {

@@ -16,7 +16,7 @@ use crate::daemon::Daemon;
 use crate::log::{error, info, warn};
 use crate::notify::Notifier;
 use crate::state::StateError;
-use crate::{control, metrics, mqtt, renew, runs, usage, workers};
+use crate::{control, local, metrics, mqtt, renew, runs, usage, workers};
 
 /// Longest stop. systemd is told to wait longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(4);
@@ -25,7 +25,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCode {
     let notifier = Notifier::from_environment();
     let control_socket = config.control_socket();
-    let listener = match control::bind(&control_socket) {
+    let listener = match local::bind(&control_socket) {
         Ok(listener) => listener,
         Err(error) => {
             error!("cannot open the control socket {}: {error}", control_socket.display());
