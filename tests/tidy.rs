@@ -177,7 +177,13 @@ const SHELLS: &[&str] = &["src/policy/file.rs"];
 
 /// Parts of the programs that decide and do nothing else: a file, or the folder beside it.
 /// Time, bytes and random numbers come in as arguments.
-const PURE: &[&str] = &["src/policy.rs", "crates/muster-hub/src/rights.rs", "crates/muster-hub/src/words.rs"];
+const PURE: &[&str] = &[
+    "src/policy.rs",
+    "crates/muster-hub/src/rights.rs",
+    "crates/muster-hub/src/words.rs",
+    "crates/muster-hub/src/query.rs",
+    "crates/muster-hub/src/fields.rs",
+];
 
 #[test]
 fn decisions_are_pure() {

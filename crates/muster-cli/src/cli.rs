@@ -6,8 +6,8 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::cmds::{
-    access_token, audit, billing, completion, device, devices, login, member, org, profiles, project, remote, sessions, ssh_config, team,
-    token, top, usage,
+    access_token, audit, billing, completion, device, devices, field, login, member, org, profiles, project, remote, sessions, ssh_config,
+    team, token, top, usage, view,
 };
 use crate::complete;
 use crate::context::Context;
@@ -134,6 +134,10 @@ pub enum Command {
     Devices(devices::DevicesArgs),
     /// Show, admit, edit or remove a device
     Device(device::DeviceArgs),
+    /// Custom fields of devices
+    Field(field::FieldArgs),
+    /// Saved views of the list of devices
+    View(view::ViewArgs),
     /// Watch devices, or one device's usage, live
     Top(top::TopArgs),
     /// Open a terminal on a device, or run a command; needs no sshd there
@@ -203,6 +207,8 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::AccessToken(args) => access_token::run(&context()?, args).await,
         Command::Devices(args) => devices::run(&context()?, globals, &args).await,
         Command::Device(args) => device::run(&context()?, args).await,
+        Command::Field(args) => field::run(&context()?, args).await,
+        Command::View(args) => view::run(&context()?, args).await,
         Command::Top(args) => top::run(&context()?, globals, &args).await,
         Command::Shell(args) => session::shell(&context()?, args).await,
         Command::Ssh(args) => session::ssh(&context()?, args).await,

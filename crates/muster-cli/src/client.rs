@@ -107,6 +107,15 @@ impl Hub {
         self.caller.lock().await.json(&request).await.map_err(Failure::from)
     }
 
+    /// `POST` of something that is not JSON.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, media_type: &str, body: &[u8]) -> Result<T, Failure> {
+        let request = Request { bearer: self.token.as_deref(), body: Some(body), media_type, ..Request::new("POST", path) };
+        self.caller.lock().await.json(&request).await.map_err(Failure::from)
+    }
+
     /// `GET` of something that is not JSON.
     ///
     /// # Errors

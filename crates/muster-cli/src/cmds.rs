@@ -5,10 +5,12 @@
 pub mod access_token;
 pub mod audit;
 pub mod billing;
+mod bulk;
 pub mod completion;
 pub mod decide;
 pub mod device;
 pub mod devices;
+pub mod field;
 pub mod history;
 pub mod image;
 pub mod login;
@@ -18,11 +20,13 @@ pub mod profiles;
 pub mod project;
 pub mod remote;
 pub mod sessions;
+mod sheet;
 pub mod ssh_config;
 pub mod team;
 pub mod token;
 pub mod top;
 pub mod usage;
+pub mod view;
 
 use crate::failure::Failure;
 use crate::tty;

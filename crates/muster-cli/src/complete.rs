@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
-use muster_proto::api::{Device, Me, Page, Project, Team};
+use muster_proto::api::{Device, Field, Me, Page, Project, Team, View};
 
 use crate::cli::Globals;
 use crate::context::Context;
@@ -63,6 +63,24 @@ pub fn teams(current: &OsStr) -> Vec<CompletionCandidate> {
         Some(page.items)
     });
     starting(current, listed.unwrap_or_default().into_iter().map(|team| (team.id.to_string(), team.name)))
+}
+
+/// Names of saved views.
+pub fn views(current: &OsStr) -> Vec<CompletionCandidate> {
+    let listed = ask(async |context: &Context| {
+        let page: Page<View> = context.hub().get(&context.org_path("/views").await.ok()?).await.ok()?;
+        Some(page.items)
+    });
+    starting(current, listed.unwrap_or_default().into_iter().map(|view| (view.name, view.filter)))
+}
+
+/// Keys of custom fields.
+pub fn fields(current: &OsStr) -> Vec<CompletionCandidate> {
+    let listed = ask(async |context: &Context| {
+        let page: Page<Field> = context.hub().get(&context.org_path("/fields").await.ok()?).await.ok()?;
+        Some(page.items)
+    });
+    starting(current, listed.unwrap_or_default().into_iter().map(|field| (field.key, field.title)))
 }
 
 /// Ids of organizations.

@@ -3,6 +3,7 @@
 //! Everything that a device or another person chose is made harmless on its way out, see [`text`].
 //! Nothing else in this crate writes to standard output, but for a session's own bytes.
 
+pub mod columns;
 pub mod devices;
 pub mod table;
 pub mod text;

@@ -55,7 +55,10 @@ const COMMANDS: &[&str] = &[
     "access-token list",
     "access-token revoke",
     "devices",
+    "devices export",
+    "devices import",
     "device show",
+    "device add",
     "device admit",
     "device reject",
     "device revoke",
@@ -65,6 +68,13 @@ const COMMANDS: &[&str] = &[
     "device delete",
     "device history",
     "device usage",
+    "field list",
+    "field add",
+    "field edit",
+    "field delete",
+    "view list",
+    "view save",
+    "view delete",
     "top",
     "shell",
     "ssh",
@@ -86,7 +96,10 @@ const COMMANDS: &[&str] = &[
 fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let path = if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
-        if sub.has_subcommands() { leaves(sub, &path, found) } else { found.push((path, sub.clone())) }
+        if !sub.has_subcommands() || sub.is_args_conflicts_with_subcommands_set() {
+            found.push((path.clone(), sub.clone()));
+        }
+        leaves(sub, &path, found);
     }
 }
 

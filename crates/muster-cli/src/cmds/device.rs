@@ -1,12 +1,15 @@
 //! `muster device`: everything about one device, and decisions about many.
 
+use std::collections::BTreeMap;
+
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Device, DeviceEdit};
-use muster_proto::id::ProjectId;
+use muster_proto::api::{BulkAction, BulkRequest, Device, DeviceAdd, DeviceEdit};
+use muster_proto::id::{ProjectId, Serial};
+use serde_json::Value;
 
 use super::decide::{Decision, decide};
-use super::history;
+use super::{bulk, history};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -32,8 +35,11 @@ struct Which {
 #[derive(Debug, Args)]
 struct WhichOnes {
     /// Names, serial numbers, uids or pairing codes
-    #[arg(value_name = "DEVICE", required = true, add = ArgValueCompleter::new(complete::devices))]
+    #[arg(value_name = "DEVICE", required_unless_present = "filter", conflicts_with = "filter", add = ArgValueCompleter::new(complete::devices))]
     devices: Vec<String>,
+    /// All devices for which this is true, instead; see `muster help devices`
+    #[arg(long, short, value_name = "FILTER")]
+    filter: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,13 +47,34 @@ enum DeviceCommand {
     /// Show a device: state, facts, newest usage
     #[command(after_help = "Examples:\n  muster device show robot-7\n  muster device show SN-0017 --json | jq .usage.values")]
     Show(Which),
+    /// Enter a device that has no daemon; one that enrols later with this id takes the row over
+    #[command(after_help = "\
+Examples:
+  muster device add CAM-0042 --name 'gate camera' --set site=berlin --label camera --into lab")]
+    Add {
+        /// Its serial number
+        id: Serial,
+        /// What to call it; the serial number by default
+        #[arg(long)]
+        name: Option<String>,
+        /// A field's value, as KEY=VALUE; may be given several times
+        #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+        set: Vec<(String, String)>,
+        /// A label; may be given several times
+        #[arg(long)]
+        label: Vec<String>,
+        /// Put it into this project; may be given several times
+        #[arg(long, value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
+        into: Vec<ProjectId>,
+    },
     /// Admit pending devices
     #[command(after_help = "\
 Compare the pairing code with the one that the device shows (`musterd status`), so that it is the right device.
 
 Examples:
   muster device admit ABCD-2345
-  muster device admit SN-0017 --name robot-7 --into lab")]
+  muster device admit SN-0017 --name robot-7 --into lab
+  muster device admit --filter 'admission = pending and id ~ SN-2026'")]
     Admit {
         #[command(flatten)]
         which: WhichOnes,
@@ -57,6 +84,9 @@ Examples:
         /// Call it so; for one device only
         #[arg(long)]
         name: Option<String>,
+        /// Do not ask, with --filter
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Reject pending devices, or another key that asks to take a device over
     Reject {
@@ -65,6 +95,9 @@ Examples:
         /// Why, for the records and for the device's journal
         #[arg(long)]
         reason: Option<String>,
+        /// Do not ask, with --filter
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Revoke admitted devices: link and sessions end at once, the key never works again
     #[command(after_help = "Examples:\n  muster device revoke robot-7 --reason 'sold' --yes")]
@@ -101,16 +134,24 @@ is offline is asked when it is back, within a day.
 Examples:
   muster device renew robot-7 robot-8")]
     Renew(WhichOnes),
-    /// Change a device's name and projects
+    /// Change a device's name, fields, labels and projects, or those of many
     #[command(after_help = "\
+With --filter one kind of change at once: fields and labels, or projects to join, or projects to leave.
+
 Examples:
   muster device edit SN-0017 --name robot-7
-  muster device edit robot-7 --add-project lab --remove-project staging")]
+  muster device edit robot-7 --set site=berlin --set rack=12 --label spare --unset keeper
+  muster device edit robot-7 --add-project lab --remove-project staging
+  muster device edit --filter 'site = berlin and stage = test' --set stage=live
+  muster device edit --filter 'label = spare' --add-project yard --yes")]
     Edit {
         #[command(flatten)]
-        which: Which,
+        which: OneOrMany,
         #[command(flatten)]
         changes: Changes,
+        /// Do not ask, with --filter
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Delete devices with their history
     Delete {
@@ -136,6 +177,16 @@ Examples:
 }
 
 #[derive(Debug, Args)]
+struct OneOrMany {
+    /// Name, serial number, uid or pairing code
+    #[arg(required_unless_present = "filter", conflicts_with = "filter", add = ArgValueCompleter::new(complete::devices))]
+    device: Option<String>,
+    /// All devices for which this is true, instead; see `muster help devices`
+    #[arg(long, short, value_name = "FILTER")]
+    filter: Option<String>,
+}
+
+#[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct Changes {
     /// A new name
@@ -147,6 +198,50 @@ struct Changes {
     /// Leave this project; may be given several times
     #[arg(long, value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
     remove_project: Vec<ProjectId>,
+    /// Give a field a value, as KEY=VALUE; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
+    set: Vec<(String, String)>,
+    /// Empty a field; may be given several times
+    #[arg(long, value_name = "KEY", add = ArgValueCompleter::new(complete::fields))]
+    unset: Vec<String>,
+    /// Give it a label; may be given several times
+    #[arg(long)]
+    label: Vec<String>,
+    /// Take a label away; may be given several times
+    #[arg(long, value_name = "LABEL")]
+    unlabel: Vec<String>,
+}
+
+/// `KEY=VALUE`.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is KEY=VALUE, such as site=berlin")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// Texts as the hub takes them: it reads numbers and days from texts as well.
+fn values(set: Vec<(String, String)>, unset: Vec<String>) -> BTreeMap<String, Value> {
+    let given = set.into_iter().map(|(key, value)| (key, Value::String(value)));
+    given.chain(unset.into_iter().map(|key| (key, Value::Null))).collect()
+}
+
+async fn edit_many(context: &Context, filter: String, changes: Changes, yes: bool) -> Result<u8, Failure> {
+    if changes.name.is_some() {
+        return Err(Failure::usage("--name is for one device, and a filter may match many"));
+    }
+    let fields = values(changes.set, changes.unset);
+    let edits = !fields.is_empty() || !changes.label.is_empty() || !changes.unlabel.is_empty();
+    let wanted = match (edits, changes.add_project.is_empty(), changes.remove_project.is_empty()) {
+        (true, true, true) => {
+            BulkRequest { fields, add_labels: changes.label, remove_labels: changes.unlabel, ..bulk::of(BulkAction::Edit, filter) }
+        }
+        (false, false, true) => BulkRequest { projects: changes.add_project, ..bulk::of(BulkAction::Assign, filter) },
+        (false, true, false) => BulkRequest { projects: changes.remove_project, ..bulk::of(BulkAction::Unassign, filter) },
+        _ => {
+            return Err(Failure::usage("with --filter one kind of change at once")
+                .hint("run it once for fields and labels, once for --add-project and once for --remove-project"));
+        }
+    };
+    bulk::run(context, wanted, yes).await
 }
 
 /// Runs it.
@@ -160,24 +255,51 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
             context.out.show(&device, |device| block(device, now()))?;
             Ok(0)
         }
-        DeviceCommand::Admit { which, into, name } => {
+        DeviceCommand::Add { id, name, set, label, into } => {
+            let wanted = DeviceAdd { id, name, fields: values(set, Vec::new()), labels: label, projects: into };
+            let added: Device = context.hub().post(&context.org_path("/devices").await?, &wanted).await?;
+            context.out.done(&added, format!("Entered {} (serial {}).", added.name, added.id))?;
+            Ok(0)
+        }
+        DeviceCommand::Admit { which: WhichOnes { filter: Some(filter), .. }, into, name, yes } => {
+            if name.is_some() || !into.is_empty() {
+                return Err(Failure::usage("--name and --into are for devices that are named, not for --filter")
+                    .hint("admit them, then: muster device edit --filter ... --add-project PROJECT"));
+            }
+            bulk::run(context, bulk::of(BulkAction::Admit, filter), yes).await
+        }
+        DeviceCommand::Reject { which: WhichOnes { filter: Some(filter), .. }, reason, yes } => {
+            bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Reject, filter) }, yes).await
+        }
+        DeviceCommand::Revoke { which: WhichOnes { filter: Some(filter), .. }, reason, yes } => {
+            bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Revoke, filter) }, yes).await
+        }
+        DeviceCommand::Delete { which: WhichOnes { filter: Some(filter), .. }, yes } => {
+            bulk::run(context, bulk::of(BulkAction::Delete, filter), yes).await
+        }
+        DeviceCommand::Edit { which: OneOrMany { filter: Some(filter), .. }, changes, yes } => {
+            edit_many(context, filter, changes, yes).await
+        }
+        DeviceCommand::Admit { which, into, name, yes: _ } => {
             if name.is_some() && which.devices.len() > 1 {
                 return Err(Failure::usage("--name is for one device, and several are given"));
             }
             decide(context, &which.devices, &Decision::Admit { projects: into, name }, true).await
         }
-        DeviceCommand::Reject { which, reason } => decide(context, &which.devices, &Decision::Reject { reason }, true).await,
+        DeviceCommand::Reject { which, reason, yes: _ } => decide(context, &which.devices, &Decision::Reject { reason }, true).await,
         DeviceCommand::Revoke { which, reason, yes } => decide(context, &which.devices, &Decision::Revoke { reason }, yes).await,
         DeviceCommand::Replace { which, yes } => decide(context, &[which.device], &Decision::Replace, yes).await,
         DeviceCommand::Renew(which) => decide(context, &which.devices, &Decision::Renew, true).await,
         DeviceCommand::Delete { which, yes } => decide(context, &which.devices, &Decision::Delete, yes).await,
-        DeviceCommand::Edit { which, changes } => {
-            let device = context.device(&which.device).await?;
+        DeviceCommand::Edit { which, changes, yes: _ } => {
+            let device = context.device(which.device.as_deref().unwrap_or_default()).await?;
             let edit = DeviceEdit {
                 name: changes.name,
                 add_projects: changes.add_project,
                 remove_projects: changes.remove_project,
-                ..DeviceEdit::default()
+                fields: values(changes.set, changes.unset),
+                add_labels: changes.label,
+                remove_labels: changes.unlabel,
             };
             let edited: Device = context.hub().patch(&context.device_path(device.uid.as_str(), "").await?, &edit).await?;
             let projects = edited.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

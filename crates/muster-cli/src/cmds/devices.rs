@@ -1,13 +1,18 @@
 //! `muster devices`: the organization's list.
 
-use clap::{Args, ValueEnum};
-use muster_proto::api::{Admission, Device, PresenceState};
+use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
+use muster_proto::api::{Admission, Device, PresenceState, View};
+
+use super::sheet;
 
 use crate::cli::{Globals, one_of};
 use crate::client::query;
+use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::devices::{share, table};
+use crate::output::columns::chosen_table;
+use crate::output::devices::table;
 use crate::output::note;
 use crate::output::time::now;
 
@@ -22,24 +27,43 @@ const PRESENCES: &[(&str, PresenceState)] =
 
 /// `muster devices`
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+--filter takes comparisons joined by and, or, not and parentheses: = != < <= > >= ~ (contains), in (...), is empty.
+Columns are the built-in ones (name, id, admission, online, project, label, cpu, mem, disk, last_seen, os, agent ...),
+the organization's own fields by their keys (`muster field list`), and fact.NAME and usage.NAME. docs/cli.md has it all.
+
 --project on the command line shows that project's devices; MUSTER_PROJECT and the saved project do not narrow the list,
 so that no pending device is overlooked.
 
-JSON: an array of devices with id (serial number), uid, name, admission, presence, why, last_seen, projects, facts,
-usage (the newest sample), pairing_code, sessions and more; times are milliseconds since 1970 (UTC).
+JSON: an array of devices with id (serial number), uid, name, admission, presence, why, last_seen, projects, labels,
+fields, facts, usage (the newest sample), pairing_code, sessions and more; times are milliseconds since 1970 (UTC).
 
 Examples:
   muster devices
   muster devices --pending
   muster devices 'robot-*' --offline
-  muster devices --project lab --sort cpu
-  muster devices --json | jq -r '.[] | [.name, .presence, .usage.values.cpu] | @tsv'")]
+  muster devices --filter 'online = true and site = berlin and cpu > 80%' --sort -cpu
+  muster devices --filter 'certificate < now+14d' --columns name,site,last_seen,certificate
+  muster devices --view night-shift --limit 20
+  muster devices export --filter 'label = spare' > spare.csv
+  muster devices import new-devices.csv --dry-run
+  muster devices --json | jq -r '.[] | [.name, .presence, .usage.values.cpu] | @tsv'"
+)]
 pub struct DevicesArgs {
+    #[command(subcommand)]
+    command: Option<sheet::SheetCommand>,
     #[command(flatten)]
     filter: Filter,
-    /// Keep the list on the screen, as `muster top` does
-    #[arg(long, short)]
+    /// Columns instead of the usual ones, separated by commas: built-in names, keys of fields, fact.NAME, usage.NAME
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    columns: Vec<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+    /// Keep the list on the screen
+    #[arg(long, short, conflicts_with_all = ["columns", "limit"])]
     watch: bool,
 }
 
@@ -49,6 +73,12 @@ pub struct Filter {
     /// Only devices whose name, serial number or uid contains this; `*` stands for anything
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
+    /// Only devices for which this is true, such as 'online = true and site = berlin'
+    #[arg(long, short, value_name = "FILTER")]
+    filter: Option<String>,
+    /// A saved view: its filter, order and columns (`muster view list`)
+    #[arg(long, value_name = "VIEW", add = ArgValueCompleter::new(complete::views))]
+    view: Option<String>,
     /// Only devices with this admission
     #[arg(long, value_parser = one_of(ADMISSIONS), value_name = "ADMISSION")]
     admission: Option<Admission>,
@@ -64,69 +94,70 @@ pub struct Filter {
     /// Only admitted devices that are not online
     #[arg(long, conflicts_with_all = ["presence", "admission", "pending"])]
     offline: bool,
-    /// The order
-    #[arg(long, value_enum, default_value_t, value_name = "BY")]
-    sort: Order,
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-enum Order {
-    #[default]
-    Name,
-    Seen,
-    Cpu,
-    Mem,
-    Created,
+    /// The order: columns separated by commas, highest first with a hyphen, such as -cpu,name
+    #[arg(long, value_name = "ORDER", allow_hyphen_values = true)]
+    sort: Option<String>,
 }
 
 impl Filter {
-    /// All devices, in an order that is given by its name.
+    /// All devices, in an order.
     pub fn sorted_by(order: &str) -> Self {
-        Self { sort: Order::from_str(order, true).unwrap_or_default(), ..Self::default() }
+        Self { sort: Some(order.to_owned()), ..Self::default() }
     }
 
-    /// The devices that pass, in order.
+    /// The query of these parameters, for the list and for its file.
+    ///
+    /// # Errors
+    /// When the project named is none.
+    pub fn pairs(&self, globals: &Globals) -> Result<Vec<(&'static str, Option<String>)>, Failure> {
+        let admission = if self.pending { Some(Admission::Pending) } else { self.admission };
+        let presence = if self.online { Some(PresenceState::Online) } else { self.presence };
+        let of = ADMISSIONS.iter().find(|(_, known)| Some(*known) == admission).map(|(name, _)| (*name).to_owned());
+        let there = PRESENCES.iter().find(|(_, known)| Some(*known) == presence).map(|(name, _)| (*name).to_owned());
+        let offline = "admission = admitted and online = false";
+        let filter = match (&self.filter, self.offline) {
+            (Some(filter), true) => Some(format!("({filter}) and {offline}")),
+            (None, true) => Some(offline.to_owned()),
+            (filter, false) => filter.clone(),
+        };
+        Ok(vec![
+            ("filter", filter),
+            ("sort", self.sort.clone()),
+            ("view", self.view.clone()),
+            ("project", if globals.project_on_line { globals.project()?.map(String::from) } else { None }),
+            ("admission", of),
+            ("presence", there),
+        ])
+    }
+
+    /// Whether patterns have to be looked at here: the hub does not know them.
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty()
+    }
+
+    /// The devices that pass, in order; at most `limit`.
     ///
     /// # Errors
     /// As every call.
-    pub async fn fetch(&self, context: &Context, globals: &Globals) -> Result<Vec<Device>, Failure> {
-        let admission = if self.pending { Some(Admission::Pending) } else { self.admission };
-        let presence = if self.online { Some(PresenceState::Online) } else { self.presence };
-        let name_of =
-            |list: &[(&'static str, Admission)], value| list.iter().find(|(_, known)| *known == value).map(|(name, _)| (*name).to_owned());
-        let asked = query([
-            ("project", if globals.project_on_line { globals.project()?.map(String::from) } else { None }),
-            ("admission", admission.and_then(|value| name_of(ADMISSIONS, value))),
-            (
-                "presence",
-                presence.and_then(|value| PRESENCES.iter().find(|(_, known)| *known == value).map(|(name, _)| (*name).to_owned())),
-            ),
-        ]);
-        let mut devices: Vec<Device> = context.hub().list(&format!("{}{asked}", context.org_path("/devices").await?), None).await?;
-        devices.retain(|device| self.passes(device));
-        self.order(&mut devices);
-        Ok(devices)
+    pub async fn fetch(&self, context: &Context, globals: &Globals, limit: Option<usize>) -> Result<Vec<Device>, Failure> {
+        let path = format!("{}{}", context.org_path("/devices").await?, query(self.pairs(globals)?));
+        if self.patterns.is_empty() {
+            return context.hub().list(&path, limit).await;
+        }
+        let most = limit.unwrap_or(usize::MAX);
+        context.hub().list_while(&path, most, |device: &Device| (self.passes(device), true)).await
     }
 
     fn passes(&self, device: &Device) -> bool {
         let named =
             |pattern: &String| [device.name.as_str(), device.id.as_str(), device.uid.as_str()].iter().any(|name| matches(pattern, name));
-        let offline = device.admission == Admission::Admitted && device.presence != PresenceState::Online;
-        (self.patterns.is_empty() || self.patterns.iter().any(named)) && (!self.offline || offline)
+        self.patterns.is_empty() || self.patterns.iter().any(named)
     }
 
-    fn order(&self, devices: &mut [Device]) {
-        let value = |device: &Device, name: &str| device.usage.as_ref().and_then(|sample| sample.values.get(name).copied());
-        let mem = |device: &Device| device.usage.as_ref().and_then(|sample| share(sample, "mem", "mem_total"));
-        // By name first: the later sorts keep that order among equals.
-        devices.sort_by_cached_key(|device| natural(&device.name));
-        let highest = |a: Option<f64>, b: Option<f64>| b.unwrap_or(-1.0).total_cmp(&a.unwrap_or(-1.0));
-        match self.sort {
-            Order::Name => {}
-            Order::Seen => devices.sort_by_key(|device| std::cmp::Reverse(device.last_seen)),
-            Order::Created => devices.sort_by_key(|device| std::cmp::Reverse(device.created_at)),
-            Order::Cpu => devices.sort_by(|a, b| highest(value(a, "cpu"), value(b, "cpu"))),
-            Order::Mem => devices.sort_by(|a, b| highest(mem(a), mem(b))),
+    async fn view(&self, context: &Context) -> Result<Option<View>, Failure> {
+        match &self.view {
+            Some(name) => Ok(super::view::all(context).await?.into_iter().find(|view| view.name == *name)),
+            None => Ok(None),
         }
     }
 }
@@ -136,11 +167,24 @@ impl Filter {
 /// # Errors
 /// As every call.
 pub async fn run(context: &Context, globals: &Globals, args: &DevicesArgs) -> Result<u8, Failure> {
+    if let Some(command) = &args.command {
+        return sheet::run(context, globals, command).await;
+    }
     if args.watch {
         return super::top::list(context, globals, &args.filter).await;
     }
-    let devices = args.filter.fetch(context, globals).await?;
-    context.out.list(&devices, "no such devices: `muster token create` makes a token that enrols one", |devices| table(devices, now()))?;
+    let devices = args.filter.fetch(context, globals, args.limit.map(|limit| limit as usize)).await?;
+    let chosen = match (&args.columns, context.out.json) {
+        (columns, _) if !columns.is_empty() => columns.clone(),
+        (_, true) => Vec::new(),
+        _ => args.filter.view(context).await?.map(|view| view.columns).unwrap_or_default(),
+    };
+    let nothing = "no such devices: `muster token create` makes a token that enrols one";
+    context.out.list(
+        &devices,
+        nothing,
+        |devices| if chosen.is_empty() { table(devices, now()) } else { chosen_table(devices, &chosen, now()) },
+    )?;
     if !context.out.json && context.out.width.is_some() {
         let pending = devices.iter().filter(|device| device.admission == Admission::Pending).count();
         let replaced = devices.iter().filter(|device| device.replacement.is_some()).count();
@@ -173,23 +217,6 @@ fn matches(pattern: &str, name: &str) -> bool {
     rest.is_empty()
 }
 
-/// A key by which `robot-2` stands before `robot-10`.
-fn natural(name: &str) -> Vec<(u64, String)> {
-    let mut key = Vec::new();
-    let mut rest = name;
-    while !rest.is_empty() {
-        let text = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let digits = rest[text..].find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len() - text);
-        // A text before its number: names that share the text are ordered by the number.
-        key.push((0, rest[..text].to_lowercase()));
-        if digits > 0 {
-            key.push((rest[text..text + digits].parse().unwrap_or(u64::MAX), String::new()));
-        }
-        rest = &rest[text + digits..];
-    }
-    key
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,24 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn numbers_in_order() {
-        let mut names = ["robot-10", "robot-2", "edge", "robot", "Robot-1", "9", "99999999999999999999999"];
-        names.sort_by_cached_key(|name| natural(name));
-        assert_eq!(names, ["9", "99999999999999999999999", "edge", "robot", "Robot-1", "robot-2", "robot-10"]);
-    }
-
-    #[test]
-    fn filters_and_orders() {
-        let filter =
-            Filter { patterns: vec![], admission: None, presence: None, pending: false, online: false, offline: true, sort: Order::Cpu };
-        let mut list = [
-            device("robot-10", Admission::Admitted, PresenceState::Offline),
-            device("robot-2", Admission::Admitted, PresenceState::Never),
-            device("robot-1", Admission::Admitted, PresenceState::Online),
-        ];
-        assert_eq!(list.iter().filter(|device| filter.passes(device)).count(), 2);
-        list[0].usage = None;
-        filter.order(&mut list);
-        assert_eq!(list.map(|device| device.name), ["robot-1", "robot-2", "robot-10"]);
+    fn flags_become_parameters() {
+        let pairs = |filter: Filter| {
+            let pairs = filter.pairs(&Globals::default()).unwrap();
+            query(pairs)
+        };
+        assert_eq!(pairs(Filter::default()), "");
+        assert_eq!(pairs(Filter { pending: true, ..Filter::sorted_by("-cpu") }), "?sort=-cpu&admission=pending");
+        let both = Filter { filter: Some("a = b or c".into()), offline: true, ..Filter::default() };
+        assert_eq!(pairs(both), "?filter=%28a%20%3D%20b%20or%20c%29%20and%20admission%20%3D%20admitted%20and%20online%20%3D%20false");
+        let device = device("robot-10", Admission::Admitted, PresenceState::Offline);
+        assert!(Filter { patterns: vec!["bot".into()], ..Filter::default() }.passes(&device));
     }
 }

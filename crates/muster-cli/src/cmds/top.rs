@@ -63,6 +63,16 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The order of the list as the hub takes it.
+fn order(by: &str) -> &'static str {
+    match by {
+        "cpu" => "-cpu,name",
+        "mem" => "-mem,name",
+        "seen" => "-last_seen,name",
+        _ => "name",
+    }
+}
+
 /// What is shown, and how it is renewed.
 trait Source {
     async fn refresh(&mut self) -> Result<(), Failure>;
@@ -78,7 +88,7 @@ pub async fn run(context: &Context, globals: &Globals, args: &TopArgs) -> Result
     let out = &context.out;
     let once = args.once || out.json || out.width.is_none();
     let Some(name) = &args.device else {
-        let mut source = List { context, globals, filter: Filter::sorted_by(&args.sort), devices: Vec::new() };
+        let mut source = List { context, globals, filter: Filter::sorted_by(order(&args.sort)), devices: Vec::new() };
         source.refresh().await?;
         if once {
             out.list(&source.devices, "no devices", |devices| table(devices, now()))?;
@@ -172,7 +182,7 @@ struct List<'a> {
 
 impl Source for List<'_> {
     async fn refresh(&mut self) -> Result<(), Failure> {
-        self.devices = self.filter.fetch(self.context, self.globals).await?;
+        self.devices = self.filter.fetch(self.context, self.globals, None).await?;
         Ok(())
     }
 

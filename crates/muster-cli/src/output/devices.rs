@@ -92,11 +92,21 @@ pub fn block(device: &Device, now: Millis) -> Block {
         .maybe("last seen", device.last_seen.map(|t| local_ago(now, t)))
         .maybe("since", device.presence_since.map(|t| local_ago(now, t)))
         .with("projects", none_or(device.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
+        .maybe("labels", (!device.labels.is_empty()).then(|| device.labels.join(", ")))
         .with("sessions", device.sessions.to_string())
         .maybe("agent", device.agent.as_deref())
         .maybe("waiting samples", (device.spooled > 0).then(|| device.spooled.to_string()))
         .maybe("certificate ends", device.certificate_expires_at.map(|t| local_ago(now, t)))
         .with("filed", local_ago(now, device.created_at));
+    if !device.fields.is_empty() || !device.missing.is_empty() {
+        block = block.heading("fields");
+        for (key, value) in &device.fields {
+            block = block.with(key, super::columns::text(value));
+        }
+        for key in &device.missing {
+            block = block.styled(key, "required, and empty", Style::Yellow);
+        }
+    }
     if !device.facts.0.is_empty() {
         block = block.heading("facts");
         for (name, value) in &device.facts.0 {
