@@ -179,6 +179,7 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
                     .with("your role", project.role.as_str())
                     .with("devices", format!("{}, {} online", project.devices, project.online))
                     .with("sessions", format!("{} now", project.sessions))
+                    .with("runs", format!("{} now", project.runs))
                     .with("people", project.members.to_string())
                     .with("made", local_ago(now(), project.created_at))
             })?;

@@ -58,6 +58,7 @@ fn filled(state: &AppState, id: &ProjectId, project: &ProjectAccess, numbers: Nu
         devices: u32::try_from(numbers.devices.len()).unwrap_or(u32::MAX),
         online: u32::try_from(online).unwrap_or(u32::MAX),
         sessions: numbers.sessions,
+        runs: numbers.runs,
         members: numbers.members,
         created_at: project.created_at,
         archived_at: numbers.archived_at,

@@ -118,7 +118,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("Problem", "code:string status:int detail:string request?:string retry_in?:int"),
     (
         "Project",
-        "id:string name:string description?:string visibility:Visibility role:ProjectRole devices:int online:int sessions:int members:int \
+        "id:string name:string description?:string visibility:Visibility role:ProjectRole devices:int online:int sessions:int runs:int members:int \
          created_at:millis archived_at?:millis",
     ),
     ("ProjectCreate", "id:string name?:string description?:string visibility?:Visibility"),

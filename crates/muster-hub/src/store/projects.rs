@@ -19,6 +19,8 @@ pub(crate) struct Numbers {
     pub devices: Vec<DeviceUid>,
     /// Living sessions in its name.
     pub sessions: u32,
+    /// Runs in its name that have not ended.
+    pub runs: u32,
     /// People with a role in it.
     pub members: u32,
 }
@@ -30,6 +32,7 @@ pub(crate) fn numbers(connection: &Connection, org: &OrgId, only: Option<&Projec
     let mut statement = connection.prepare_cached(
         "SELECT p.id, p.description, p.archived_at,
              (SELECT count(*) FROM sessions s WHERE s.org = p.org AND s.project = p.id AND s.ended_at IS NULL),
+             (SELECT count(*) FROM runs r WHERE r.state IN ('waiting', 'running') AND r.org = p.org AND r.project = p.id),
              (SELECT count(*) FROM members m WHERE m.org = ?1 AND (m.role = 'owner' OR p.visibility = 'internal'))
              + (SELECT count(*) FROM (
                    SELECT a.account FROM participants a WHERE a.org = p.org AND a.project = p.id
@@ -44,8 +47,9 @@ pub(crate) fn numbers(connection: &Connection, org: &OrgId, only: Option<&Projec
     let mut numbers = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let id: ProjectId = row.get::<_, String>(0)?.parse()?;
-        let (description, archived_at, sessions, members) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        numbers.insert(id, Numbers { description, archived_at, devices: Vec::new(), sessions, members });
+        let (description, archived_at) = (row.get(1)?, row.get(2)?);
+        let (sessions, runs, members) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        numbers.insert(id, Numbers { description, archived_at, devices: Vec::new(), sessions, runs, members });
     }
     let mut statement =
         connection.prepare_cached("SELECT project, uid FROM device_projects WHERE org = ?1 AND (?2 IS NULL OR project = ?2)")?;

@@ -58,16 +58,23 @@ async fn a_projects_homepage_counts_everybody_once() {
         let one = owner.get(&format!("/v1/orgs/acme/projects/{id}")).await.ok(200);
         let list = owner.get("/v1/orgs/acme/projects").await.ok(200);
         assert!(list["items"].as_array().unwrap().contains(&one), "{one} in {list}");
-        ["devices", "online", "sessions", "members"].map(|field| one[field].as_u64().unwrap())
+        ["devices", "online", "sessions", "runs", "members"].map(|field| one[field].as_u64().unwrap())
     };
     // Internal: owner, member, viewer. Private: owner and guest.
-    assert_eq!(counts("lab").await, [2, 0, 0, 3]);
-    assert_eq!(counts("yard").await, [0, 0, 0, 2]);
+    assert_eq!(counts("lab").await, [2, 0, 0, 0, 3]);
+    assert_eq!(counts("yard").await, [0, 0, 0, 0, 2]);
+    // What lives counts, what has ended does not.
+    let lives = "INSERT INTO sessions (id, org, uid, device_name, project, role, email, client_ticket, device_ticket, created_at, ended_at)
+         VALUES ('s1', 'acme', 'd', 'd', 'lab', 'admin', 'x', x'00', x'00', 0, NULL), ('s2', 'acme', 'd', 'd', 'lab', 'admin', 'x', x'00', x'00', 0, 1)";
+    let runs = "INSERT INTO runs (id, org, uid, device_name, project, role, account, email, command, env, timeout_s, output_max, state, created_at,
+         expires_at) VALUES ('r1', 'acme', 'd', 'd', 'lab', 'admin', 1, 'x', '{}', '[]', 1, 1, 'waiting', 0, 0),
+         ('r2', 'acme', 'd', 'd', 'lab', 'admin', 1, 'x', '{}', '[]', 1, 1, 'done', 0, 0)";
+    world.hub.state.store.write(move |tx| Ok(tx.execute(lives, [])? + tx.execute(runs, [])?)).await.unwrap();
     for id in ["lab", "yard"] {
         owner.put(&format!("/v1/orgs/acme/projects/{id}/teams/crew"), json!({ "role": "view" })).await.ok(200);
     }
-    assert_eq!(counts("lab").await, [2, 0, 0, 4]);
-    assert_eq!(counts("yard").await, [0, 0, 0, 3]);
+    assert_eq!(counts("lab").await, [2, 0, 1, 1, 4]);
+    assert_eq!(counts("yard").await, [0, 0, 0, 0, 3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

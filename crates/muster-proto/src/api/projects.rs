@@ -26,6 +26,8 @@ pub struct Project {
     pub online: u32,
     /// Sessions in its name that live now.
     pub sessions: u32,
+    /// Runs in its name that have not ended.
+    pub runs: u32,
     /// People who have a role in it: owners, participants, teams, and all members where it is internal.
     pub members: u32,
     /// When made.
