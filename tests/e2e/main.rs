@@ -17,6 +17,7 @@ mod fence;
 mod forward;
 mod https;
 mod lab;
+mod leaving;
 mod netns;
 mod openssh;
 mod presence;
