@@ -33,10 +33,9 @@ fn a_token_logs_in_without_a_question_and_is_kept_for_its_owner_only() {
 #[test]
 fn a_password_logs_in_once_the_hub_is_trusted() {
     let town = Town::new();
-    let added =
-        run_with(town.hub_command().args(["user", "add", "ann@acme.example", "--password-stdin"]), "correct horse battery staple\n");
-    added.ok();
-    town.muster("member set ann@acme.example --role member").ok();
+    let add = ["user", "add", "ann@acme.example", "--password-stdin", "--org", "acme", "--role", "viewer"];
+    run_with(town.hub_command().args(add), "correct horse battery staple\n").ok();
+    assert_eq!(town.muster("member set ann@acme.example --role member").ok(), "ann@acme.example is now member of acme.\n");
 
     // Nobody can be asked, and the hub is unknown: nothing is sent, but the fingerprint is told.
     let login = ["login", town.url.as_str(), "--email", "ann@acme.example", "--password-stdin"];

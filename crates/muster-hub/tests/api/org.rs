@@ -271,8 +271,8 @@ async fn furnish(world: &World, org: &'static str, n: u8) {
          INSERT INTO device_values VALUES ('{uid}', {n} + 100, 'berlin');
          INSERT INTO device_labels VALUES ('{uid}', 'blue');
          INSERT INTO views (org, name, filter, sort, columns, changed_by, changed_at) VALUES ('{org}', 'v', '', '', '[]', 'x', 0);
-         INSERT INTO invitations (id, org, email, role, digest, invited_by, created_at, expires_at)
-             VALUES ('invitation-{n}', '{org}', 'x@x.example', 'member', x'00', 'x', 0, 0);
+         INSERT INTO invitations (id, org, email, role, digest, invited_by, created_at, renewed_at, expires_at)
+             VALUES ('invitation-{n}', '{org}', 'x@x.example', 'member', x'00', 'x', 0, 0, 0);
          INSERT INTO audit (t, org, actor, action, target, result, details) VALUES (0, '{org}', 'x', 'x', 'x', 'ok', '{{}}');
          INSERT INTO limits VALUES ('{org}', 'own', 'devices', 1000);
          INSERT INTO usage_days VALUES ('{org}', 1, 'runs', '', '', 1);
