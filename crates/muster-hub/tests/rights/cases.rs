@@ -14,9 +14,21 @@ pub(crate) enum On {
     Both,
 }
 
+/// Who may, beside those with the right in the organization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Nobody.
+    Right,
+    /// Owners of the hub, without belonging to the organization.
+    RightOrHub,
+    /// Owners of the hub, and nobody with a right.
+    Hub,
+}
+
 /// One call. Path and body hold names of the target in braces; the path's are those of the route.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Case {
+    pub(crate) by: By,
     /// `None`: whoever has anything in the organization may.
     pub(crate) action: Option<Action>,
     pub(crate) method: &'static str,
@@ -46,7 +58,7 @@ pub(crate) struct Seen {
 
 impl Case {
     const fn new(action: Option<Action>, on: On, fresh: Fresh, method: &'static str, route: &'static str) -> Self {
-        Self { action, method, route, query: "", body: "", on, fresh, seen: None, shut: false, alone: false, but: None }
+        Self { by: By::Right, action, method, route, query: "", body: "", on, fresh, seen: None, shut: false, alone: false, but: None }
     }
 
     const fn with(self, body: &'static str) -> Self {
@@ -67,6 +79,10 @@ impl Case {
 
     const fn asking(self, query: &'static str) -> Self {
         Self { query, ..self }
+    }
+
+    const fn by(self, by: By) -> Self {
+        Self { by, ..self }
     }
 
     const fn but(self, code: &'static str) -> Self {
@@ -113,6 +129,8 @@ const PROJECT_TEAM: &str = "/v1/orgs/{org}/projects/{project}/teams/{team}";
 const PROJECT_DEVICES: &str = "/v1/orgs/{org}/projects/{project}/devices";
 /// A WebP image of one pixel, as far as it is looked at; it happens to be text.
 pub(crate) const IMAGE: &str = "RIFF\u{1a}\0\0\0WEBPVP8L\u{d}\0\0\0/\0\0\0\0\0\0\0\0\0\0\0\0";
+const LEDGER: &str = "/v1/orgs/{org}/ledger";
+const LIMITS: &str = "/v1/orgs/{org}/limits";
 const SESSION: &str = "/v1/orgs/{org}/sessions/{id}";
 
 #[rustfmt::skip]
@@ -140,6 +158,18 @@ pub(crate) const CASES: &[Case] = &[
     call(ManageTeams, On::Org, Fresh::TeamMember, "DELETE", TEAM_MEMBER).then(TEAM, "members=1"),
     call(ManageTeams, On::Org, Fresh::Team, "PUT", AVATAR).with(IMAGE),
     call(ManageTeams, On::Org, Fresh::Team, "DELETE", AVATAR).gone(TEAM, "avatar=*"),
+
+    call(SeeBilling, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/usage"),
+    call(SeeBilling, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/billing"),
+    call(SeeBilling, On::Org, Fresh::Nothing, "GET", LEDGER),
+    call(SeeBilling, On::Org, Fresh::Nothing, "GET", LIMITS).by(By::RightOrHub),
+    call(SetLimits, On::Org, Fresh::Nothing, "PATCH", LIMITS).with(r#"{"limits":[{"name":"runs","most":{number}}]}"#)
+        .then(LIMITS, "name=runs own={number}").alone(),
+    call(SetLimits, On::Org, Fresh::Nothing, "PATCH", LIMITS).with(r#"{"scope":"hub","limits":[{"name":"runs","most":{number}}]}"#)
+        .then(LIMITS, "name=runs hub={number}").alone().by(By::Hub),
+    call(SeeBilling, On::Org, Fresh::Nothing, "POST", "/v1/orgs/{org}/credits").with(r#"{"credits":"1.5","note":"{new}"}"#)
+        .then(LEDGER, "note={new}").by(By::Hub),
+    call(SeeProjectUsage, On::Project, Fresh::Nothing, "GET", "/v1/orgs/{org}/projects/{project}/usage"),
 
     all("GET", PROJECTS),
     call(CreateProject, On::Org, Fresh::Nothing, "POST", PROJECTS).with(r#"{"id":"{new}"}"#).then(PROJECTS, "id={new}"),

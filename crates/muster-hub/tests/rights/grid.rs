@@ -203,6 +203,7 @@ pub(crate) const STANDINGS: &[Standing] = &[
     stands("left",                    "vault", "left",   "maintain", "").team("admin"),
     stands("outsider",                "vault", "",       "",         ""),
     stands("hub-owner",               "vault", "",       "",         "").hub_owner(),
+    stands("hub-owner-who-reads",     "vault", "",       "",         "").hub_owner().token(Read, "", ""),
     stands("expired",                 "vault", "owner",  "",         "").dead("UPDATE access_tokens SET expires_at = 1 WHERE account = ?1", "expired"),
     stands("set-aside",               "vault", "owner",  "",         "").dead("UPDATE accounts SET disabled_at = 1 WHERE id = ?1", "unauthenticated"),
     stands("closed",                  "vault", "owner",  "",         "").dead("UPDATE accounts SET closed_at = 1 WHERE id = ?1", "unauthenticated"),

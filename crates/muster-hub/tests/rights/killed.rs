@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::caller::{Answer, Caller};
-use crate::cases::{CASES, Case};
+use crate::cases::{By, CASES, Case};
 use crate::grid::{STANDINGS, Standing};
 use crate::matrix::{is_done, play};
 use crate::process::Process;
@@ -69,7 +69,7 @@ async fn calls(stage: &Stage) -> Vec<Call> {
     for (n, case) in CASES.iter().enumerate().filter(|(_, case)| can_be_told(case)) {
         // An owner of the organization who is also in the project.
         let name: &'static str = format!("killer-{n}").leak();
-        let standing = Standing { name, part: "admin", ..STANDINGS[0] };
+        let standing = Standing { name, part: "admin", hub_owner: case.by == By::Hub, ..STANDINGS[0] };
         calls.push(Call { case, actor: email(&standing), caller: stage.cast(&standing).await });
     }
     calls

@@ -56,8 +56,9 @@ pub(crate) fn filled(text: &str, target: &Target) -> String {
 
 /// Makes it, in a project.
 pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
-    let new = format!("n{}", stage.count.fetch_add(1, Ordering::Relaxed));
-    let mut target = Target::from([("org", "acme".to_owned()), ("project", place.to_owned()), ("new", new.clone())]);
+    let count = stage.count.fetch_add(1, Ordering::Relaxed);
+    let (new, number) = (format!("n{count}"), (1_000_000 + count).to_string());
+    let mut target = Target::from([("org", "acme".to_owned()), ("project", place.to_owned()), ("new", new.clone()), ("number", number)]);
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned();
     match what {
         Fresh::Nothing => {}
