@@ -1,6 +1,6 @@
 //! Asks a hub over kept connections: thousands of small requests must not pay a TLS handshake each.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -10,12 +10,15 @@ use hyper_util::rt::TokioIo;
 use muster_link::tls::{self, Clock, Trust};
 use muster_proto::token::Pin;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
 /// The way to one hub, with the connections that are idle now.
 pub(crate) struct Line {
     address: Mutex<SocketAddr>,
+    pin: Pin,
+    /// The address to come from, if it is not the system's choice.
+    from: Option<IpAddr>,
     tls: Arc<rustls::ClientConfig>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
@@ -38,7 +41,14 @@ pub(crate) struct Answer {
 impl Line {
     pub(crate) fn new(address: SocketAddr, pin: Pin) -> Arc<Self> {
         let tls = tls::client_config(&Trust::Pin(pin), None, &Clock::with_floor(0)).unwrap();
-        Arc::new(Self { address: Mutex::new(address), tls, idle: Mutex::default() })
+        Arc::new(Self { address: Mutex::new(address), pin, from: None, tls, idle: Mutex::default() })
+    }
+
+    /// The same way from another address of this machine: all of 127.0.0.0/8 is.
+    pub(crate) fn from(&self, from: IpAddr) -> Arc<Self> {
+        let mut line = Self::new(*self.address.lock().unwrap(), self.pin);
+        Arc::get_mut(&mut line).expect("nobody else has it yet").from = Some(from);
+        line
     }
 
     /// The hub has started anew, at this address.
@@ -50,7 +60,11 @@ impl Line {
     async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let broken = |error: &dyn std::fmt::Display| format!("no connection: {error}");
         let address = *self.address.lock().unwrap();
-        let tcp = TcpStream::connect(address).await.map_err(|error| broken(&error))?;
+        let socket = TcpSocket::new_v4().map_err(|error| broken(&error))?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into()).map_err(|error| broken(&error))?;
+        }
+        let tcp = socket.connect(address).await.map_err(|error| broken(&error))?;
         let name = rustls_pki_types::ServerName::from(address.ip());
         let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.map_err(|error| broken(&error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;

@@ -6,12 +6,15 @@
 mod caller;
 mod cases;
 mod foreign;
+mod fuzz;
 mod grid;
+mod guessing;
 mod hostile;
 mod killed;
 mod matrix;
 mod process;
 mod records;
 mod stage;
+mod storm;
 mod targets;
 mod told;

@@ -140,3 +140,11 @@ fn found(db: &Connection, query: &str) -> Vec<String> {
     let rows = statement.query_map([], |row| row.get(0)).unwrap();
     rows.map(Result::unwrap).collect()
 }
+
+/// In how many places of the organization somebody still is: members, projects, teams.
+pub(crate) fn traces_of_member(db: &Connection, email: &str) -> i64 {
+    let sql =
+        "SELECT (SELECT count(*) FROM members m WHERE m.account = a.id) + (SELECT count(*) FROM participants p WHERE p.account = a.id)
+             + (SELECT count(*) FROM team_members t WHERE t.account = a.id) FROM accounts a WHERE a.email = ?1";
+    db.query_row(sql, [email], |row| row.get(0)).unwrap()
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
 
+use crate::caller::Answer;
 use crate::cases::IMAGE;
 use crate::stage::Stage;
 
@@ -124,9 +125,14 @@ async fn team(stage: &Stage, what: Fresh, place: &str, id: &str) {
     }
 }
 
+/// A device asks for a place on the list, with a new key, and gets it or a number to wait with.
+async fn enrol(stage: &Stage, token: &str, serial: &str) -> Value {
+    ask_to_enrol(stage, token, serial).await.ok()
+}
+
 /// A device asks for a place on the list, with a new key.
-pub(crate) async fn enrol(stage: &Stage, token: &str, serial: &str) -> Value {
+pub(crate) async fn ask_to_enrol(stage: &Stage, token: &str, serial: &str) -> Answer {
     let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
     let body = json!({ "token": token, "serial": serial, "csr": csr, "facts": { "hostname": serial, "agent": "test" } });
-    stage.nobody.post("/v1/enrol", body).await
+    stage.nobody.send("POST", "/v1/enrol", &body.to_string()).await
 }
