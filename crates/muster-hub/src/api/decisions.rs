@@ -271,10 +271,8 @@ async fn renew(State(state): State<AppState>, access: OrgAccess, Path((_, name))
     let entry = access.entry("device.renew_asked", device.uid.as_str());
     state.store.write(move |tx| entry.ok(tx)).await?;
     let options = SendOptions { retain: false, expiry: Duration::from_millis(clock::DAY.unsigned_abs()) };
-    state.lanes.send(&device.uid, Down::Admission, encode(&AdmissionNotice::Renew), options).await.map_err(|error| {
-        let detail = format!("device {} could not be asked for a new certificate: {error}", device.name);
-        ApiError::new(Code::Unavailable, detail)
-    })?;
+    let sent = state.lanes.send(&device.uid, Down::Admission, encode(&AdmissionNotice::Renew), options).await;
+    sent.map_err(|error| ApiError::unsent(&device.name, error))?;
     reread(&state, &access, &device.uid).await
 }
 

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use muster_proto::problem::{Code, MEDIA_TYPE, Problem};
 
+use crate::mqtt::SendError;
 use crate::{ca, store};
 
 /// What a handler returns.
@@ -24,6 +25,17 @@ impl ApiError {
     /// There is nothing of this kind, or nothing that the caller may know of: both read the same.
     pub fn not_found(what: &str, id: &str) -> Self {
         Self::new(Code::NotFound, format!("there is no {what} {id:?} here, or you have no access to it"))
+    }
+
+    /// A message for a device was not sent.
+    pub fn unsent(device: &str, error: SendError) -> Self {
+        match error {
+            SendError::Gone => Self::new(Code::NotFound, format!("device {device} was deleted meanwhile")),
+            SendError::Full => Self::new(Code::Conflict, format!("device {device} cannot be told now: {error}")),
+            SendError::Broker(_) => Self::new(Code::Unavailable, format!("device {device} could not be told: {error}")),
+            SendError::Store(error) => error.into(),
+            SendError::TooLarge(_) => Self::internal(&error),
+        }
     }
 
     /// The hub's own fault: logged here, told without details.

@@ -46,6 +46,9 @@ pub enum SendError {
     /// Too large.
     #[error("the message has {0} bytes; at most {DOWN_MAX} are allowed")]
     TooLarge(usize),
+    /// The device was deleted meanwhile.
+    #[error("the device was deleted meanwhile")]
+    Gone,
     /// It could not be stored.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -69,6 +72,11 @@ struct Inner {
 enum Way {
     Embedded { links: Arc<Links>, last_id: AtomicI64 },
     External(Broker),
+}
+
+/// Messages belong to a device: without it the store does not take them.
+fn refers_to_nothing(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
 }
 
 impl Lanes {
@@ -116,7 +124,12 @@ impl Lanes {
             }
             Ok(true)
         });
-        if kept.await? { Ok(()) } else { Err(SendError::Full) }
+        match kept.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(SendError::Full),
+            Err(store::Error::Sql(error)) if refers_to_nothing(&error) => Err(SendError::Gone),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Lets a device in that was admitted. Only an external broker has to be told.
