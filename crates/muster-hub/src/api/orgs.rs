@@ -191,10 +191,10 @@ async fn put_member(
     let entry = access.entry("member.put", &email).with(json!({ "role": role }));
     let member = state.store.write(move |tx| {
         let account = account(tx, &email)?;
-        refuse_service_owner(&account, role)?;
         if !orgs::belongs(tx, &access.org, account.id)? {
             return Err(not_in(&email));
         }
+        refuse_service_owner(&account, role)?;
         orgs::set_member(tx, &access.org, account.id, role, clock::now())?;
         entry.ok(tx)?;
         let member = orgs::members(tx, &access.org)?.into_iter().find(|member| member.email == account.email);
@@ -211,8 +211,12 @@ async fn delete_member(
     access.require(Action::ManageMembers)?;
     let entry = access.entry("member.delete", &email);
     let work = move |tx: &Transaction<'_>| {
-        let account = account(tx, &email)?;
-        if !orgs::remove_member(tx, &access.org, account.id)? {
+        // Of an account that is elsewhere on the hub no more is told than of none.
+        let removed = match accounts::by_email(tx, &email)? {
+            Some(account) => orgs::remove_member(tx, &access.org, account.id)?,
+            None => false,
+        };
+        if !removed {
             return Err(problem(Code::NotFound, format!("{email} is neither member nor collaborator of {}", access.org)));
         }
         entry.ok(tx)

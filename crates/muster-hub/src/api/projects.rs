@@ -18,7 +18,7 @@ use crate::rights::Action;
 use crate::standings::ProjectAccess;
 use crate::state::AppState;
 use crate::store::projects::{self, Edit, Numbers};
-use crate::store::{orgs, problem, teams as stored_teams};
+use crate::store::{accounts, orgs, problem, teams as stored_teams};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -295,9 +295,15 @@ async fn delete_participant(
     let own = own_at_least(&access, &project, ProjectRole::View)?;
     let entry = access.entry("participant.delete", format!("{project}/{email}"));
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        let account = account(tx, &email)?;
-        keep_those_above(tx, &access, &project, &account.email, own)?;
-        if !orgs::remove_participant(tx, &access.org, &project, account.id)? {
+        // Of an account that is elsewhere on the hub no more is told than of none.
+        let removed = match accounts::by_email(tx, &email)? {
+            Some(account) => {
+                keep_those_above(tx, &access, &project, &account.email, own)?;
+                orgs::remove_participant(tx, &access.org, &project, account.id)?
+            }
+            None => false,
+        };
+        if !removed {
             let why = format!("{email} was given no role in {project} in person; what a team gives goes with the team");
             return Err(problem(Code::NotFound, why));
         }

@@ -13,13 +13,13 @@ use rusqlite::{Connection, Transaction};
 use serde_json::json;
 
 use super::images::{self, ImageBody};
-use super::orgs::{account, display_name};
+use super::orgs::{account, display_name, not_in};
 use super::text::description;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
 use crate::state::AppState;
-use crate::store::{self, images as stored, problem, teams};
+use crate::store::{self, accounts, images as stored, problem, teams};
 
 /// Most teams of an organization: lists of them have no pages.
 const TEAMS_MAX: usize = 1000;
@@ -154,8 +154,7 @@ async fn put_member(
         must_be_there(tx, &access, &id)?;
         let account = account(tx, &email)?;
         if !teams::belongs(tx, &access.org, account.id)? {
-            let why = format!("{email} is neither member nor collaborator of {}; invite them first: muster invite {email}", access.org);
-            return Err(problem(Code::NotFound, why));
+            return Err(not_in(&email));
         }
         if teams::add(tx, &access.org, &id, account.id, clock::now())? {
             entry.ok(tx)?;
@@ -175,8 +174,12 @@ async fn delete_member(
     let entry = access.entry("team.member_delete", format!("{id}/{email}"));
     let work = move |tx: &Transaction<'_>| {
         must_be_there(tx, &access, &id)?;
-        let account = account(tx, &email)?;
-        if !teams::remove(tx, &access.org, &id, account.id)? {
+        // Of an account that is elsewhere on the hub no more is told than of none.
+        let removed = match accounts::by_email(tx, &email)? {
+            Some(account) => teams::remove(tx, &access.org, &id, account.id)?,
+            None => false,
+        };
+        if !removed {
             return Err(problem(Code::NotFound, format!("{email} is not in team {id}")));
         }
         entry.ok(tx)

@@ -45,6 +45,11 @@ pub(super) async fn named(state: &AppState, access: &OrgAccess, name: &str, shar
     found.ok_or_else(|| ApiError::not_found("view", name))
 }
 
+/// One's own views need no role, but a token that may change something.
+fn may(access: &OrgAccess, shared: bool) -> ApiResult<()> {
+    if shared { access.require(Action::ShareView) } else { access.require_scope(Action::ShareView) }
+}
+
 fn check(state: &AppState, access: &OrgAccess, view: &View) -> ApiResult<()> {
     let list = state.registry.list(&access.org);
     checked_filter(access, &list, &view.filter)?;
@@ -54,9 +59,7 @@ fn check(state: &AppState, access: &OrgAccess, view: &View) -> ApiResult<()> {
 }
 
 async fn create(State(state): State<AppState>, access: OrgAccess, Body(wanted): Body<ViewCreate>) -> ApiResult<(StatusCode, Json<View>)> {
-    if wanted.shared {
-        access.require(Action::ShareView)?;
-    }
+    may(&access, wanted.shared)?;
     let view = View {
         name: text::name("name", wanted.name)?,
         shared: wanted.shared,
@@ -85,9 +88,7 @@ async fn edit(
     Body(wanted): Body<ViewEdit>,
 ) -> ApiResult<Json<View>> {
     let ViewRow { id, view: held } = named(&state, &access, &name, which.shared).await?;
-    if held.shared {
-        access.require(Action::ShareView)?;
-    }
+    may(&access, held.shared)?;
     let view = View {
         name: wanted.name.map(|name| text::name("name", name)).transpose()?.unwrap_or(held.name),
         shared: held.shared,
@@ -115,9 +116,7 @@ async fn delete(
     Query(which): Query<Which>,
 ) -> ApiResult<StatusCode> {
     let ViewRow { id, view } = named(&state, &access, &name, which.shared).await?;
-    if view.shared {
-        access.require(Action::ShareView)?;
-    }
+    may(&access, view.shared)?;
     let entry = access.entry("view.delete", name).with(json!({ "was": view }));
     let work = move |tx: &rusqlite::Transaction<'_>| {
         views::delete(tx, id)?;

@@ -2,6 +2,7 @@
 
 use muster_hub::rights::Action::{self, *};
 
+use crate::grid::Archived;
 use crate::targets::Fresh;
 
 /// What must be seen for a refusal to be a 403: who does not see it gets a 404.
@@ -38,8 +39,12 @@ pub(crate) struct Case {
     pub(crate) on: On,
     pub(crate) fresh: Fresh,
     pub(crate) seen: Option<Seen>,
-    /// An archived project refuses it, whatever the grid says of the action.
-    pub(crate) shut: bool,
+    /// What an archived project refuses of it, where that is not what the grid says of the action.
+    pub(crate) shut: Option<Archived>,
+    /// The media type of the body.
+    pub(crate) kind: &'static str,
+    /// Other events that each success leaves beside its own.
+    pub(crate) also: &'static [&'static str],
     /// Those who may do it come one after another, as there is only one to do it to.
     pub(crate) alone: bool,
     /// What those get who may: what it would do is refused by how things stand.
@@ -58,7 +63,22 @@ pub(crate) struct Seen {
 
 impl Case {
     const fn new(action: Option<Action>, on: On, fresh: Fresh, method: &'static str, route: &'static str) -> Self {
-        Self { by: By::Right, action, method, route, query: "", body: "", on, fresh, seen: None, shut: false, alone: false, but: None }
+        Self {
+            by: By::Right,
+            action,
+            method,
+            route,
+            query: "",
+            body: "",
+            on,
+            fresh,
+            seen: None,
+            shut: None,
+            kind: "application/json",
+            also: &[],
+            alone: false,
+            but: None,
+        }
     }
 
     const fn with(self, body: &'static str) -> Self {
@@ -69,8 +89,16 @@ impl Case {
         Self { seen: Some(Seen { path, has, there: true }), ..self }
     }
 
-    const fn shut_when_archived(self) -> Self {
-        Self { shut: true, ..self }
+    const fn archived(self, shut: Archived) -> Self {
+        Self { shut: Some(shut), ..self }
+    }
+
+    const fn of_kind(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
+    }
+
+    const fn also(self, also: &'static [&'static str]) -> Self {
+        Self { also, ..self }
     }
 
     const fn alone(self) -> Self {
@@ -131,6 +159,14 @@ const PROJECT_DEVICES: &str = "/v1/orgs/{org}/projects/{project}/devices";
 pub(crate) const IMAGE: &str = "RIFF\u{1a}\0\0\0WEBPVP8L\u{d}\0\0\0/\0\0\0\0\0\0\0\0\0\0\0\0";
 const LEDGER: &str = "/v1/orgs/{org}/ledger";
 const LIMITS: &str = "/v1/orgs/{org}/limits";
+const INVITATIONS: &str = "/v1/orgs/{org}/invitations";
+const INVITATION: &str = "/v1/orgs/{org}/invitations/{id}";
+const RESEND: &str = "/v1/orgs/{org}/invitations/{id}/resend";
+const FIELDS: &str = "/v1/orgs/{org}/fields";
+const FIELD: &str = "/v1/orgs/{org}/fields/{field}";
+const VIEWS: &str = "/v1/orgs/{org}/views";
+const VIEW: &str = "/v1/orgs/{org}/views/{view}";
+const BULK: &str = "/v1/orgs/{org}/devices/bulk";
 const SESSION: &str = "/v1/orgs/{org}/sessions/{id}";
 
 #[rustfmt::skip]
@@ -140,6 +176,16 @@ pub(crate) const CASES: &[Case] = &[
     call(ManageMembers, On::Org, Fresh::Member, "PUT", MEMBER).with(r#"{"role":"member"}"#).then(MEMBERS, "email={email} role=member"),
     call(ManageMembers, On::Org, Fresh::Member, "DELETE", MEMBER).gone(MEMBERS, "email={email}"),
     call(ReadAudit, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/audit"),
+
+    call(ManageParticipants, On::Org, Fresh::Nothing, "GET", INVITATIONS).archived(Archived::ShutByProject),
+    call(ManageMembers, On::Org, Fresh::Nothing, "POST", INVITATIONS).with(r#"{"email":"{new}@new.example","role":"viewer"}"#)
+        .then(INVITATIONS, "email={new}@new.example"),
+    call(ManageParticipants, On::Project, Fresh::Nothing, "POST", INVITATIONS)
+        .with(r#"{"email":"{new}@new.example","project":"{project}","project_role":"view"}"#).then(INVITATIONS, "email={new}@new.example"),
+    call(ManageMembers, On::Org, Fresh::Invitation, "POST", RESEND),
+    call(ManageParticipants, On::Project, Fresh::ProjectInvitation, "POST", RESEND),
+    call(ManageMembers, On::Org, Fresh::Invitation, "DELETE", INVITATION).gone(INVITATIONS, "id={id}"),
+    call(ManageParticipants, On::Project, Fresh::ProjectInvitation, "DELETE", INVITATION).gone(INVITATIONS, "id={id}"),
 
     call(ManageOrg, On::Org, Fresh::Nothing, "PATCH", ORG).with(r#"{"description":"{new}"}"#).then(ORG, "description={new}").alone(),
     call(ManageOrg, On::Org, Fresh::Nothing, "DELETE", ORG).asking("?confirm={org}").but("conflict"),
@@ -175,7 +221,7 @@ pub(crate) const CASES: &[Case] = &[
     call(CreateProject, On::Org, Fresh::Nothing, "POST", PROJECTS).with(r#"{"id":"{new}"}"#).then(PROJECTS, "id={new}"),
     call(SeeProject, On::Project, Fresh::Nothing, "GET", PROJECT),
     call(ManageProject, On::Project, Fresh::Nothing, "PATCH", PROJECT).with(r#"{"description":"{new}"}"#)
-        .then(PROJECT, "description={new}").shut_when_archived().alone(),
+        .then(PROJECT, "description={new}").archived(Archived::Shut).alone(),
     call(ManageProject, On::Project, Fresh::Open, "POST", "/v1/orgs/{org}/projects/{project}/archive").then(PROJECT, "archived_at=*").alone(),
     call(ManageProject, On::Project, Fresh::Archived, "POST", "/v1/orgs/{org}/projects/{project}/restore").gone(PROJECT, "archived_at=*").alone(),
     call(AssignDevice, On::Project, Fresh::Device, "POST", PROJECT_DEVICES).with(r#"{"add":["{device}"]}"#),
@@ -201,6 +247,34 @@ pub(crate) const CASES: &[Case] = &[
     call(EditDevice, On::Device, Fresh::Device, "PATCH", DEVICE).with(r#"{"name":"called-{new}"}"#).then(DEVICE, "name=called-{new}"),
     call(AssignDevice, On::Both, Fresh::Device, "PATCH", DEVICE).with(r#"{"add_projects":["{project}"]}"#),
     call(AssignDevice, On::Both, Fresh::Device, "PATCH", DEVICE).with(r#"{"remove_projects":["{project}"]}"#).gone(DEVICE, "projects={project}"),
+    call(AddDevice, On::Org, Fresh::Nothing, "POST", DEVICES).with(r#"{"id":"{new}"}"#).then("/v1/orgs/{org}/devices/{new}", "id={new}"),
+    call(AddDevice, On::Org, Fresh::Nothing, "POST", "/v1/orgs/{org}/devices/import").with("id,name\n{new},{new}\n").of_kind("text/csv")
+        .also(&["device.add"]).then("/v1/orgs/{org}/devices/{new}", "id={new}"),
+    call(SeeDevices, On::Org, Fresh::Nothing, "GET", "/v1/orgs/{org}/devices/export"),
+    call(DecideDevice, On::Device, Fresh::Pending, "POST", BULK).with(r#"{"action":"admit","devices":["{device}"]}"#)
+        .also(&["device.admit"]).then(DEVICE, "admission=admitted"),
+    call(DecideDevice, On::Device, Fresh::Device, "POST", BULK).with(r#"{"action":"revoke","devices":["{device}"],"expect":1}"#)
+        .also(&["device.revoke"]).then(DEVICE, "admission=revoked"),
+    call(EditDevice, On::Device, Fresh::Device, "POST", BULK).with(r#"{"action":"edit","devices":["{device}"],"add_labels":["{new}"]}"#)
+        .also(&["device.edit"]).then(DEVICE, "labels={new}"),
+    call(AssignDevice, On::Both, Fresh::Device, "POST", BULK).with(r#"{"action":"unassign","devices":["{device}"],"projects":["{project}"]}"#)
+        .also(&["device.edit"]).gone(DEVICE, "projects={project}"),
+    call(DeleteDevice, On::Device, Fresh::Device, "POST", BULK).with(r#"{"action":"delete","devices":["{device}"]}"#)
+        .also(&["device.delete"]).gone(DEVICE, ""),
+    call(DeleteUnadmitted, On::Device, Fresh::Pending, "POST", BULK).with(r#"{"action":"delete","devices":["{device}"]}"#)
+        .also(&["device.delete"]).gone(DEVICE, ""),
+    call(EditDevice, On::Device, Fresh::Device, "PATCH", DEVICE).with(r#"{"add_labels":["{new}"]}"#).then(DEVICE, "labels={new}"),
+    call(DecideDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/renew"),
+
+    all("GET", FIELDS),
+    call(ManageFields, On::Org, Fresh::Nothing, "POST", FIELDS).with(r#"{"key":"{new}","kind":"text"}"#).then(FIELDS, "key={new}"),
+    call(ManageFields, On::Org, Fresh::Field, "PATCH", FIELD).with(r#"{"title":"called-{new}"}"#).then(FIELDS, "title=called-{new}"),
+    call(ManageFields, On::Org, Fresh::Field, "DELETE", FIELD).gone(FIELDS, "key={field}"),
+    all("GET", VIEWS),
+    call(ShareView, On::Org, Fresh::Nothing, "POST", VIEWS).with(r#"{"name":"{new}","shared":true}"#).then(VIEWS, "name={new}"),
+    call(ShareView, On::Org, Fresh::View, "PATCH", VIEW).with(r#"{"filter":"name = \"{new}\""}"#),
+    call(ShareView, On::Org, Fresh::View, "DELETE", VIEW).gone(VIEWS, "name={view}"),
+
     call(DeleteDevice, On::Device, Fresh::Device, "DELETE", DEVICE).gone(DEVICE, ""),
     call(DeleteUnadmitted, On::Device, Fresh::Pending, "DELETE", DEVICE).gone(DEVICE, ""),
     call(DecideDevice, On::Device, Fresh::Pending, "POST", "/v1/orgs/{org}/devices/{device}/admit").then(DEVICE, "admission=admitted"),
@@ -232,6 +306,9 @@ pub(crate) const WITHOUT_A_ROLE: &[(&str, &str, &str)] = &[
     ("GET", "/v1/device/self", "the device's key is the right"),
     ("GET", "/mqtt", "the device's key is the right"),
     ("POST", "/v1/login", "the password is the right"),
+    ("POST", "/v1/invitations/look", "the link is the right"),
+    ("POST", "/v1/invitations/accept", "the link is the right"),
+    ("GET", "/invite", "the page that the link opens; it knows nothing"),
     ("GET", "/v1/me", "about the one who asks"),
     ("GET", "/v1/tokens", "one's own tokens"),
     ("POST", "/v1/tokens", "one's own tokens"),

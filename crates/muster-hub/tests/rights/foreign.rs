@@ -67,8 +67,7 @@ async fn ids_of_another_organization_answer_like_ids_of_nothing() {
         assert_eq!(as_seen(&theirs, &real), as_seen(&none, &nowhere), "{name}");
         pairs += 1;
         // In the own organization, where everything is allowed, the other's ids are nothing.
-        // (An e-mail is of the whole hub: whoever has one there can be made a member anywhere, as long as that needs no consent.)
-        let ids: Vec<_> = used(case, &real).into_iter().filter(|name| !["org", "new", "number", "email"].contains(name)).collect();
+        let ids: Vec<_> = used(case, &real).into_iter().filter(|name| !["org", "new", "number"].contains(name)).collect();
         if ids.is_empty() {
             continue;
         }
@@ -86,4 +85,22 @@ async fn ids_of_another_organization_answer_like_ids_of_nothing() {
     // Nothing of it is in the records of those whose ids they were.
     let audit = stage.owner.get("/v1/orgs/acme/audit?limit=1000").await;
     assert!(!audit.to_string().contains("eve@evil.example"));
+}
+
+/// Whether somebody has an account on the hub is nobody's business in an organization where he is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_of_others_answer_like_accounts_of_nobody() {
+    let stage = Stage::new().await;
+    stage.person("eve@evil.example").await;
+    let mut pairs = 0;
+    for case in CASES.iter().filter(|case| case.route.contains("{email}")) {
+        let real = fresh(&stage, case.fresh, "vault").await;
+        let of = |email: &str| Target::from_iter(real.clone().into_iter().chain([("email", email.to_owned())]));
+        let (theirs, none) = (of("eve@evil.example"), of("eva@evil.example"));
+        let (first, second) = (play(&stage.owner, case, &theirs).await, play(&stage.owner, case, &none).await);
+        assert_eq!(first.status, 404, "{} {}: {}", case.method, case.route, first.text());
+        assert_eq!(as_seen(&first, &theirs), as_seen(&second, &none), "{} {}", case.method, case.route);
+        pairs += 1;
+    }
+    assert!(pairs >= 6, "{pairs}");
 }

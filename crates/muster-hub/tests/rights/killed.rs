@@ -111,7 +111,8 @@ async fn check(stage: &Stage, sent: &[Sent<'_>], events: &[Event], tally: &mut T
         } else {
             tally.unanswered += 1;
         }
-        let found: Vec<_> = events.iter().filter(|event| event.actor == call.actor).collect();
+        let own = |event: &&Event| event.actor == call.actor && !call.case.also.contains(&event.action.as_str());
+        let found: Vec<_> = events.iter().filter(own).collect();
         assert!(found.len() <= 1 && found.iter().all(|event| event.result == "ok"), "{name}: {found:?}");
         assert!(answer.is_err() || found.len() == 1, "{name} was answered, and is not in the records");
         if let Some(seen) = &call.case.seen {

@@ -12,6 +12,7 @@ mod guessing;
 mod hostile;
 mod killed;
 mod matrix;
+mod own;
 mod process;
 mod records;
 mod stage;

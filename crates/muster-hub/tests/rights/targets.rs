@@ -35,6 +35,14 @@ pub(crate) enum Fresh {
     TeamMember,
     /// A team that has `view` in the place.
     ProjectTeam,
+    /// An invitation to the organization.
+    Invitation,
+    /// An invitation to the place.
+    ProjectInvitation,
+    /// A custom field.
+    Field,
+    /// A view that all see.
+    View,
     /// The organization has a logo.
     Logo,
     /// The place is not archived.
@@ -98,6 +106,23 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
             if what == Fresh::TeamMember {
                 stage.owner.put(&format!("/v1/orgs/acme/teams/{}/members/{}", target["team"], target["email"]), json!({})).await;
             }
+        }
+        Fresh::Invitation | Fresh::ProjectInvitation => {
+            let email = format!("{new}@invited.example");
+            let wanted = match what {
+                Fresh::Invitation => json!({ "email": email, "role": "viewer" }),
+                _ => json!({ "email": email, "project": place, "project_role": "view" }),
+            };
+            let made = stage.owner.post("/v1/orgs/acme/invitations", wanted).await;
+            target.insert("id", text(&made, "id"));
+        }
+        Fresh::Field => {
+            stage.owner.post("/v1/orgs/acme/fields", json!({ "key": new, "kind": "text" })).await;
+            target.insert("field", new);
+        }
+        Fresh::View => {
+            stage.owner.post("/v1/orgs/acme/views", json!({ "name": new, "shared": true })).await;
+            target.insert("view", new);
         }
         Fresh::Logo => drop(stage.owner.send("PUT", "/v1/orgs/acme/logo", IMAGE).await.ok()),
         Fresh::Open | Fresh::Archived => stage.set_archived(place, what == Fresh::Archived).await,
