@@ -29,6 +29,7 @@ mod page;
 mod people;
 mod problem;
 mod projects;
+mod runs;
 pub mod sessions;
 mod teams;
 mod telemetry;
@@ -129,6 +130,7 @@ pub fn routes() -> Vec<Route> {
     routes.extend(views::routes());
     routes.extend(decisions::routes());
     routes.extend(sessions::routes());
+    routes.extend(runs::routes());
     routes.extend(telemetry::routes());
     routes.extend(mqtt_ws::routes());
     routes.extend(audit::routes());

@@ -6,6 +6,7 @@
 
 mod gather;
 mod live;
+mod runs;
 mod upkeep;
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ use muster_proto::topic::Up;
 
 use gather::{Batch, Gather};
 pub use live::{Counts, Live, LiveDevice, Look, Seen};
+pub use runs::RunSink;
 
 use crate::clock;
 use crate::metrics::{Counter, Metrics};
@@ -81,6 +83,7 @@ struct Inner {
     gather: Gather,
     sink: OnceLock<EventSink>,
     full: RwLock<HashSet<DeviceUid>>,
+    run_sink: OnceLock<runs::RunSink>,
     messages: Counter,
     refused: Counter,
     samples: Counter,
@@ -107,6 +110,7 @@ impl Ingest {
             started: Instant::now(),
             sink: OnceLock::new(),
             full: RwLock::default(),
+            run_sink: OnceLock::new(),
             messages: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "stored")]),
             refused: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "refused")]),
             samples: metrics.counter("muster_samples_stored_total", "Samples stored, each once", &[]),
@@ -162,7 +166,7 @@ impl Ingest {
             Up::Heartbeat => self.heartbeat(uid, payload).await,
             Up::Usage => self.usage(uid, payload, check).await,
             Up::Event => self.event(uid, payload).await,
-            Up::Run(_) => Err(Refused::Topic(up.clone())),
+            Up::Run(run) => self.run_report(uid, run, payload).await,
         };
         match &done {
             Ok(()) => self.0.messages.add(1),

@@ -31,6 +31,7 @@ pub mod random;
 pub mod registry;
 pub mod relay;
 pub mod rights;
+pub mod runs;
 pub mod serve;
 pub mod standings;
 pub mod state;

@@ -65,6 +65,10 @@ fn described(operation: &Operation) -> Value {
         (_, "html") => json!({ "description": "A page", "content": { "text/html": { "schema": { "type": "string" } } } }),
         (_, "text") => json!({ "description": "A text", "content": { "text/plain": { "schema": { "type": "string" } } } }),
         (_, "csv") => json!({ "description": "A CSV file", "content": { "text/csv": { "schema": { "type": "string" } } } }),
+        (_, "lines") => json!({
+            "description": "A JSON object on each line: pieces of output, then `run`, or `problem` where the reader's right went",
+            "content": { "application/x-ndjson": { "schema": { "type": "string" } } },
+        }),
         (_, "image") => json!({ "description": "An image", "content": image() }),
         (_, kind) => json!({ "description": "The answer", "content": { "application/json": { "schema": kind_of(kind) } } }),
     };

@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{Endpoint, Lanes};
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::runs::Runs;
 use crate::standings::Standings;
 use crate::state::{Admissions, App, AppState, Endpoints};
 use crate::store::{Store, tokens};
@@ -117,6 +118,10 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     let relay = Relay::start(store.clone(), &metrics, api::sessions::order_through(lanes.clone())).await?;
     let lapses = Lapses::of(&store, &standings);
     lapses.watch(Arc::new(lapse::Sessions(relay.clone())));
+    let runs = Runs::new(store.clone(), lanes.clone());
+    lapses.watch(Arc::new(runs.clone()));
+    let told = runs.clone();
+    ingest.on_run(Box::new(move |run, first| told.told(run, first)));
     let told = relay.clone();
     ingest.on_event(Arc::new(move |uid, event| told.device_event(uid, event)));
 
@@ -135,6 +140,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         mqtt: way.endpoint(),
         mailer,
         relay,
+        runs: runs.clone(),
         lapses: lapses.clone(),
         tails: api::Tails::default(),
         admissions: Admissions::default(),
@@ -169,6 +175,11 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     tasks.spawn(async move {
         ingest.run(stop).await;
         "the upkeep of devices"
+    });
+    let (stop, keep_days) = (shutdown.clone(), options.keep_days);
+    tasks.spawn(async move {
+        runs.run(keep_days, stop).await;
+        "the upkeep of runs"
     });
     let stop = shutdown.clone();
     tasks.spawn(async move {

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::mqtt::{self, Lanes};
 use crate::registry::Registry;
 use crate::relay::Relay;
+use crate::runs::Runs;
 use crate::standings::Standings;
 use crate::store::Store;
 
@@ -54,6 +55,8 @@ pub struct App {
     pub mailer: Mailer,
     /// Remote sessions.
     pub relay: Relay,
+    /// Runs.
+    pub runs: Runs,
     /// Ends what somebody does by a right that is gone.
     pub lapses: Lapses,
     /// The bound on those who follow records.

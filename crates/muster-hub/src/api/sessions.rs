@@ -71,7 +71,7 @@ async fn open(
 ) -> ApiResult<(StatusCode, Json<SessionTicket>)> {
     let device = access.device(&state, &device).await?;
     access.require_on(Action::Connect, &device)?;
-    let project = choose_project(&access, &device, wanted.project.as_ref())?;
+    let project = choose_project(&access, &device, wanted.project.as_ref(), Action::Connect)?;
     check_text("want", wanted.want.as_deref(), WANT_MAX)?;
     check_text("reason", wanted.reason.as_deref(), REASON_MAX)?;
     if let Some(problem) = auth::admission_problem(&device) {
@@ -157,18 +157,18 @@ async fn send_order(lanes: Lanes, relay: Relay, row: SessionRow, order: SessionO
     }
 }
 
-/// The project in whose name a session is opened: the one that was named, or the only one that gives the right.
-fn choose_project(access: &OrgAccess, device: &DeviceRow, named: Option<&ProjectId>) -> ApiResult<ProjectOn> {
+/// The project in whose name a device is reached: the one that was named, or the only one that gives the right.
+pub(super) fn choose_project(access: &OrgAccess, device: &DeviceRow, named: Option<&ProjectId>, action: Action) -> ApiResult<ProjectOn> {
     let roles = access.project_roles(device);
     if let Some(named) = named {
-        access.require_in(Action::Connect, named.as_str())?;
+        access.require_in(action, named.as_str())?;
         return roles
             .into_iter()
             .find(|project| project.project == *named)
             .ok_or_else(|| ApiError::new(Code::NotFound, format!("device {} is not in project {named}", device.name)));
     }
     let mut fit: Vec<ProjectOn> =
-        roles.into_iter().filter(|project| !project.archived && rights::allows(Action::Connect, None, Some(project.role))).collect();
+        roles.into_iter().filter(|project| !project.archived && rights::allows(action, None, Some(project.role))).collect();
     match fit.len() {
         1 => Ok(fit.remove(0)),
         0 => {

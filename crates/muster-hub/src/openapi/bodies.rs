@@ -14,6 +14,7 @@ pub(super) const ENUMS: &[(&str, &[&str])] = &[
     ("OrgRole", &["viewer", "member", "owner"]),
     ("PresenceState", &["online", "offline", "never"]),
     ("ProjectRole", &["view", "connect", "operate", "maintain", "admin"]),
+    ("RunState", &["waiting", "running", "done", "failed", "cancelled", "timed_out", "expired", "refused", "lost"]),
     ("SessionState", &["opening", "open", "interrupted", "ended"]),
     ("TokenScope", &["read", "reach", "full"]),
     ("Visibility", &["private", "internal"]),
@@ -128,6 +129,14 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("ProjectTeamPut", "role:ProjectRole"),
     ("RenewRequest", "csr:string"),
     ("RoleIn", "project:string role:ProjectRole"),
+    (
+        "Run",
+        "id:string device:string device_name:string user:string project:string command:any run_as?:string cwd?:string env:[string] \
+         timeout_s:int output_max:int state:RunState why:string created_at:millis expires_at:millis started_at?:millis ended_at?:millis \
+         cancelled_by?:string exit_code?:int signal?:string code?:string stdout:int stderr:int dropped:int cpu_us:int mem_byte_ms:int \
+         mem_peak:int",
+    ),
+    ("RunCreate", "command:any project?:string run_as?:string cwd?:string env?:any timeout_s?:int output_max?:int"),
     ("Sample", "t:millis boot:string seq:int values:numbers"),
     (
         "Session",
@@ -202,7 +211,7 @@ mod tests {
             InvitationLook InvitationLooked LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn
             Billing CreditAdd LedgerLine Limit LimitEdit Limits LimitsEdit Rate Spent Usage UsageDay Used
-            Sample Session SessionCreate SessionTicket Team TeamCreate TeamEdit TeamMember WatchRequest
+            Run RunCreate Sample Session SessionCreate SessionTicket Team TeamCreate TeamEdit TeamMember WatchRequest
         ];
         types.push(("Problem", names_of::<problem::Problem>()));
         types.push(("DeviceReplace", names_of::<crate::api::Replace>()));
@@ -217,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_exactly_the_values_of_its_type() {
-        let types = types![BulkAction FieldKind Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope MailState OrgRole PresenceState ProjectRole SessionState TokenScope Visibility];
+        let types = types![BulkAction FieldKind Admission AdmitRule EnrolOutcome LedgerEntry LimitName LimitScope MailState OrgRole PresenceState ProjectRole RunState SessionState TokenScope Visibility];
         assert_eq!(types.len(), ENUMS.len());
         for (name, variants) in types {
             let told = ENUMS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name} is not described")).1;

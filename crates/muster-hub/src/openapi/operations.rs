@@ -146,6 +146,11 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "GET" "/v1/orgs/{org}/sessions" ? "device:string state:SessionState cursor:string limit:int" => 200 "Page<Session>", "Sessions, newest first";
     Person "GET" "/v1/orgs/{org}/sessions/{id}" => 200 "Session", "A session";
     Person "DELETE" "/v1/orgs/{org}/sessions/{id}" => 204 "", "End a session";
+    Person "POST" "/v1/orgs/{org}/devices/{device}/runs" < "RunCreate" => 201 "Run", "Run a command on it; a device that is away has ten minutes to come";
+    Person "GET" "/v1/orgs/{org}/runs" ? "device:string state:string user:string cursor:string limit:int" => 200 "Page<Run>", "Runs, newest first; `state` is one, or `alive` or `over`";
+    Person "GET" "/v1/orgs/{org}/runs/{id}" => 200 "Run", "A run";
+    Person "GET" "/v1/orgs/{org}/runs/{id}/output" ? "from:int follow:bool" => 200 "lines", "What it wrote, one JSON object a line, the run as the last; with `follow` until it is over";
+    Person "POST" "/v1/orgs/{org}/runs/{id}/cancel" => 200 "Run", "End it, and all that it started";
     Ticket "GET" "/v1/sessions/{id}/client" => 101 "", "The client's leg of a session, sub-protocol muster.session.v1";
     Ticket "GET" "/v1/sessions/{id}/device" => 101 "", "The device's leg of a session; its client certificate is needed as well";
 };

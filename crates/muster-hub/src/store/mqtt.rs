@@ -115,6 +115,15 @@ pub fn enqueue(tx: &Transaction<'_>, uid: &DeviceUid, message: &Down, retain: bo
     Ok(true)
 }
 
+/// Takes back what waits for a device on one topic. What is on its way to a linked device cannot be taken back.
+///
+/// # Errors
+/// When the database fails.
+pub fn retract(tx: &Transaction<'_>, uid: &DeviceUid, topic: &str) -> Result<()> {
+    tx.prepare_cached("DELETE FROM mqtt_queue WHERE uid = ?1 AND topic = ?2")?.execute([uid.as_str(), topic])?;
+    Ok(())
+}
+
 /// Removes messages that are done: acknowledged or expired.
 ///
 /// # Errors

@@ -3,8 +3,6 @@
 //! What a device says of an end is the truth. What the hub says without it (expired, cancelled while it waited, lost) stands
 //! until the device says otherwise: `by_hub` marks it.
 
-#![allow(dead_code, reason = "the API that uses it comes next")]
-
 use muster_proto::Millis;
 use muster_proto::api::{RunPiece, RunState};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId, RunId};
@@ -12,6 +10,7 @@ use muster_proto::limits::RUN_PIECE_MAX;
 use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunOutput, RunReport, RunReportKind, RunStream, RunUsed};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::metering::{self, Kind, Metered};
 use super::{Error, Result};
 
 /// A run as it is stored.
@@ -199,8 +198,8 @@ pub(crate) struct Filter {
     pub(crate) states: Vec<RunState>,
     /// Only of this person.
     pub(crate) email: Option<String>,
-    /// Only in the name of these projects, or of this account; all if absent.
-    pub(crate) visible: Option<(Vec<ProjectId>, i64)>,
+    /// Only in the name of these projects; all if absent.
+    pub(crate) projects: Option<Vec<ProjectId>>,
 }
 
 /// Runs of an organization, newest first, with numbers below `before`.
@@ -208,17 +207,16 @@ pub(crate) struct Filter {
 /// # Errors
 /// When the database fails.
 pub(crate) fn list(connection: &Connection, org: &OrgId, filter: &Filter, before: Option<i64>, limit: usize) -> Result<Vec<RunRow>> {
-    let projects = filter.visible.as_ref().map(|(projects, _)| serde_json::to_string(projects)).transpose()?;
-    let account = filter.visible.as_ref().map(|(_, account)| *account);
+    let projects = filter.projects.as_ref().map(serde_json::to_string).transpose()?;
     let states: Vec<&str> = filter.states.iter().map(|state| state.as_str()).collect();
     let states = if states.is_empty() { None } else { Some(serde_json::to_string(&states)?) };
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM runs WHERE org = ?1 AND n < ?2 AND (?3 IS NULL OR uid = ?3) \
          AND (?4 IS NULL OR state IN (SELECT value FROM json_each(?4))) AND (?5 IS NULL OR email = ?5) \
-         AND (?6 IS NULL OR account = ?7 OR project IN (SELECT value FROM json_each(?6))) ORDER BY n DESC LIMIT ?8"
+         AND (?6 IS NULL OR project IN (SELECT value FROM json_each(?6))) ORDER BY n DESC LIMIT ?7"
     ))?;
     let (uid, limit) = (filter.uid.as_ref().map(DeviceUid::as_str), i64::try_from(limit).unwrap_or(i64::MAX));
-    let given = params![org.as_str(), before.unwrap_or(i64::MAX), uid, states, filter.email, projects, account, limit];
+    let given = params![org.as_str(), before.unwrap_or(i64::MAX), uid, states, filter.email, projects, limit];
     let rows = statement.query_map(given, run)?;
     rows.map(|row| row?).collect()
 }
@@ -260,14 +258,16 @@ pub(crate) fn report(tx: &Transaction<'_>, uid: &DeviceUid, id: &RunId, report: 
         RunReportKind::Output(output) => {
             // Pieces may overtake the end where several hubs share the work.
             let new = add_output(tx, &row, report.n, at, output)?;
-            let taken = !settled && take(tx, &mut row, at, None)?;
+            let taken = !settled && take(tx, &mut row, at, None, now)?;
             Ok(if new || taken { Reported::Changed(Box::new(row)) } else { Reported::Nothing })
         }
         _ if settled => Ok(Reported::Nothing),
-        RunReportKind::Accepted => Ok(if take(tx, &mut row, at, None)? { Reported::Changed(Box::new(row)) } else { Reported::Nothing }),
+        RunReportKind::Accepted => {
+            Ok(if take(tx, &mut row, at, None, now)? { Reported::Changed(Box::new(row)) } else { Reported::Nothing })
+        }
         RunReportKind::Started => {
             let known = row.started_at.is_some() && row.state == RunState::Running;
-            take(tx, &mut row, at, Some(at))?;
+            take(tx, &mut row, at, Some(at), now)?;
             Ok(if known { Reported::Nothing } else { Reported::Changed(Box::new(row)) })
         }
         // A device that knows nothing of a run that is over anyway has nothing to add.
@@ -275,9 +275,29 @@ pub(crate) fn report(tx: &Transaction<'_>, uid: &DeviceUid, id: &RunId, report: 
         RunReportKind::End(ended) => {
             let ended_at = at.max(row.started_at.unwrap_or(at));
             end(tx, &row, &Ending { state: state_of(ended), by_hub: false, at: ended_at, end: ended })?;
+            meter(tx, &row, ended, now)?;
             Ok(by_id(tx, id)?.map_or(Reported::Unknown, |row| Reported::Ended(Box::new(row))))
         }
     }
+}
+
+/// Counts what a run used, once: whatever the device was asked to keep, it said it in its one end.
+fn meter(tx: &Transaction<'_>, row: &RunRow, end: &RunEnd, now: Millis) -> Result<()> {
+    // What never began used nothing.
+    if row.started_at.is_none() && end.used == RunUsed::default() {
+        return Ok(());
+    }
+    let amounts = [
+        (Kind::Runs, 1, String::new()),
+        (Kind::CpuUs, i64::try_from(end.used.cpu_us).unwrap_or(i64::MAX), ":cpu".to_owned()),
+        (Kind::MemoryKibMs, metering::kib_ms(end.used.mem_byte_ms.into()), ":mem".to_owned()),
+    ];
+    for (kind, amount, of) in amounts {
+        let key = format!("run:{}{of}", row.id);
+        let metered = Metered { org: &row.org, project: Some(&row.project), uid: Some(&row.uid), kind, amount, at: now, key };
+        metering::add(tx, &metered)?;
+    }
+    Ok(())
 }
 
 /// The code of a device that is told to cancel what it never heard of.
@@ -296,7 +316,7 @@ fn state_of(end: &RunEnd) -> RunState {
 }
 
 /// The device has it: it runs, also where the hub alone had called it over. Whether that is new.
-fn take(tx: &Transaction<'_>, row: &mut RunRow, at: Millis, started: Option<Millis>) -> Result<bool> {
+fn take(tx: &Transaction<'_>, row: &mut RunRow, at: Millis, started: Option<Millis>, now: Millis) -> Result<bool> {
     let new = row.state != RunState::Running;
     if new || (started.is_some() && row.started_at.is_none()) {
         row.state = RunState::Running;
@@ -309,6 +329,9 @@ fn take(tx: &Transaction<'_>, row: &mut RunRow, at: Millis, started: Option<Mill
              end_reason = NULL WHERE n = ?1",
         )?
         .execute(params![row.n, row.accepted_at, row.started_at])?;
+        let running = "SELECT count(*) FROM runs WHERE state = 'running' AND org = ?1";
+        let running: i64 = tx.prepare_cached(running)?.query_row([row.org.as_str()], |row| row.get(0))?;
+        metering::peak(tx, &row.org, Kind::RunsPeak, now, running.unsigned_abs())?;
     }
     Ok(new)
 }

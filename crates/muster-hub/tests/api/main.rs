@@ -13,6 +13,7 @@ mod org;
 mod people;
 mod projects;
 mod rights;
+mod runs;
 mod teams;
 mod usage;
 mod world;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Millis;
 use crate::id::{DeviceUid, ProjectId, RunId};
+use crate::problem::Problem;
 use crate::run::{RunCommand, RunOutput};
 
 /// `POST /v1/orgs/{org}/devices/{device}/runs`.
@@ -165,5 +166,10 @@ pub enum RunLine {
     Run {
         /// The run.
         run: Box<Run>,
+    },
+    /// The last line where the reader's right went while it read.
+    Problem {
+        /// Why.
+        problem: Problem,
     },
 }
