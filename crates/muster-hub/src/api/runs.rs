@@ -145,6 +145,7 @@ async fn start(
             SendError::Store(error) => error.into(),
             SendError::Full | SendError::TooLarge(_) => ApiError::new(Code::Conflict, why),
             SendError::Broker(_) => ApiError::new(Code::Unavailable, why),
+            SendError::Gone => ApiError::new(Code::NotFound, why),
         });
     }
     let linked = state.lanes.is_linked(&row.uid);
