@@ -4,6 +4,7 @@
 //! Whatever fails leaves as `application/problem+json`.
 
 mod access;
+mod account;
 mod audit;
 mod billing;
 mod bulk;
@@ -30,6 +31,7 @@ mod people;
 mod problem;
 mod projects;
 mod runs;
+mod service_accounts;
 pub mod sessions;
 mod teams;
 mod telemetry;
@@ -116,6 +118,8 @@ pub fn routes() -> Vec<Route> {
     let mut routes = hub::routes();
     routes.extend(enrol::routes());
     routes.extend(people::routes());
+    routes.extend(account::routes());
+    routes.extend(service_accounts::routes());
     routes.extend(invitations::routes());
     routes.extend(invite_page::routes());
     routes.extend(orgs::routes());

@@ -122,11 +122,39 @@ enum User {
         /// With this role there: owner, member or viewer
         #[arg(long, requires = "org", default_value = "member", value_parser = parse_role)]
         role: OrgRole,
+        /// Make this person an owner of the hub: for top-ups of credits, not a role in any organization
+        #[arg(long)]
+        hub_owner: bool,
         /// Read the password from the first line of standard input
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Lists the accounts of people
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sets an account aside: its tokens stop working and its sessions end, until it is enabled again
+    Disable {
+        /// The account's e-mail
+        email: String,
+    },
+    /// Lets an account in again
+    Enable {
+        /// The account's e-mail
+        email: String,
+    },
+    /// Makes somebody an owner of the hub
+    Owner {
+        /// The account's e-mail
+        email: String,
+        /// No longer one
+        #[arg(long)]
+        remove: bool,
+    },
     /// Gives an account another password
+    #[command(visible_alias = "passwd")]
     Password {
         /// The account's e-mail
         email: String,
@@ -295,7 +323,7 @@ fn mosquitto(args: MosquittoArgs, config: &Config) -> Result<()> {
 fn user(command: User, config: &Config) -> Result<()> {
     let (_, store) = serve::open(config)?;
     match command {
-        User::Add { email, name, org, role, password_stdin } => {
+        User::Add { email, name, org, role, hub_owner, password_stdin } => {
             let email = accounts::parse_email(&email).map_err(|why| anyhow!(why))?;
             let (password, made_up) = new_password(password_stdin)?;
             let hashed = accounts::hash(&password);
@@ -303,7 +331,8 @@ fn user(command: User, config: &Config) -> Result<()> {
             let address = email.clone();
             store.write_blocking(move |tx| {
                 let account = stored::create(tx, &address, &name, Some(&hashed), clock::now())?;
-                Entry::of_hub(None, "account.create", address.as_str()).ok(tx)?;
+                stored::set_hub_owner(tx, account, hub_owner)?;
+                Entry::of_hub(None, "account.create", address.as_str()).with(serde_json::json!({ "hub_owner": hub_owner })).ok(tx)?;
                 if let Some(org) = &org {
                     if orgs::standing(tx, org, account)?.is_none() {
                         return Err(crate::store::problem(
@@ -319,6 +348,29 @@ fn user(command: User, config: &Config) -> Result<()> {
             eprintln!("made the account {email}");
             tell(made_up, &password);
         }
+        User::List { json } => list(&store.read_blocking(stored::people)?, json)?,
+        User::Disable { email } => {
+            let email = changed(&store, &email, "account.disable", |tx, account| {
+                if account.hub_owner && account.disabled_at.is_none() && stored::hub_owners(tx)? < 2 {
+                    return Err(last_owner(&account.email));
+                }
+                stored::set_disabled(tx, account.id, Some(clock::now()))
+            })?;
+            eprintln!("{email} is set aside; `muster-hub user enable {email}` lets it in again");
+        }
+        User::Enable { email } => {
+            let email = changed(&store, &email, "account.enable", |tx, account| stored::set_disabled(tx, account.id, None))?;
+            eprintln!("{email} may log in again");
+        }
+        User::Owner { email, remove } => {
+            let email = changed(&store, &email, "account.hub_owner", move |tx, account| {
+                if remove && account.hub_owner && stored::hub_owners(tx)? < 2 {
+                    return Err(last_owner(&account.email));
+                }
+                stored::set_hub_owner(tx, account.id, !remove)
+            })?;
+            eprintln!("{email} is {} an owner of the hub", if remove { "no longer" } else { "now" });
+        }
         User::Password { email, password_stdin } => {
             let email = accounts::parse_email(&email).map_err(|why| anyhow!(why))?;
             let (password, made_up) = new_password(password_stdin)?;
@@ -331,6 +383,59 @@ fn user(command: User, config: &Config) -> Result<()> {
             eprintln!("{email} has a new password");
             tell(made_up, &password);
         }
+    }
+    Ok(())
+}
+
+fn last_owner(email: &str) -> crate::store::Error {
+    let why = format!("{email} is the last owner of the hub; `muster-hub user owner EMAIL` makes another first");
+    crate::store::problem(muster_proto::problem::Code::Conflict, why)
+}
+
+/// Changes an account of a person, and notes it in the records.
+fn changed(
+    store: &crate::store::Store,
+    email: &str,
+    action: &'static str,
+    change: impl FnOnce(&rusqlite::Transaction<'_>, &stored::Account) -> crate::store::Result<()> + Send + 'static,
+) -> Result<String> {
+    let email = accounts::parse_email(email).map_err(|why| anyhow!(why))?;
+    let address = email.clone();
+    store.write_blocking(move |tx| {
+        let account = stored::by_email(tx, &address)?
+            .ok_or_else(|| crate::store::problem(muster_proto::problem::Code::NotFound, format!("there is no account for {address}")))?;
+        change(tx, &account)?;
+        Entry::of_hub(None, action, address.as_str()).ok(tx)
+    })?;
+    Ok(email)
+}
+
+fn list(people: &[stored::Account], json: bool) -> Result<()> {
+    let state = |account: &stored::Account| match (account.closed_at, account.disabled_at) {
+        (Some(_), _) => "closed",
+        (None, Some(_)) => "disabled",
+        (None, None) => "open",
+    };
+    if json {
+        let rows: Vec<_> = people
+            .iter()
+            .map(|account| {
+                serde_json::json!({
+                    "email": account.email, "name": account.name, "state": state(account), "hub_owner": account.hub_owner,
+                    "has_password": account.password.is_some(),
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    let width = people.iter().map(|account| account.email.chars().count()).max().unwrap_or(0).max(6);
+    println!("{:<width$}  {:<8}  {:<9}  NAME", "E-MAIL", "STATE", "HUB OWNER");
+    for account in people {
+        let owner = if account.hub_owner { "yes" } else { "" };
+        // A name must not write to the terminal's controls.
+        let name: String = account.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        println!("{:<width$}  {:<8}  {owner:<9}  {name}", account.email, state(account));
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) mod org_deletion;
 pub mod orgs;
 pub(crate) mod projects;
 pub mod runs;
+pub(crate) mod service_accounts;
 pub mod sessions;
 pub(crate) mod storage;
 pub(crate) mod teams;

@@ -18,7 +18,8 @@ use crate::auth::{self, Person};
 use crate::clock::{self, DAY};
 use crate::random;
 use crate::state::AppState;
-use crate::store::{accounts as stored, orgs, problem, tokens};
+use crate::store::{self, accounts as stored, orgs, problem, tokens};
+use rusqlite::Transaction;
 
 /// Tokens of one account that are good at the same time: a script that logs in for ever is stopped.
 const TOKENS_MAX: u32 = 200;
@@ -44,6 +45,9 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
     let request = Request::from_parts(parts, body);
     let Body(login): Body<LoginRequest> = Body::from_request(request, &state).await?;
 
+    if !state.config.login.password {
+        return Err(ApiError::new(Code::Forbidden, "this hub has no password login: use single sign-on, with `muster login`"));
+    }
     let refused = || ApiError::new(Code::Unauthenticated, "the e-mail or the password is wrong");
     let email = accounts::parse_email(&login.email).map_err(|_| refused())?;
     if login.password.len() > PASSWORD_MAX {
@@ -89,9 +93,7 @@ async fn create(
 ) -> ApiResult<(StatusCode, Json<AccessToken>)> {
     person.require_person("make tokens")?;
     check_name(&wanted.name)?;
-    if !(1..=TOKEN_DAYS_MAX).contains(&wanted.expires_days) {
-        return Err(ApiError::new(Code::Invalid, format!("expires_days: {} is not from 1 to {TOKEN_DAYS_MAX}", wanted.expires_days)));
-    }
+    check_days(wanted.expires_days)?;
     match (&wanted.org, &wanted.project) {
         // A limit to something that the account does not have would be a token that never works.
         (Some(org), project) => {
@@ -133,6 +135,24 @@ pub(super) fn check_name(name: &str) -> ApiResult<()> {
     Ok(())
 }
 
+pub(super) fn check_days(days: u32) -> ApiResult<()> {
+    if (1..=TOKEN_DAYS_MAX).contains(&days) {
+        return Ok(());
+    }
+    Err(ApiError::new(Code::Invalid, format!("expires_days: {days} is not from 1 to {TOKEN_DAYS_MAX}")))
+}
+
+/// Files a new token in bounds, and gives what the records say of it.
+pub(super) fn file_token(tx: &Transaction<'_>, account: i64, token: &Token, row: &AccessToken) -> store::Result<Value> {
+    if tokens::count_valid(tx, account, row.created_at)? >= TOKENS_MAX {
+        return Err(problem(Code::Conflict, format!("there are {TOKENS_MAX} tokens already; withdraw some")));
+    }
+    tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), row)?;
+    Ok(json!({
+        "id": row.id, "name": row.name, "expires_at": row.expires_at, "scope": row.scope, "org": row.org, "project": row.project,
+    }))
+}
+
 async fn issue(
     state: &AppState,
     account: i64,
@@ -142,15 +162,9 @@ async fn issue(
 ) -> ApiResult<(StatusCode, Json<AccessToken>)> {
     let row = shown.clone();
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        if tokens::count_valid(tx, account, row.created_at)? >= TOKENS_MAX {
-            return Err(problem(Code::Conflict, format!("you have {TOKENS_MAX} tokens already; withdraw some")));
-        }
-        tokens::insert(tx, account, random::sha256(token.secret.as_bytes()), &row)?;
+        let details = file_token(tx, account, &token, &row)?;
         let mut entry = entry;
         entry.target.clone_from(&row.id);
-        let details = json!({
-            "name": row.name, "expires_at": row.expires_at, "scope": row.scope, "org": row.org, "project": row.project,
-        });
         entry.with(details).ok(tx)
     };
     state.store.write(work).await?;

@@ -29,6 +29,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("AccessTokenCreate", "name:string expires_days?:int scope?:TokenScope org?:string project?:string"),
     ("Assigned", "added:int removed:int"),
+    ("AccountClose", "email:string password?:string"),
     ("AuditEvent", "id:int t:millis actor:string action:string target:string from?:string result:string details:any"),
     ("Collaborator", "email:string name:string projects:[RoleIn] teams:[string]"),
     (
@@ -101,8 +102,10 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "org:string org_name:string email:string role?:OrgRole project?:string project_name?:string project_role?:ProjectRole \
          invited_by:string expires_at:millis has_account:bool password_login:bool",
     ),
+    ("LoginMethods", "password:bool oidc?:OidcMethod"),
     ("LoginRequest", "email:string password:string token_name?:string"),
     ("Me", "email:string name:string hub_owner:bool has_password:bool orgs:[Org]"),
+    ("MeEdit", "name?:string"),
     ("Member", "email:string name:string role:OrgRole since:millis"),
     ("MemberPut", "role:OrgRole"),
     ("MqttEndpoint", "url:string websocket?:string"),
@@ -111,10 +114,12 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "id:string name:string full_name?:string description?:string location?:string website?:string logo?:string role?:OrgRole \
          created_at:millis",
     ),
+    ("OidcMethod", "name:string issuer:string"),
     ("OrgCreate", "id:string name?:string full_name?:string description?:string location?:string website?:string"),
     ("OrgEdit", "name?:string full_name?:string description?:string location?:string website?:string"),
     ("Participant", "email:string name:string role:ProjectRole own?:ProjectRole teams:[string]"),
     ("ParticipantPut", "role:ProjectRole"),
+    ("PasswordPut", "old:string new:string end_other_tokens?:bool"),
     ("PresenceChange", "t:millis presence:PresenceState reason:string"),
     ("Problem", "code:string status:int detail:string request?:string retry_in?:int"),
     (
@@ -143,6 +148,11 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "id:string device:string device_name:string user:string project:string want?:string reason?:string state:SessionState \
          created_at:millis opened_at?:millis ended_at?:millis end_reason?:string to_device:int to_client:int",
     ),
+    (
+        "ServiceAccount",
+        "name:string email:string description?:string role?:OrgRole tokens:int used_at?:millis created_by:string created_at:millis",
+    ),
+    ("ServiceAccountCreate", "name:string role?:OrgRole description?:string project?:string project_role?:ProjectRole"),
     ("SessionCreate", "project?:string want?:string reason?:string"),
     ("SessionTicket", "session:string relay:string ticket:string device:string device_name:string"),
     (
@@ -206,7 +216,7 @@ mod tests {
     fn every_body_has_exactly_the_fields_of_its_type() {
         let mut types = types![
             BulkRequest BulkResult DeviceAdd DevicePage Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
-            AccessToken AccessTokenCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
+            AccessToken AccessTokenCreate AccountClose LoginMethods MeEdit OidcMethod PasswordPut ServiceAccount ServiceAccountCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
             EnrolmentTokenCreate HubInfo Identity Invitation InvitationAccept InvitationAccepted InvitationCreate
             InvitationLook InvitationLooked LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn

@@ -119,3 +119,50 @@ pub fn reopen(tx: &Transaction<'_>, account: i64, name: &str, password: Option<&
         .execute(params![account, name, password])?;
     Ok(())
 }
+
+/// Gives an account another display name.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_name(tx: &Transaction<'_>, account: i64, name: &str) -> Result<()> {
+    tx.prepare_cached("UPDATE accounts SET name = ?2 WHERE id = ?1")?.execute(params![account, name])?;
+    Ok(())
+}
+
+/// Closes an account: nobody logs in to it any more, and no provider of single sign-on opens it.
+///
+/// # Errors
+/// When the database fails.
+pub fn close(tx: &Transaction<'_>, account: i64, now: Millis) -> Result<()> {
+    tx.prepare_cached("DELETE FROM identities WHERE account = ?1")?.execute([account])?;
+    tx.prepare_cached("UPDATE accounts SET closed_at = ?2, password = NULL, hub_owner = 0 WHERE id = ?1")?
+        .execute(params![account, now])?;
+    Ok(())
+}
+
+/// How many accounts own the hub.
+///
+/// # Errors
+/// When the database fails.
+pub fn hub_owners(connection: &Connection) -> Result<u32> {
+    let sql = "SELECT count(*) FROM accounts WHERE hub_owner AND disabled_at IS NULL AND closed_at IS NULL";
+    Ok(connection.query_row(sql, [], |row| row.get(0))?)
+}
+
+/// Sets an account aside, or back.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_disabled(tx: &Transaction<'_>, account: i64, since: Option<Millis>) -> Result<()> {
+    tx.prepare_cached("UPDATE accounts SET disabled_at = ?2 WHERE id = ?1")?.execute(params![account, since])?;
+    Ok(())
+}
+
+/// Accounts of people, by e-mail.
+///
+/// # Errors
+/// When the database fails.
+pub fn people(connection: &Connection) -> Result<Vec<Account>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts WHERE kind = 'person' ORDER BY email"))?;
+    Ok(statement.query_map([], account)?.collect::<rusqlite::Result<_>>()?)
+}

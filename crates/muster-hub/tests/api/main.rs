@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails there")]
 
+mod accounts;
 mod answers;
 mod audit;
 mod enrolment;

@@ -109,6 +109,12 @@ impl World {
         person.post("/v1/invitations/accept", json!({ "token": token_of(&made) })).await.ok(200);
     }
 
+    /// Whoever owns an organization makes Ada an owner of it as well.
+    pub(crate) async fn accepts_for(&self, owner: &Client, org: &str) {
+        let made = owner.post(&format!("/v1/orgs/{org}/invitations"), json!({ "email": OWNER, "role": "owner" })).await.ok(201);
+        self.owner.post("/v1/invitations/accept", json!({ "token": token_of(&made) })).await.ok(200);
+    }
+
     pub(crate) async fn enrolment_token(&self, wanted: Value) -> String {
         let made = self.owner.post("/v1/orgs/acme/enrolment-tokens", wanted).await.ok(201);
         made["token"].as_str().unwrap().to_owned()
