@@ -9,6 +9,7 @@ use crate::cmds::{
     access_token, audit, billing, completion, device, devices, field, login, member, org, profiles, project, remote, sessions, ssh_config,
     team, token, top, usage, view,
 };
+use crate::cmds::{account, invitation, service_account};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{EXIT_CODES, Failure};
@@ -86,6 +87,9 @@ pub struct Globals {
     /// Whether the project was named on the command line, and so narrows lists; one from elsewhere is only where work is done.
     #[arg(skip)]
     pub project_on_line: bool,
+    /// Whether the organization was named on the command line.
+    #[arg(skip)]
+    pub org_on_line: bool,
 }
 
 impl Globals {
@@ -121,6 +125,14 @@ pub enum Command {
     Org(org::OrgArgs),
     /// Members and collaborators of the organization
     Member(member::MemberArgs),
+    /// Invite somebody to the organization or to a project
+    Invite(invitation::InviteArgs),
+    /// List, send again, revoke and accept invitations
+    Invitation(invitation::InvitationArgs),
+    /// Service accounts: what programs of the organization log in as
+    ServiceAccount(service_account::ServiceAccountArgs),
+    /// Show, change or close your account
+    Account(account::AccountArgs),
     /// Teams, which are given roles in projects as one
     Team(team::TeamArgs),
     /// Projects, their devices and participants
@@ -183,6 +195,7 @@ pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, 
     let matches = Cli::command().try_get_matches_from(args)?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     cli.globals.project_on_line = matches.value_source("project") == Some(clap::parser::ValueSource::CommandLine);
+    cli.globals.org_on_line = matches.value_source("org") == Some(clap::parser::ValueSource::CommandLine);
     Ok(cli)
 }
 
@@ -201,10 +214,14 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Whoami => login::whoami(&context()?).await,
         Command::Org(args) => org::run(&context()?, args).await,
         Command::Member(args) => member::run(&context()?, args).await,
+        Command::Invite(args) => invitation::invite(&context()?, globals, args).await,
+        Command::Invitation(args) => invitation::run(globals, args).await,
+        Command::ServiceAccount(args) => service_account::run(&context()?, globals, args).await,
+        Command::Account(args) => account::run(&context()?, args).await,
         Command::Team(args) => team::run(&context()?, args).await,
         Command::Project(args) => project::run(&context()?, args).await,
         Command::Token(args) => token::run(&context()?, args).await,
-        Command::AccessToken(args) => access_token::run(&context()?, args).await,
+        Command::AccessToken(args) => access_token::run(&context()?, globals, args).await,
         Command::Devices(args) => devices::run(&context()?, globals, &args).await,
         Command::Device(args) => device::run(&context()?, args).await,
         Command::Field(args) => field::run(&context()?, args).await,

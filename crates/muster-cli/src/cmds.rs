@@ -3,6 +3,7 @@
 //! A command parses, calls and prints; what is shared stands in `client`, `context` and `output`.
 
 pub mod access_token;
+pub mod account;
 pub mod audit;
 pub mod billing;
 mod bulk;
@@ -13,12 +14,14 @@ pub mod devices;
 pub mod field;
 pub mod history;
 pub mod image;
+pub mod invitation;
 pub mod login;
 pub mod member;
 pub mod org;
 pub mod profiles;
 pub mod project;
 pub mod remote;
+pub mod service_account;
 pub mod sessions;
 mod sheet;
 pub mod ssh_config;

@@ -3,9 +3,12 @@
 //! Nothing secret is sent to a hub before its authority is trusted: by a token's pin, by `--fingerprint`,
 //! by a saved login, or by a person who compared the fingerprint.
 
+use std::path::Path;
+
 use clap::Args;
 use muster_link::http::CallError;
 use muster_proto::api::{AccessToken, LoginRequest, Me, Page, Project};
+use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use muster_proto::token::{Pin, Token, TokenKind};
 
@@ -98,26 +101,7 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
             (by_password(&url, pin, args.email, args.password_stdin).await?, true)
         }
     };
-    let hub = Hub::new(&url, token.pin, Some(&token), None)?;
-    let me: Me = hub.get("/v1/me").await?;
-    let name = match args.name {
-        Some(name) => name,
-        None => book.for_hub(&url).map(str::to_owned).unwrap_or_else(|| fresh_name(&book, &url)),
-    };
-    let profile = settle(
-        globals,
-        &hub,
-        &me,
-        book.profiles.get(&name),
-        Profile { hub: url.clone(), token: token.to_string(), email: Some(me.email.clone()), made_by_login, org: None, project: None },
-    )
-    .await?;
-    let (org, project) = (profile.org.clone(), profile.project.clone());
-    Book::update(&path, |book| {
-        book.profiles.insert(name.clone(), profile);
-        book.current = Some(name.clone());
-        Ok(())
-    })?;
+    let Saved { me, name, org, project } = save(globals, &path, &url, &token, made_by_login, args.name).await?;
     let out = Output::new(globals.json, globals.color);
     if out.json {
         out.json(&me)?;
@@ -131,6 +115,47 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
         (None, _) => out.line("Choose an organization with `muster org use`; `muster org list` shows them.")?,
     }
     Ok(0)
+}
+
+/// A login as it was saved.
+pub(super) struct Saved {
+    pub(super) me: Me,
+    pub(super) name: String,
+    pub(super) org: Option<OrgId>,
+    pub(super) project: Option<ProjectId>,
+}
+
+/// Saves a login and makes it the one that commands mean.
+pub(super) async fn save(
+    globals: &Globals,
+    path: &Path,
+    url: &str,
+    token: &Token,
+    made_by_login: bool,
+    name: Option<String>,
+) -> Result<Saved, Failure> {
+    let book = Book::load(path)?;
+    let hub = Hub::new(url, token.pin, Some(token), None)?;
+    let me: Me = hub.get("/v1/me").await?;
+    let name = match name {
+        Some(name) => name,
+        None => book.for_hub(url).map(str::to_owned).unwrap_or_else(|| fresh_name(&book, url)),
+    };
+    let email = Some(me.email.clone());
+    let fresh = Profile { hub: url.to_owned(), token: token.to_string(), email, made_by_login, org: None, project: None };
+    let profile = settle(globals, &hub, &me, book.profiles.get(&name), fresh).await?;
+    let (org, project) = (profile.org.clone(), profile.project.clone());
+    Book::update(path, |book| {
+        book.profiles.insert(name.clone(), profile);
+        book.current = Some(name.clone());
+        Ok(())
+    })?;
+    Ok(Saved { me, name, org, project })
+}
+
+/// What a token from this computer is called.
+pub(super) fn token_name() -> String {
+    format!("muster login on {}", host_name())
 }
 
 /// The organization and project that commands will mean: those named, those of the earlier login, or the only ones.
@@ -190,7 +215,7 @@ async fn by_password(url: &str, pin: Pin, email: Option<String>, from_stdin: boo
         None => tty::ask("E-mail:")?,
     };
     let password = if from_stdin { tty::line()? } else { tty::ask_hidden("Password:")? };
-    let request = LoginRequest { email: email.trim().to_owned(), password, token_name: Some(format!("muster login on {}", host_name())) };
+    let request = LoginRequest { email: email.trim().to_owned(), password, token_name: Some(token_name()) };
     let made: AccessToken = match Hub::new(url, pin, None, None)?.try_call("POST", "/v1/login", Some(&request)).await {
         Ok(made) => made,
         // The general advice, to log in, would lead in a circle.

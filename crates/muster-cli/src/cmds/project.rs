@@ -1,6 +1,6 @@
 //! `muster project`: where people and devices meet.
 
-mod people;
+pub(super) mod people;
 
 use std::path::{Path, PathBuf};
 

@@ -16,7 +16,7 @@ use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::time::{local_ago, now};
 
 /// Roles in a project; each has all that the ones before have.
-const ROLES: &[(&str, ProjectRole)] = &[
+pub(crate) const ROLES: &[(&str, ProjectRole)] = &[
     ("view", ProjectRole::View),
     ("connect", ProjectRole::Connect),
     ("operate", ProjectRole::Operate),
