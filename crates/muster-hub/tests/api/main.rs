@@ -5,11 +5,15 @@
 mod accounts;
 mod answers;
 mod audit;
+mod bulk;
+mod csv;
 mod enrolment;
+mod fields;
 mod invitations;
 mod keys;
 mod ledger;
 mod limits;
+mod list;
 mod org;
 mod people;
 mod projects;
