@@ -5,3 +5,4 @@ mod devices;
 mod logins;
 mod organization;
 mod town;
+mod usage;

@@ -6,7 +6,7 @@ use muster_proto::id::{OrgId, ProjectId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::orgs::{parse_org_role, parse_project_role};
-use super::{Error, Result};
+use super::{Error, Result, limits};
 
 /// What an invitation gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +138,7 @@ fn all(mut rows: rusqlite::Rows<'_>) -> Result<Vec<InvitationRow>> {
 
 /// Files an invitation.
 pub(crate) fn insert(tx: &Transaction<'_>, row: &InvitationRow) -> Result<()> {
+    limits::check_newcomer(tx, &row.org, &row.email)?;
     tx.prepare_cached(
         "INSERT INTO invitations (id, org, project, email, role, digest, invited_by, created_at, renewed_at, expires_at, mail, mail_next_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?9)",
@@ -193,6 +194,10 @@ pub(crate) fn waits_for(connection: &Connection, email: &str, now: Millis) -> Re
 
 /// A new secret and a new end; the old links are dead.
 pub(crate) fn renew(tx: &Transaction<'_>, id: &str, digest: [u8; 32], now: Millis, expires_at: Millis, mail: MailState) -> Result<()> {
+    // One that ran out gave its place back.
+    if let Some(row) = by_id(tx, id)? {
+        limits::check_newcomer(tx, &row.org, &row.email)?;
+    }
     tx.prepare_cached(
         "UPDATE invitations SET digest = ?2, mail_digest = NULL, renewed_at = ?3, expires_at = ?4, mail = ?5, mail_attempts = 0,
              mail_next_at = ?3, mail_error = NULL WHERE id = ?1",

@@ -116,19 +116,30 @@ fn set(connection: &Connection, org: &OrgId, name: LimitName) -> Result<Limit> {
     Ok(Limit { name, most, used: 0, hub, hub_override: instead.is_some(), own })
 }
 
+/// Accounts in the organization, each once, and e-mails that were invited and may still come.
+const USERS: &str = "SELECT count(*) FROM (
+     SELECT a.email FROM members m JOIN accounts a ON a.id = m.account WHERE m.org = ?1
+     UNION SELECT a.email FROM participants p JOIN accounts a ON a.id = p.account WHERE p.org = ?1
+     UNION SELECT a.email FROM team_members t JOIN accounts a ON a.id = t.account WHERE t.org = ?1
+     UNION SELECT email FROM accounts WHERE org = ?1 AND kind = 'service' AND closed_at IS NULL
+     UNION SELECT email FROM invitations
+         WHERE org = ?1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > unixepoch('subsec') * 1000)";
+
+/// [`check`] for somebody who comes into the organization, by the e-mail: whoever is counted already needs no place.
+///
+/// # Errors
+/// `limit_reached`.
+pub fn check_newcomer(tx: &Transaction<'_>, org: &OrgId, email: &str) -> Result<()> {
+    let counted = format!("{USERS} WHERE email = ?2");
+    let known: i64 = tx.prepare_cached(&counted)?.query_row([org.as_str(), email], |row| row.get(0))?;
+    if known > 0 { Ok(()) } else { check(tx, org, LimitName::Users, 1) }
+}
+
 /// How much of it an organization has now.
 fn used(connection: &Connection, org: &OrgId, name: LimitName) -> Result<u64> {
     let sql = match name {
         LimitName::Devices => "SELECT count(*) FROM devices WHERE org = ?1",
-        LimitName::Users => {
-            "WITH inside AS (
-                 SELECT account FROM members WHERE org = ?1 UNION SELECT account FROM participants WHERE org = ?1
-                 UNION SELECT account FROM team_members WHERE org = ?1
-                 UNION SELECT id FROM accounts WHERE org = ?1 AND kind = 'service' AND closed_at IS NULL)
-             SELECT (SELECT count(*) FROM inside) + (SELECT count(DISTINCT email) FROM invitations
-                 WHERE org = ?1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > unixepoch('subsec') * 1000
-                 AND email NOT IN (SELECT a.email FROM inside JOIN accounts a ON a.id = inside.account))"
-        }
+        LimitName::Users => USERS,
         LimitName::Projects => "SELECT count(*) FROM projects WHERE org = ?1 AND archived_at IS NULL",
         LimitName::Sessions => "SELECT count(*) FROM sessions WHERE ended_at IS NULL AND org = ?1",
         LimitName::Runs => "SELECT count(*) FROM runs WHERE state IN ('waiting', 'running') AND org = ?1",

@@ -125,3 +125,24 @@ async fn a_full_storage_leaves_samples_on_the_device() {
         world.audit().await.into_iter().filter(|event| event["actor"] == "hub").map(|event| event["action"].clone()).collect();
     assert!(told.contains(&json!("storage.full")) && told.contains(&json!("storage.room")), "{told:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invitation_holds_a_place() {
+    let world = World::new().await;
+    set(&world.owner, "own", "users", Some(2)).await;
+    let invite = async |email: &str, more: Value| {
+        let mut body = json!({ "email": email, "role": "member" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        world.owner.post("/v1/orgs/acme/invitations", body).await
+    };
+    let first = invite("ben@acme.example", json!({})).await.ok(201);
+    assert_eq!(of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "users")["used"], 2);
+    let detail = invite("cleo@acme.example", json!({})).await.problem("limit_reached").detail;
+    assert!(detail.contains("2 users"), "{detail}");
+    // The same person needs no second place, for a project or with a new link.
+    invite("ben@acme.example", json!({ "role": null, "project": "lab", "project_role": "view" })).await.ok(201);
+    let id = first["id"].as_str().unwrap();
+    world.owner.post(&format!("/v1/orgs/acme/invitations/{id}/resend"), json!({})).await.ok(200);
+    world.owner.delete(&format!("/v1/orgs/acme/invitations/{id}")).await.ok(204);
+    invite("cleo@acme.example", json!({})).await.problem("limit_reached");
+}

@@ -99,3 +99,44 @@ async fn a_hub_that_says_nothing_is_given_up() {
     assert!(matches!(hub.send(&request).await, Err(CallError::Lost { .. } | CallError::Timeout { .. })));
     assert_eq!(connections.load(Ordering::SeqCst), 1, "a fresh connection's failure is not tried again");
 }
+
+#[tokio::test]
+async fn a_stream_is_handed_on_as_it_comes() {
+    let (mut hub, mut requests, connections) =
+        hub(&["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\n{\"a\":1\r\n3\r\n}\n\n\r\n0\r\n\r\n"]).await;
+    for _ in 0..2 {
+        let mut came = Vec::new();
+        let request = Request { bearer: Some("mp1.secret"), ..Request::new("GET", "/v1/lines?follow=true") };
+        hub.stream(&request, |bytes| Ok(came.extend_from_slice(bytes))).await.unwrap();
+        assert_eq!(came, b"{\"a\":1}\n\n");
+        assert!(requests.recv().await.unwrap().contains("Authorization: Bearer mp1.secret\r\n"));
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "each on a connection of its own");
+    // Whoever takes it may stop it.
+    let stopped = hub.stream(&Request::new("GET", "/v1/lines"), |_| Err(io::Error::other("enough"))).await.unwrap_err();
+    assert!(stopped.to_string().contains("enough"), "{stopped}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_off_or_refused_is_no_whole_one() {
+    let take = |answers: &'static [&'static str]| async move {
+        let (mut hub, _requests, _) = hub(answers).await;
+        let mut came = Vec::new();
+        let done = hub.stream(&Request::new("GET", "/v1/file"), |bytes| Ok(came.extend_from_slice(bytes))).await;
+        (done, came)
+    };
+    let (done, came) = take(&["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"]).await;
+    assert!(matches!(done, Err(CallError::Lost { .. })), "{done:?}");
+    assert_eq!(came, b"hello");
+    let (done, _) = take(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello"]).await;
+    assert!(matches!(done, Err(CallError::Lost { .. })), "{done:?}");
+    let (done, _) = take(&["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhelloXX"]).await;
+    assert!(matches!(done, Err(CallError::Answer { .. })), "{done:?}");
+    let (done, came) =
+        take(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 52\r\n\r\n{\"code\":\"forbidden\",\"status\":403,\"detail\":\"not you\"}\n"])
+            .await;
+    assert!(matches!(done, Err(CallError::Problem(problem)) if problem.is(Code::Forbidden)), "{came:?}");
+    assert!(came.is_empty());
+    let (done, came) = take(&["HTTP/1.1 200 OK\r\n\r\nuntil the end"]).await;
+    assert!(done.is_ok() && came == b"until the end");
+}
