@@ -89,6 +89,8 @@ pub async fn run(context: &Context, globals: &Globals, args: UsageArgs) -> Resul
             ("to", args.to.map(|day| day.to_string())),
             ("by", by),
             ("device", args.device),
+            // The table has no days then; the file has all of them.
+            ("whole", (args.by != By::Day && !args.csv && !context.out.json).then(|| "true".to_owned())),
             ("format", args.csv.then(|| "csv".to_owned())),
         ])
     );

@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
+
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 use muster_proto::api::{Day, Usage, UsageDay};
-use muster_proto::id::{DeviceUid, ProjectId};
+use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use muster_proto::problem::Code;
 use serde::Deserialize;
 
@@ -21,8 +24,8 @@ use crate::{clock, csv_text};
 const DAYS_MAX: i64 = 800;
 /// Days when nobody says which.
 const DAYS_USUAL: i64 = 30;
-/// Rows in one answer: some tens of megabytes at most.
-const ROWS_MAX: usize = 100_000;
+/// Rows in one answer: what a caller reads at once, 16 MiB.
+const ROWS_MAX: usize = 20_000;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::get("/v1/orgs/{org}/usage", of_org), Route::get("/v1/orgs/{org}/projects/{project}/usage", of_project)]
@@ -36,6 +39,8 @@ struct Asked {
     by: Option<GroupBy>,
     project: Option<String>,
     device: Option<String>,
+    /// One row for all days together.
+    whole: Option<bool>,
     format: Option<Format>,
 }
 
@@ -86,21 +91,44 @@ async fn answer(state: &AppState, access: &OrgAccess, asked: &Asked, project: Op
         Some(GroupBy::Project) => By::Project,
         Some(GroupBy::Device) => By::Device,
     };
-    let (org, filter) = (access.org.clone(), Filter { from, to, by, project, uid });
+    let (org, filter) = (access.org.clone(), Filter { from, to, by, whole: asked.whole == Some(true), project, uid });
+    if asked.format == Some(Format::Csv) {
+        let name = format!("usage-{org}-{from}-{to}.csv");
+        let file = File { state: state.clone(), org, filter, next: Some(from), last: to };
+        return Ok(csv_answer(Body::from_stream(stream::try_unfold(file, next_lines)), &name));
+    }
     let (items, more) = state.store.read(move |db| usage::series(db, &org, &filter, ROWS_MAX)).await?;
     if more {
-        let why = format!("from: these days have more than {ROWS_MAX} rows; ask for fewer days, or for one project or device");
+        let why = format!("from: these days have more than {ROWS_MAX} rows; ask for fewer days, for whole=true, or for a CSV file");
         return Err(ApiError::new(Code::Invalid, why));
-    }
-    if asked.format == Some(Format::Csv) {
-        let body = items.iter().fold(csv_text::line(HEAD.iter().map(|name| Cow::Borrowed(*name))), |mut body, row| {
-            body.extend(csv_line(row));
-            body
-        });
-        return Ok(csv_answer(body, &format!("usage-{}-{from}-{to}.csv", access.org)));
     }
     let total = usage::total(&items);
     Ok(Json(Usage { from, to, items, total }).into_response())
+}
+
+/// A file that is written day by day, so that no length of it needs memory.
+struct File {
+    state: AppState,
+    org: OrgId,
+    filter: Filter,
+    /// `None` once all is written.
+    next: Option<Day>,
+    last: Day,
+}
+
+async fn next_lines(mut file: File) -> Result<Option<(Bytes, File)>, axum::BoxError> {
+    let Some(day) = file.next else { return Ok(None) };
+    let first = day == file.filter.from;
+    let mut filter = file.filter.clone();
+    if !filter.whole {
+        (filter.from, filter.to) = (day, day);
+    }
+    let (org, store) = (file.org.clone(), file.state.store.clone());
+    let (items, _) = store.read(move |db| usage::series(db, &org, &filter, usize::MAX)).await?;
+    let mut out = if first { csv_text::line(HEAD.iter().map(|name| Cow::Borrowed(*name))) } else { Vec::new() };
+    items.iter().for_each(|row| out.extend(csv_line(row)));
+    file.next = (!file.filter.whole && day < file.last).then(|| day.plus(1));
+    Ok(Some((Bytes::from(out), file)))
 }
 
 /// A device that is still listed, by any of its names; or one that is gone, by its uid.

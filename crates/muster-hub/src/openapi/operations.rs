@@ -100,8 +100,8 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Nobody "GET" "/invite" => 200 "html", "The page behind an invitation's link";
     Person "GET" "/v1/orgs/{org}/audit" ? "actor:string action:string target:string result:string since:millis until:millis cursor:string after:int limit:int format:string follow:bool" => 200 "Page<AuditEvent>", "Who did what, newest first; `format` jsonl or csv for a file, `follow` for lines as they come";
 
-    Person "GET" "/v1/orgs/{org}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What was used, by day: of all, by project or by device; `format=csv` for a file";
-    Person "GET" "/v1/orgs/{org}/projects/{project}/usage" ? "from:string to:string by:string project:string device:string format:string" => 200 "Usage", "What a project used, by day";
+    Person "GET" "/v1/orgs/{org}/usage" ? "from:string to:string by:string project:string device:string whole:bool format:string" => 200 "Usage", "What was used, by day: of all, by project or by device; `format=csv` for a file";
+    Person "GET" "/v1/orgs/{org}/projects/{project}/usage" ? "from:string to:string by:string project:string device:string whole:bool format:string" => 200 "Usage", "What a project used, by day";
     Person "GET" "/v1/orgs/{org}/billing" => 200 "Billing", "Balance, rates, and what projects spent";
     Person "GET" "/v1/orgs/{org}/ledger" ? "cursor:string limit:int format:string" => 200 "Page<LedgerLine>", "Charges, top-ups and corrections, newest first; `format=csv` for a file";
     Person "POST" "/v1/orgs/{org}/credits" < "CreditAdd" => 201 "LedgerLine", "Book credits, as an owner of the hub; 200 where the key was booked before";

@@ -27,6 +27,8 @@ pub(crate) struct Filter {
     pub from: Day,
     pub to: Day,
     pub by: By,
+    /// One row for all days together, which bears the first.
+    pub whole: bool,
     /// Only of this project.
     pub project: Option<ProjectId>,
     /// Only of this device.
@@ -43,11 +45,12 @@ pub(crate) fn series(connection: &Connection, org: &OrgId, filter: &Filter, most
         By::Project => "u.project",
         By::Device => "u.uid",
     };
+    let day = if filter.whole { "?2" } else { "u.day" };
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT u.day, {column} AS part, u.kind, sum(u.amount), max(u.amount), d.name
+        "SELECT {day} AS day_of, {column} AS part, u.kind, sum(u.amount), max(u.amount), d.name
          FROM usage_days u LEFT JOIN devices d ON d.uid = {column} AND d.org = u.org
          WHERE u.org = ?1 AND u.day BETWEEN ?2 AND ?3 AND (?4 IS NULL OR u.project = ?4) AND (?5 IS NULL OR u.uid = ?5)
-         GROUP BY u.day, part, u.kind ORDER BY u.day, part"
+         GROUP BY day_of, part, u.kind ORDER BY day_of, part"
     ))?;
     let mut rows = statement.query(params![
         org.as_str(),

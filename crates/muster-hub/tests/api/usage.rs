@@ -51,6 +51,10 @@ async fn a_series_by_day_by_project_and_by_device() {
     let today = Day::of(clock::now());
     let one = owner.get(&format!("/v1/orgs/acme/usage?from={today}&to={today}")).await.ok(200);
     assert_eq!(one["total"]["session_ms"], 1000);
+    let whole = owner.get("/v1/orgs/acme/usage?by=device&whole=true").await.ok(200);
+    assert_eq!(whole["total"], usage["total"]);
+    assert!(whole["items"].as_array().unwrap().iter().any(|row| row["device_name"] == "=robot" && row["used"]["cpu_us"] == 70));
+    assert!(whole["items"].as_array().unwrap().iter().all(|row| row["day"] == whole["from"]));
     // The same as a file, safe for a spreadsheet.
     let answer = owner.get("/v1/orgs/acme/usage?by=device&format=csv").await;
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/csv"));

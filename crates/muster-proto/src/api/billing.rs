@@ -201,7 +201,7 @@ pub struct Used {
 /// A row of the daily series.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageDay {
-    /// The day.
+    /// The day; with `whole=true` the first of all that are summed up.
     pub day: Day,
     /// With `by=project`: the project; absent for what belongs to no one project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
