@@ -33,7 +33,7 @@ const USED_PRECISION: Millis = 60 * clock::SECOND;
 const ALARM_EVERY: Millis = 3600 * clock::SECOND;
 
 /// A person, proved by a personal access token.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     /// The account.
     pub account: i64,
@@ -275,8 +275,19 @@ impl FromRequestParts<AppState> for Person {
         if let Some(trail) = parts.extensions.get::<Trail>() {
             trail.set_actor(&person.email);
         }
+        // For the body, which comes later.
+        parts.extensions.insert(person.clone());
         Ok(person)
     }
+}
+
+/// Whether a request's token still speaks for the same person as when its head came: it may have been withdrawn since.
+///
+/// # Errors
+/// As for a new request; `unauthenticated` when the account is not what it was.
+pub async fn still(state: &AppState, parts: &Parts, then: &Person) -> Result<Person, ApiError> {
+    let now = person(state, bearer(parts), address(parts)).await?;
+    if now == *then { Ok(now) } else { Err(ApiError::new(Code::Unauthenticated, "your account was changed meanwhile; send it again")) }
 }
 
 fn certificate(parts: &Parts) -> Result<CertificateDer<'static>, ApiError> {

@@ -342,8 +342,14 @@ impl Queues {
 
 fn write_loop(mut connection: Connection, mut queues: Queues, mut publisher: touched::Publisher, timer: &tokio::runtime::Runtime) {
     let mut closing = None;
-    while closing.is_none() {
-        let Some(mut commands) = timer.block_on(queues.wait()) else { break };
+    // What came into a group whose transaction had ended before its turn: the next group's.
+    let mut left: Vec<Command> = Vec::new();
+    while closing.is_none() || !left.is_empty() {
+        let mut commands = std::mem::take(&mut left);
+        if commands.is_empty() {
+            let Some(next) = timer.block_on(queues.wait()) else { break };
+            commands = next;
+        }
         if commands.is_empty() {
             publisher.publish(&connection, touched::Touched::default());
             continue;
@@ -355,6 +361,9 @@ fn write_loop(mut connection: Connection, mut queues: Queues, mut publisher: tou
             while !commands.is_empty() {
                 for command in commands.drain(..) {
                     match command {
+                        // A full disk or a failing one makes SQLite give up the whole transaction in the middle. What is run from there
+                        // on would be committed by itself, whatever its group is told.
+                        Command::Write(_) if tx.is_autocommit() => left.push(command),
                         Command::Write(write) => answers.push(write(&tx)),
                         Command::Close(done) => {
                             queues.close();
@@ -363,16 +372,28 @@ fn write_loop(mut connection: Connection, mut queues: Queues, mut publisher: tou
                     }
                 }
                 // A group has an end; at the close, all that waits is written.
-                if closing.is_some() || started.elapsed() < GROUP {
+                if !tx.is_autocommit() && (closing.is_some() || started.elapsed() < GROUP) {
                     commands.extend(queues.more());
                 }
+            }
+            if tx.is_autocommit() {
+                return Err(GivenUp::Transaction);
             }
             let touched = touched::Publisher::note(&tx);
             tx.commit()?;
             Ok(touched)
         })();
-        let committed: Outcome =
-            committed.map(|touched| publisher.publish(&connection, touched)).map_err(|error: rusqlite::Error| error.to_string());
+        let committed: Outcome = match committed {
+            Ok(touched) => {
+                publisher.publish(&connection, touched);
+                Ok(())
+            }
+            Err(error) => {
+                // Its notes are gone with it: whatever is held in memory is read again.
+                publisher.publish(&connection, touched::Touched { everything: true, ..Default::default() });
+                Err(error.to_string())
+            }
+        };
         if let Err(why) = &committed {
             tracing::error!(writes = answers.len(), %why, "a group of writes could not be committed");
         }
@@ -384,6 +405,15 @@ fn write_loop(mut connection: Connection, mut queues: Queues, mut publisher: tou
     if let Some(done) = closing {
         let _ = done.send(());
     }
+}
+
+/// Why a group of writes was not committed.
+#[derive(Debug, thiserror::Error)]
+enum GivenUp {
+    #[error("the database gave up the transaction in the middle; is its disk full?")]
+    Transaction,
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
 }
 
 fn finish(connection: &Connection) {
@@ -478,6 +508,52 @@ mod tests {
         let (last, ()) = tokio::join!(store.write_patiently(put(400)), store.close());
         last.unwrap();
         assert!(matches!(store.write_patiently(put(401)).await, Err(Error::Closed)));
+    }
+
+    /// Hears what the store tells its observers.
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<bool>>);
+
+    impl touched::Observer for Heard {
+        fn committed(&self, _: &Connection, touched: &touched::Touched) -> Result<()> {
+            self.0.lock().unwrap().push(touched.everything);
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fills_up_in_a_group_commits_none_of_it_and_all_that_is_held_is_read_again() {
+        let (_dir, store) = store();
+        let heard = Arc::new(Heard::default());
+        store.observe(heard.clone());
+        let put = |key: &'static str| move |tx: &Transaction<'_>| Ok(tx.execute("INSERT INTO meta VALUES (?1, 'x')", [key])?);
+        // The group begins with a write that waits until all others are queued.
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let first = store.write(move |tx| {
+            gate.recv().unwrap();
+            put("first")(tx)
+        });
+        let full = store.write(|tx| {
+            let pages: i64 = tx.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            tx.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            let filled = tx.execute("INSERT INTO meta SELECT 'big', hex(zeroblob(4000000))", []);
+            tx.query_row("PRAGMA max_page_count = 1000000000", [], |_| Ok(()))?;
+            Ok(filled?)
+        });
+        let after = store.write(put("after"));
+        let (first, full, after, ()) = tokio::join!(first, full, after, async { go.send(()).unwrap() });
+        assert!(matches!(first, Err(Error::Commit(_))), "{first:?}");
+        assert!(full.is_err(), "{full:?}");
+        assert_eq!(after.unwrap(), 1);
+        let keys: Vec<String> = store
+            .read(|db| {
+                let mut statement = db.prepare("SELECT key FROM meta WHERE key IN ('first', 'big', 'after')")?;
+                Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(keys, ["after"]);
+        assert!(heard.0.lock().unwrap().contains(&true), "nobody was told to read again");
     }
 
     #[tokio::test]

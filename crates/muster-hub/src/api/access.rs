@@ -64,6 +64,8 @@ impl FromRequestParts<AppState> for OrgAccess {
         if let Some(trail) = parts.extensions.get::<Trail>() {
             trail.set_org(&access.org);
         }
+        // For the body, which comes later.
+        parts.extensions.insert(access.clone());
         Ok(access)
     }
 }

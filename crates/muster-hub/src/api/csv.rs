@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{FromRequest as _, Request, State};
+
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use muster_proto::api::{Field, ImportMistake, ImportResult, LimitName};
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
 use super::edit::{self, Checked, Wishes, short};
+use super::extract::received;
 use super::listing::{Asked, Selection, select, with_schema};
 use super::{ApiError, ApiResult, OrgAccess, Query, Route, text, views};
 use crate::clock;
@@ -137,13 +138,8 @@ async fn import(
     access.require(Action::EditDevice)?;
     let media = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let is_csv = media.split(';').next().is_some_and(|media| media.trim().eq_ignore_ascii_case("text/csv"));
-    let body = Bytes::from_request(request, &state).await.map_err(|rejection| {
-        if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::new(Code::TooLarge, format!("the file is larger than {} MiB; import it in parts", BODY_MAX / 1024 / 1024))
-        } else {
-            ApiError::new(Code::Invalid, "the body was cut off before its end")
-        }
-    })?;
+    let too_large = || format!("the file is larger than {} MiB; import it in parts", BODY_MAX / 1024 / 1024);
+    let body = received(request, &state, too_large).await?;
     if !is_csv {
         return Err(ApiError::new(Code::MediaType, "the body must be a CSV file: send it with Content-Type: text/csv"));
     }

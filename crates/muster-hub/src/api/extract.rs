@@ -1,13 +1,16 @@
 //! Takes requests apart: body, query, path. What does not fit is a problem that names the field.
 
+use std::time::Duration;
+
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use muster_proto::problem::Code;
 use serde::de::DeserializeOwned;
 
-use super::ApiError;
+use super::{ApiError, OrgAccess};
+use crate::auth::{self, Person};
 use crate::state::AppState;
 
 /// A JSON body.
@@ -63,14 +66,41 @@ fn media_type_is_json(headers: &http::HeaderMap) -> bool {
         .is_some_and(|media| media.trim().eq_ignore_ascii_case("application/json"))
 }
 
+/// A body may take this long, and so much longer for its length: a slow line sends 32 KiB in a second.
+const BODY_TIME: Duration = Duration::from_secs(30);
+const BODY_RATE: u64 = 32 * 1024;
+
 async fn bytes(request: Request, state: &AppState) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|rejection| {
+    received(request, state, || "the body is larger than 256 KiB".to_owned()).await
+}
+
+/// The whole body of a request, within a time.
+///
+/// Who asks was looked at before the body was sent, and its sender chose when to send it: what was found then must still be so now.
+pub(super) async fn received(request: Request, state: &AppState, too_large: impl Fn() -> String + Send) -> Result<Bytes, ApiError> {
+    let (parts, body) = request.into_parts();
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+    let time = BODY_TIME + Duration::from_secs((length / BODY_RATE).min(600));
+    let request = Request::from_parts(parts.clone(), body);
+    let body = tokio::time::timeout(time, Bytes::from_request(request, state)).await;
+    let body = body.map_err(|_| ApiError::new(Code::Invalid, format!("the body did not arrive within {} s", time.as_secs())))?;
+    let body = body.map_err(|rejection| {
         if rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::new(Code::TooLarge, "the body is larger than 256 KiB")
+            ApiError::new(Code::TooLarge, too_large())
         } else {
             ApiError::new(Code::Invalid, "the body was cut off before its end")
         }
-    })
+    })?;
+    if let Some(then) = parts.extensions.get::<OrgAccess>() {
+        let now = OrgAccess::load(state, auth::still(state, &parts, &then.person).await?, then.org.as_str()).await?;
+        if *now.standing != *then.standing {
+            let why = "what you may do here was changed while the request was being sent; look again, then send it again";
+            return Err(ApiError::new(Code::Forbidden, why));
+        }
+    } else if let Some(then) = parts.extensions.get::<Person>() {
+        auth::still(state, &parts, then).await?;
+    }
+    Ok(body)
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {

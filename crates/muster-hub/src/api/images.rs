@@ -1,6 +1,5 @@
 //! Logos and avatars: what comes in is known by its first bytes, whatever it claims to be; what goes out is never anything but an image.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -8,6 +7,7 @@ use imagesize::ImageType;
 use muster_proto::limits::{IMAGE_MAX, IMAGE_SIDE_MAX};
 use muster_proto::problem::Code;
 
+use super::extract::received;
 use super::{ApiError, ApiResult};
 use crate::random;
 use crate::state::AppState;
@@ -20,13 +20,7 @@ impl FromRequest<AppState> for ImageBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                ApiError::new(Code::TooLarge, format!("an image has at most {} KiB", IMAGE_MAX / 1024))
-            } else {
-                ApiError::new(Code::Invalid, "the image was cut off before its end")
-            }
-        })?;
+        let bytes = received(request, state, || format!("an image has at most {} KiB", IMAGE_MAX / 1024)).await?;
         check(&bytes).map(Self)
     }
 }
