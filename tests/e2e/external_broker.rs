@@ -14,7 +14,7 @@ use crate::spool;
 use crate::wait::eventually;
 
 /// A laboratory whose hub embeds no MQTT endpoint, and the Mosquitto that takes its place on the same address.
-fn lab_on_mosquitto() -> (Lab, Process) {
+pub fn lab_on_mosquitto() -> (Lab, Process) {
     let mut lab = Lab::prepared(Plan::default());
     let folder = lab.folder().join("mosquitto");
     let mut write = lab.marked(&programs::muster_hub());

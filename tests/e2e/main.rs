@@ -27,6 +27,7 @@ mod proxy;
 mod quickstart;
 mod renewal;
 mod revoke;
+mod runs;
 mod spool;
 mod sshd;
 mod survival;

@@ -6,8 +6,8 @@ use clap_complete::engine::ArgValueCompleter;
 use muster_proto::id::{OrgId, ProjectId};
 
 use crate::cmds::{
-    access_token, audit, billing, completion, device, devices, field, login, member, org, profiles, project, remote, sessions, ssh_config,
-    team, token, top, usage, view,
+    access_token, audit, billing, completion, device, devices, field, login, member, org, profiles, project, remote, run, runs, sessions,
+    ssh_config, team, token, top, usage, view,
 };
 use crate::cmds::{account, invitation, service_account};
 use crate::complete;
@@ -31,6 +31,7 @@ Examples:
   muster shell robot-7
   muster ssh pi@robot-7
   muster forward robot-7 8765
+  muster run robot-7 -- df -h
   muster devices --json | jq '.[] | select(.presence == \"offline\") | .name'";
 
 const ENVIRONMENT: &str = "\
@@ -162,6 +163,10 @@ pub enum Command {
     Forward(remote::ForwardArgs),
     /// Print Host blocks for OpenSSH, so that ssh, scp, rsync and editors know the devices
     SshConfig(ssh_config::SshConfigArgs),
+    /// Run a command on a device, with its output and its exit code
+    Run(run::RunArgs),
+    /// List, show and end runs; print what they wrote
+    Runs(runs::RunsArgs),
     /// List sessions
     Sessions(sessions::SessionsArgs),
     /// Show or end a session
@@ -232,6 +237,8 @@ pub async fn run(cli: Cli) -> Result<u8, Failure> {
         Command::Proxy(args) => session::proxy(&context()?, args).await,
         Command::Forward(args) => session::forward(&context()?, args).await,
         Command::SshConfig(args) => ssh_config::run(&context()?, globals, &args).await,
+        Command::Run(args) => run::run(&context()?, args).await,
+        Command::Runs(args) => runs::run(&context()?, args).await,
         Command::Sessions(args) => sessions::list(&context()?, args).await,
         Command::Session(args) => sessions::run(&context()?, args).await,
         Command::Usage(args) => usage::run(&context()?, globals, args).await,

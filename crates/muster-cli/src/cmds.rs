@@ -21,6 +21,8 @@ pub mod org;
 pub mod profiles;
 pub mod project;
 pub mod remote;
+pub mod run;
+pub mod runs;
 pub mod service_account;
 pub mod sessions;
 mod sheet;

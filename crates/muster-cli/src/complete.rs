@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use clap_complete::CompletionCandidate;
-use muster_proto::api::{Device, Field, Me, Page, Project, Team, View};
+use muster_proto::api::{Device, Field, Me, Page, Project, Run, Team, View};
 
 use crate::cli::Globals;
 use crate::context::Context;
@@ -54,6 +54,16 @@ pub fn projects(current: &OsStr) -> Vec<CompletionCandidate> {
         Some(page.items)
     });
     starting(current, listed.unwrap_or_default().into_iter().map(|project| (project.id.to_string(), project.name)))
+}
+
+/// Ids of the newest runs.
+pub fn runs(current: &OsStr) -> Vec<CompletionCandidate> {
+    let listed = ask(async |context: &Context| {
+        let page: Page<Run> = context.hub().get(&context.org_path("/runs?limit=50").await.ok()?).await.ok()?;
+        Some(page.items)
+    });
+    let help = |run: Run| (run.id.to_string(), format!("{} on {}", run.state.as_str(), run.device_name));
+    starting(current, listed.unwrap_or_default().into_iter().map(help))
 }
 
 /// Ids of teams.

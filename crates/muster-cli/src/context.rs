@@ -103,6 +103,11 @@ impl Context {
         self.project.as_ref()
     }
 
+    /// Whether it is that project or none: it stood on the command line.
+    pub fn insists(&self) -> bool {
+        self.insists
+    }
+
     /// The project that is meant.
     ///
     /// # Errors

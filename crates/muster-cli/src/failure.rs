@@ -34,7 +34,7 @@ Exit codes:
   4  no such device, project, session or organization
   5  the device is offline or did not answer
   6  the hub cannot be reached, or is not the hub that is trusted
-  `shell` and `ssh` exit with the remote command's own code.";
+  `shell`, `ssh` and `run` exit with the remote command's own code; `muster help run` has more.";
 
 /// Why a command did not do what it should.
 #[derive(Debug)]
