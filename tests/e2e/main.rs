@@ -20,6 +20,7 @@ mod lab;
 mod leaving;
 mod netns;
 mod openssh;
+mod organization;
 mod presence;
 mod process;
 mod programs;

@@ -167,6 +167,12 @@ const FIELD: &str = "/v1/orgs/{org}/fields/{field}";
 const VIEWS: &str = "/v1/orgs/{org}/views";
 const VIEW: &str = "/v1/orgs/{org}/views/{view}";
 const BULK: &str = "/v1/orgs/{org}/devices/bulk";
+const RUNS: &str = "/v1/orgs/{org}/runs";
+const RUN: &str = "/v1/orgs/{org}/runs/{id}";
+const SERVICES: &str = "/v1/orgs/{org}/service-accounts";
+const SERVICE: &str = "/v1/orgs/{org}/service-accounts/{name}";
+const SERVICE_TOKENS: &str = "/v1/orgs/{org}/service-accounts/{name}/tokens";
+const SERVICE_TOKEN: &str = "/v1/orgs/{org}/service-accounts/{name}/tokens/{id}";
 const SESSION: &str = "/v1/orgs/{org}/sessions/{id}";
 
 #[rustfmt::skip]
@@ -286,6 +292,20 @@ pub(crate) const CASES: &[Case] = &[
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/presence"),
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/usage"),
 
+    call(ManageMembers, On::Org, Fresh::Nothing, "GET", SERVICES),
+    call(ManageMembers, On::Org, Fresh::Nothing, "POST", SERVICES).with(r#"{"name":"{new}","role":"viewer"}"#).then(SERVICES, "name={new}"),
+    call(ManageMembers, On::Org, Fresh::Service, "DELETE", SERVICE).gone(SERVICES, "name={name}"),
+    call(ManageMembers, On::Org, Fresh::Service, "GET", SERVICE_TOKENS),
+    call(ManageMembers, On::Org, Fresh::Service, "POST", SERVICE_TOKENS).with(r#"{"name":"{new}"}"#).then(SERVICE_TOKENS, "name={new}"),
+    call(ManageMembers, On::Org, Fresh::Service, "DELETE", SERVICE_TOKEN).gone(SERVICE_TOKENS, "id={id}"),
+
+    call(Operate, On::Device, Fresh::Linked, "POST", "/v1/orgs/{org}/devices/{device}/runs")
+        .with(r#"{"command":{"argv":["true"]},"cwd":"/{new}"}"#).then(RUNS, "cwd=/{new}"),
+    all("GET", RUNS),
+    call(ViewDevice, On::Project, Fresh::Run, "GET", RUN),
+    call(ViewDevice, On::Project, Fresh::Run, "GET", "/v1/orgs/{org}/runs/{id}/output"),
+    call(EndSession, On::Project, Fresh::Run, "POST", "/v1/orgs/{org}/runs/{id}/cancel").then(RUN, "cancelled_by=*"),
+
     call(Connect, On::Device, Fresh::Linked, "POST", "/v1/orgs/{org}/devices/{device}/sessions").with(r#"{"reason":"{new}"}"#)
         .then(SESSIONS, "reason={new}"),
     all("GET", SESSIONS),
@@ -310,6 +330,10 @@ pub(crate) const WITHOUT_A_ROLE: &[(&str, &str, &str)] = &[
     ("POST", "/v1/invitations/accept", "the link is the right"),
     ("GET", "/invite", "the page that the link opens; it knows nothing"),
     ("GET", "/v1/me", "about the one who asks"),
+    ("PATCH", "/v1/me", "one's own account"),
+    ("DELETE", "/v1/me", "one's own account"),
+    ("PUT", "/v1/me/password", "one's own account"),
+    ("GET", "/v1/login/methods", "what anybody may know"),
     ("GET", "/v1/tokens", "one's own tokens"),
     ("POST", "/v1/tokens", "one's own tokens"),
     ("DELETE", "/v1/tokens/{id}", "one's own tokens"),

@@ -113,6 +113,8 @@ pub(crate) struct Standing {
     /// What it makes of the person in the organization as a whole, where that is more.
     pub(crate) elsewhere: &'static str,
     pub(crate) hub_owner: bool,
+    /// No person, but a service account of the organization.
+    pub(crate) service: bool,
     pub(crate) proof: Proof,
 }
 
@@ -133,6 +135,10 @@ impl Standing {
         Self { proof: Proof::Dead(how, code), ..self }
     }
 
+    const fn service(self) -> Self {
+        Self { service: true, ..self }
+    }
+
     const fn hub_owner(self) -> Self {
         Self { hub_owner: true, ..self }
     }
@@ -140,7 +146,7 @@ impl Standing {
 
 const fn stands(name: &'static str, place: &'static str, org: &'static str, part: &'static str, hats: &'static str) -> Standing {
     let proof = Proof::Token(Full, "", "");
-    Standing { name, place, org, part, team: "", hats, elsewhere: "", hub_owner: false, proof }
+    Standing { name, place, org, part, team: "", hats, elsewhere: "", hub_owner: false, service: false, proof }
 }
 
 #[rustfmt::skip]
@@ -198,6 +204,10 @@ pub(crate) const STANDINGS: &[Standing] = &[
     stands("owner-of-vault-only",     "vault", "owner",  "",         "admin").token(Full, "acme", "vault"),
     stands("owner-of-shed-only",      "vault", "owner",  "",         "").token(Full, "acme", "shed").elsewhere("admin"),
     stands("vault-only-who-reads",    "vault", "owner",  "",         "admin").token(Read, "acme", "vault"),
+
+    stands("service-member",          "vault", "member", "",         "member").service(),
+    stands("service-of-vault",        "vault", "",       "operate",  "operate").service(),
+    stands("service-of-hall",         "hall",  "viewer", "maintain", "viewer maintain").service(),
 
     stands("collaborator-elsewhere",  "vault", "",       "",         "").elsewhere("maintain"),
     stands("left",                    "vault", "left",   "maintain", "").team("admin"),

@@ -77,8 +77,8 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
         // What only a whole token does is refused before that.
         Some(code) if matches!(standing.proof, Proof::Token(_, "acme", _)) => Expected::Refused(vec![code, "forbidden"]),
         Some(code) => Expected::Refused(vec![code]),
-        // Sessions in its name ended when the project was archived.
-        None if action == Action::EndSession && standing.place == "attic" => Expected::Refused(vec!["session_ended"]),
+        // Sessions and runs in its name ended when the project was archived.
+        None if action == Action::EndSession && standing.place == "attic" => Expected::Refused(vec!["session_ended", "conflict"]),
         None => Expected::Done,
     }
 }
@@ -264,7 +264,7 @@ async fn every_cell_of_the_table_of_rights() {
     let cells = CASES.len() * STANDINGS.len();
     println!("{cells} cells played ({} calls by {} people) in {:?}", CASES.len(), STANDINGS.len(), started.elapsed());
     assert!(wrong.0.is_empty(), "{} of {cells} cells are wrong:\n{}", wrong.0.len(), wrong.0.join("\n"));
-    assert!(cells >= 900, "{cells}");
+    assert!(cells >= 6000, "{cells}");
 }
 
 #[test]
@@ -279,17 +279,12 @@ fn every_route_is_played_or_needs_no_role() {
     assert!(WITHOUT_A_ROLE.iter().all(|(_, _, reason)| reason.len() > 10));
 }
 
-/// Actions whose routes are not there yet would be a table of promises.
+/// A row that no route exercises would be a promise.
 #[test]
 fn every_action_is_played() {
     let played: Vec<_> = CASES.iter().filter_map(|case| case.action).collect();
     let rows: Vec<_> = GRID.iter().map(|row| row.0).collect();
     assert_eq!(rows, Action::ALL, "the grid has every action, in the table's order");
-    let unplayed: Vec<_> = Action::ALL.iter().filter(|action| !played.contains(action) && !TO_COME.contains(action)).collect();
+    let unplayed: Vec<_> = Action::ALL.iter().filter(|action| !played.contains(action)).collect();
     assert!(unplayed.is_empty(), "{unplayed:?}");
-    let come: Vec<_> = TO_COME.iter().filter(|action| played.contains(action)).collect();
-    assert!(come.is_empty(), "{come:?} came: take them off the list");
 }
-
-/// Nothing exercises these yet.
-const TO_COME: &[Action] = &[Action::Operate];

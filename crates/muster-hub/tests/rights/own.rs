@@ -34,6 +34,9 @@ async fn a_lesser_token_makes_no_greater_one_and_changes_nothing_of_its_own() {
             ("POST", "/v1/tokens", json!({ "name": "the same", "scope": "read" })),
             ("POST", "/v1/orgs", json!({ "id": "another" })),
             ("POST", "/v1/orgs/mine/leave", json!({})),
+            ("PATCH", "/v1/me", json!({ "name": "Somebody" })),
+            ("PUT", "/v1/me/password", json!({ "old": "x", "new": "another password" })),
+            ("DELETE", "/v1/me", json!({ "email": "eva@acme.example" })),
             ("DELETE", other.as_str(), Value::Null),
             ("DELETE", "/v1/orgs/mine?confirm=mine", Value::Null),
         ];

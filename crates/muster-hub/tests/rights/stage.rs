@@ -162,6 +162,9 @@ impl Stage {
         if standing.proof == Proof::Nothing {
             return self.nobody.clone();
         }
+        if standing.service {
+            return self.service(standing).await;
+        }
         let caller = self.person(&email(standing)).await;
         let standing = *standing;
         self.write(move |tx| place(tx, &standing)).await;
@@ -192,6 +195,20 @@ impl Stage {
         }
     }
 
+    /// A service account with a token.
+    async fn service(&self, standing: &Standing) -> Caller {
+        let mut wanted = json!({ "name": standing.name });
+        if !standing.org.is_empty() {
+            wanted["role"] = json!(standing.org);
+        }
+        if !standing.part.is_empty() {
+            (wanted["project"], wanted["project_role"]) = (json!(standing.place), json!(standing.part));
+        }
+        self.owner.post("/v1/orgs/acme/service-accounts", wanted).await;
+        let made = self.owner.post(&format!("/v1/orgs/acme/service-accounts/{}/tokens", standing.name), json!({ "name": "test" })).await;
+        Caller::new(&self.line, made["token"].as_str())
+    }
+
     /// A member who waits to be acted on.
     pub(crate) fn member(&self) -> String {
         self.members.lock().unwrap().pop().expect("enough members were made")
@@ -209,10 +226,11 @@ impl Stage {
         for (place, _) in PLACES {
             self.set_archived(place, archived && place == "attic").await;
         }
-        let living = "SELECT count(*) FROM sessions WHERE project = 'attic' AND ended_at IS NULL";
+        let living = "SELECT (SELECT count(*) FROM sessions WHERE project = 'attic' AND ended_at IS NULL)
+                    + (SELECT count(*) FROM runs WHERE project = 'attic' AND state IN ('waiting', 'running'))";
         let end = tokio::time::Instant::now() + SOON;
         while archived && self.write(|tx| tx.query_row(living, [], |row| row.get::<_, i64>(0))).await > 0 {
-            assert!(tokio::time::Instant::now() < end, "sessions of an archived project live on");
+            assert!(tokio::time::Instant::now() < end, "sessions or runs of an archived project live on");
             tokio::task::yield_now().await;
         }
     }
@@ -270,7 +288,8 @@ fn place(tx: &rusqlite::Transaction<'_>, standing: &Standing) -> rusqlite::Resul
 }
 
 pub(crate) fn email(standing: &Standing) -> String {
-    format!("{}@cast.example", standing.name)
+    let host = if standing.service { "acme.service" } else { "cast.example" };
+    format!("{}@{host}", standing.name)
 }
 
 /// Runs jobs at once, and gives their results in order.

@@ -39,6 +39,10 @@ pub(crate) enum Fresh {
     Invitation,
     /// An invitation to the place.
     ProjectInvitation,
+    /// A run of the owner's on the place's linked device.
+    Run,
+    /// A service account with a token.
+    Service,
     /// A custom field.
     Field,
     /// A view that all see.
@@ -115,6 +119,17 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
             };
             let made = stage.owner.post("/v1/orgs/acme/invitations", wanted).await;
             target.insert("id", text(&made, "id"));
+        }
+        Fresh::Run => {
+            let path = format!("/v1/orgs/acme/devices/{}/runs", stage.linked[place].uid);
+            let run = stage.owner.post(&path, json!({ "command": { "argv": ["true"] }, "project": place })).await;
+            target.insert("id", text(&run, "id"));
+        }
+        Fresh::Service => {
+            stage.owner.post("/v1/orgs/acme/service-accounts", json!({ "name": new })).await;
+            let made = stage.owner.post(&format!("/v1/orgs/acme/service-accounts/{new}/tokens"), json!({ "name": "first" })).await;
+            target.insert("id", text(&made, "id"));
+            target.insert("name", new);
         }
         Fresh::Field => {
             stage.owner.post("/v1/orgs/acme/fields", json!({ "key": new, "kind": "text" })).await;
