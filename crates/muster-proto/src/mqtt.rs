@@ -4,9 +4,10 @@
 //! Times are milliseconds since the epoch (UTC), sizes bytes, ratios 0 to 1.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::Millis;
@@ -106,13 +107,50 @@ pub struct Heartbeat {
 
 /// One column of a batch: a value per sample, or one value that holds for all of them.
 /// `null` where a value could not be read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Column {
     /// The same value in every sample.
     Constant(f64),
     /// One value per sample.
     Each(Vec<Option<f64>>),
+}
+
+/// By hand: the derived one keeps every column as a tree of values before it looks at it, and a hub reads little else.
+impl<'de> Deserialize<'de> for Column {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Column;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, or an array of numbers and nulls")
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Column, E> {
+                Ok(Column::Constant(value))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "as with any number where a float is due")]
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Column, E> {
+                Ok(Column::Constant(value as f64))
+            }
+
+            #[expect(clippy::cast_precision_loss, reason = "as with any number where a float is due")]
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Column, E> {
+                Ok(Column::Constant(value as f64))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Column, A::Error> {
+                let mut each = Vec::with_capacity(values.size_hint().unwrap_or(0).min(USAGE_SAMPLES_MAX));
+                while let Some(value) = values.next_element()? {
+                    each.push(value);
+                }
+                Ok(Column::Each(each))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl Column {

@@ -68,6 +68,51 @@ fn usage() {
 }
 
 #[test]
+fn a_column_is_read_as_the_derived_reader_would() {
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(untagged)]
+    enum Derived {
+        Constant(f64),
+        Each(Vec<Option<f64>>),
+    }
+    let cases = [
+        "1",
+        "-3",
+        "0.1",
+        "1e300",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "[]",
+        "[1,-2,2.5,null]",
+        "[null]",
+        " [ 1 ] ",
+        "null",
+        "true",
+        "\"1\"",
+        "{}",
+        "{\"a\":1}",
+        "[\"x\"]",
+        "[[1]]",
+        "[true]",
+        "[1",
+        "1e999",
+        "[1e999]",
+        "",
+    ];
+    let mut read = 0;
+    for text in cases {
+        let derived = match serde_json::from_str::<Derived>(text) {
+            Ok(Derived::Constant(value)) => Some(Column::Constant(value)),
+            Ok(Derived::Each(values)) => Some(Column::Each(values)),
+            Err(_) => None,
+        };
+        read += usize::from(derived.is_some());
+        assert_eq!(serde_json::from_str::<Column>(text).ok(), derived, "{text}");
+    }
+    assert_eq!(read, 10);
+}
+
+#[test]
 fn usage_that_does_not_fit_together_is_refused() {
     let good = r#"{"boot":"00112233aabbccdd","first_seq":1,"n":2,"t0":1,"step_s":1,"c":{"cpu":[1,2]}}"#;
     UsageBatch::decode(good.as_bytes()).unwrap();
