@@ -71,7 +71,7 @@ Whoever has an account at that hub logs in first; whoever has none is asked for 
 
 Examples:
   muster invitation accept 'https://hub.example.com/invite#mi1....'
-  pass show hub | muster invitation accept 'https://hub.example.com/invite#mi1....' --name 'Ben B.' --password-stdin")]
+  pass show hub | muster invitation accept 'https://hub/invite#mi1....' --password-stdin")]
     Accept {
         /// The whole link
         link: String,

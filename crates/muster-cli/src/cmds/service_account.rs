@@ -33,7 +33,7 @@ With --project it gets a role there; `muster project participant add` gives it m
 
 Examples:
   muster service-account create ci --role viewer
-  muster service-account create deploy --project lab --project-role operate --description 'Rolls out updates'")]
+  muster service-account create deploy --project lab --project-role operate")]
     Create {
         /// Its name: 2 to 40 of a-z, 0-9 and hyphen
         name: String,

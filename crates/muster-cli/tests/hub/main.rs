@@ -4,5 +4,6 @@ mod commands;
 mod devices;
 mod logins;
 mod organization;
+mod people;
 mod town;
 mod usage;

@@ -184,14 +184,6 @@ pub(crate) fn pending_for(connection: &Connection, org: &OrgId, project: Option<
     rows.next()?.map(invitation).transpose()
 }
 
-/// Whether any waits for an e-mail and is good now: then its person may come in through single sign-on.
-pub(crate) fn waits_for(connection: &Connection, email: &str, now: Millis) -> Result<bool> {
-    let mut statement = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM invitations WHERE email = ?1 AND accepted_at IS NULL AND revoked_at IS NULL AND expires_at > ?2)",
-    )?;
-    Ok(statement.query_row(params![email, now], |row| row.get(0))?)
-}
-
 /// A new secret and a new end; the old links are dead.
 pub(crate) fn renew(tx: &Transaction<'_>, id: &str, digest: [u8; 32], now: Millis, expires_at: Millis, mail: MailState) -> Result<()> {
     // One that ran out gave its place back.
