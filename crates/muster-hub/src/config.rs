@@ -280,6 +280,9 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let heartbeat = reader.seconds("presence.heartbeat_every_s", 1..=300).map_or(HEARTBEAT_EVERY, Duration::from_secs);
     let (billing, limits, retention) = (billing::rates(reader), billing::limits(reader), billing::retention(reader));
     let (login, mail, oidc) = (people::login(reader), people::mail(reader), people::oidc(reader));
+    if oidc.is_some() {
+        reader.mistake("oidc.issuer", "single sign-on is not in this version yet: leave it empty");
+    }
     let level = reader.parsed("log.level", |text| match text {
         "error" => Ok(tracing::Level::ERROR),
         "warn" => Ok(tracing::Level::WARN),
@@ -395,16 +398,11 @@ mod tests {
         assert!(config.login.password && config.mail.is_none() && config.oidc.is_none());
         let text = format!(
             "{base}[login]\npassword = false\n[mail]\nserver = \"smtp.a.example:587\"\nfrom = \"Muster <m@a.example>\"\n\
-             [oidc]\nissuer = \"https://id.a.example/realm\"\nclient_id = \"muster\"\nclient_secret = \"swordfish\"\n\
-             auto_join = [{{ domain = \"A.Example\", org = \"acme\" }}]\n"
+             username = \"m\"\npassword = \"swordfish\"\n"
         );
         let config = parse(&text, &[]).unwrap();
         assert!(!config.login.password && !format!("{config:?}").contains("swordfish"));
         assert_eq!(config.mail.unwrap().security, Security::StartTls);
-        let oidc = config.oidc.unwrap();
-        assert_eq!((oidc.name.as_str(), oidc.auto_join[0].domain.as_str()), ("id.a.example/realm", "a.example"));
-        let pairs = parse(&text, &[("MUSTER_HUB_OIDC_AUTO_JOIN", "b.example=acme, c.example=other")]).unwrap().oidc.unwrap().auto_join;
-        assert_eq!(pairs.iter().map(|pair| pair.org.as_str()).collect::<Vec<_>>(), ["acme", "other"]);
         for (bad, key) in [
             ("[login]\npassword = 1\n", "login.password"),
             ("[mail]\nserver = \"smtp.a.example\"\n", "mail.server"),
@@ -412,6 +410,7 @@ mod tests {
             ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nsecurity = \"none\"\n", "mail.security"),
             ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nusername = \"m\"\n", "mail.password"),
             ("[oidc]\nissuer = \"http://id.example\"\n", "oidc.issuer"),
+            ("[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\n", "oidc.issuer"),
             ("[oidc]\nissuer = \"https://id.example\"\n", "oidc.client_id"),
             (
                 "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nauto_join = [{ domain = \"com\", org = \"acme\" }]\n",
