@@ -97,6 +97,13 @@ pub fn kib_ms(byte_ms: u128) -> i64 {
     i64::try_from(byte_ms.div_ceil(1024)).unwrap_or(i64::MAX)
 }
 
+/// The most that a run may be counted with: its device says what it used, and a device must not be able to invent a bill.
+/// (processor microseconds, KiB-milliseconds) of a machine with 1024 cores and 64 TiB, for as long as the run may last and a minute.
+pub fn most_of_run(timeout_s: u32) -> (i64, i64) {
+    let seconds = i64::from(timeout_s) + 60;
+    (seconds.saturating_mul(1_000_000 * 1024), seconds.saturating_mul(1000 * (1 << 36)))
+}
+
 /// An amount of something that was used.
 #[derive(Debug, Clone)]
 pub struct Metered<'a> {
@@ -236,11 +243,11 @@ pub(crate) fn session(tx: &Transaction<'_>, session: &SessionId, to_device: u64,
     let found = statement
         .query_row([session.as_str()], |row| {
             let last = Moment { wall: row.get(0)?, boot: row.get(1)?, steady: row.get(2)? };
-            let (before, ids) = ((row.get::<_, i64>(3)?, row.get::<_, i64>(4)?), (row.get(5)?, row.get(6)?, row.get(7)?));
+            let (before, ids) = ((row.get::<_, i64>(3)?, row.get::<_, i64>(4)?), [row.get::<_, String>(5)?, row.get(6)?, row.get(7)?]);
             Ok((last, before, ids))
         })
         .optional()?;
-    let Some((last, before, (org, project, uid))): Option<(Moment, (i64, i64), (String, String, String))> = found else { return Ok(()) };
+    let Some((last, before, [org, project, uid])) = found else { return Ok(()) };
     let (org, project, uid): (OrgId, ProjectId, DeviceUid) = (org.parse()?, project.parse()?, uid.parse()?);
     let cell = |kind| Cell { org: &org, project: Some(&project), uid: Some(&uid), kind };
     for (day, length) in by_day(now.wall, now.since(&last).min(SESSION_STEP_MAX)) {

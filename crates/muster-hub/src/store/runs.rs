@@ -287,10 +287,11 @@ fn meter(tx: &Transaction<'_>, row: &RunRow, end: &RunEnd, now: Millis) -> Resul
     if row.started_at.is_none() && end.used == RunUsed::default() {
         return Ok(());
     }
+    let (most_cpu, most_memory) = metering::most_of_run(row.timeout_s);
     let amounts = [
         (Kind::Runs, 1, String::new()),
-        (Kind::CpuUs, i64::try_from(end.used.cpu_us).unwrap_or(i64::MAX), ":cpu".to_owned()),
-        (Kind::MemoryKibMs, metering::kib_ms(end.used.mem_byte_ms.into()), ":mem".to_owned()),
+        (Kind::CpuUs, i64::try_from(end.used.cpu_us).unwrap_or(i64::MAX).min(most_cpu), ":cpu".to_owned()),
+        (Kind::MemoryKibMs, metering::kib_ms(end.used.mem_byte_ms.into()).min(most_memory), ":mem".to_owned()),
     ];
     for (kind, amount, of) in amounts {
         let key = format!("run:{}{of}", row.id);

@@ -7,7 +7,7 @@ use muster_proto::problem::Code;
 use rusqlite::{Connection, Transaction, params};
 
 use super::orgs::parse_org_role;
-use super::{Result, accounts, problem};
+use super::{Result, accounts, limits, problem};
 
 /// Makes one, or takes up the row of one that was deleted: its name stands in the records already.
 pub(crate) fn create(
@@ -23,10 +23,12 @@ pub(crate) fn create(
         if present.closed_at.is_none() {
             return Err(problem(Code::Exists, format!("{org} has a service account {name} already; choose another name")));
         }
+        limits::check_newcomer(tx, org, email)?;
         tx.prepare_cached("UPDATE accounts SET closed_at = NULL, description = ?2, created_by = ?3, created_at = ?4 WHERE id = ?1")?
             .execute(params![present.id, description, by, now])?;
         return Ok(present.id);
     }
+    limits::check_newcomer(tx, org, email)?;
     tx.prepare_cached(
         "INSERT INTO accounts (email, name, kind, org, description, created_by, created_at) VALUES (?1, ?2, 'service', ?3, ?4, ?5, ?6)",
     )?

@@ -145,4 +145,9 @@ async fn an_invitation_holds_a_place() {
     world.owner.post(&format!("/v1/orgs/acme/invitations/{id}/resend"), json!({})).await.ok(200);
     world.owner.delete(&format!("/v1/orgs/acme/invitations/{id}")).await.ok(204);
     invite("cleo@acme.example", json!({})).await.problem("limit_reached");
+    let service = json!({ "name": "ci", "role": "member" });
+    world.owner.post("/v1/orgs/acme/service-accounts", service.clone()).await.problem("limit_reached");
+    set(&world.owner, "own", "users", Some(3)).await;
+    world.owner.post("/v1/orgs/acme/service-accounts", service).await.ok(201);
+    assert_eq!(of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "users")["used"], 3);
 }

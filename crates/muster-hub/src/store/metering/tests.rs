@@ -103,3 +103,11 @@ fn a_session_is_metered_as_it_goes() {
     assert_eq!(amounts(&store).iter().find(|row| row.0 == 1 && row.1 == "session_ms").unwrap().3, 30_000 + SESSION_STEP_MAX);
     assert!(amounts(&store).iter().all(|row| row.2 == "lab"));
 }
+
+#[test]
+fn no_device_invents_a_bill() {
+    let (cpu, memory) = most_of_run(3600);
+    assert!(cpu >= 1024 * 3600 * 1_000_000 && memory >= kib_ms(1 << 46) * 3600 * 1000);
+    let (cpu, memory) = most_of_run(u32::MAX);
+    assert!(cpu > 0 && memory > 0, "it saturates");
+}
