@@ -256,7 +256,7 @@ fn close_keys(dir: &std::path::Path) -> Result<()> {
         let path = path.display();
         match closed {
             Ok(()) => {
-                tracing::warn!("{path} could be read by others (mode {mode:o}); it is closed to them now, but one of them may have a copy")
+                tracing::warn!("{path} could be read by others (mode {mode:o}); it is closed to them now, but one of them may have a copy");
             }
             Err(error) => tracing::error!("{path} can be read by others (mode {mode:o}), and that cannot be changed: {error}"),
         }

@@ -50,11 +50,6 @@ fn may(access: &OrgAccess, shared: bool) -> ApiResult<()> {
     if shared { access.require(Action::ShareView) } else { access.require_scope(Action::ShareView) }
 }
 
-/// A shared view needs the right; one's own needs a token that may change something.
-fn may_change(access: &OrgAccess, shared: bool) -> ApiResult<()> {
-    if shared { access.require(Action::ShareView) } else { access.require_scope(Action::ShareView) }
-}
-
 fn check(state: &AppState, access: &OrgAccess, view: &View) -> ApiResult<()> {
     let list = state.registry.list(&access.org);
     checked_filter(access, &list, &view.filter)?;
