@@ -434,7 +434,7 @@ mod tests {
         assert_eq!(state.enrolled().unwrap(), Some(anew.clone()));
 
         state.set_enrolled(&old).unwrap();
-        let (done, wait) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
         let enrolling = std::cell::Cell::new(None);
         let changed = state.change_enrolled(&old, |current| {
             let (state, anew) = (state.clone(), anew.clone());

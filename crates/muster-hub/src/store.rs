@@ -528,7 +528,7 @@ mod tests {
         store.observe(heard.clone());
         let put = |key: &'static str| move |tx: &Transaction<'_>| Ok(tx.execute("INSERT INTO meta VALUES (?1, 'x')", [key])?);
         // The group begins with a write that waits until all others are queued.
-        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let (go, gate) = std::sync::mpsc::sync_channel::<()>(1);
         let first = store.write(move |tx| {
             gate.recv().unwrap();
             put("first")(tx)

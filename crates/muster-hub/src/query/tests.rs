@@ -232,7 +232,7 @@ fn orders() {
             let error = order(text, schema).unwrap_err();
             assert!(error.at == at && error.why.contains(why), "{text}: {error}");
         }
-        assert!(order(&vec!["name"; 9].join(","), schema).is_err());
+        assert!(order(&["name"; 9].join(","), schema).is_err());
     });
 }
 

@@ -214,7 +214,7 @@ async fn play_case(stage: &Arc<Stage>, case: &'static Case, audit: Option<&str>,
             format!("{name} by {who}: {} where {codes:?} is due: {}", answer.status, answer.text())
         });
         let sees = case.by != By::Hub && !format!("{}{}", cell.standing.hats, cell.standing.elsewhere).is_empty();
-        one_event(case, &name, cell, audit, &answer.code(), sees, &events, wrong);
+        one_event(case, &name, cell, (audit, &answer.code()), sees, &events, wrong);
     }
 
     let mark = records::newest(&db);
@@ -226,7 +226,7 @@ async fn play_case(stage: &Arc<Stage>, case: &'static Case, audit: Option<&str>,
     for (cell, answer) in may.iter().zip(&done) {
         let who = cell.standing.name;
         wrong.check(answer.is_ok(), || format!("{name} by {who}: {} where it is allowed: {}", answer.status, answer.text()));
-        one_event(case, &name, cell, audit, "ok", true, &events, wrong);
+        one_event(case, &name, cell, (audit, "ok"), true, &events, wrong);
     }
     if let (Some(seen), Some(cell), false) = (&case.seen, may.first(), case.alone) {
         wrong.check(is_done(&stage.owner, seen, &cell.target).await, || format!("{name}: it is not seen after it was done"));
@@ -234,7 +234,7 @@ async fn play_case(stage: &Arc<Stage>, case: &'static Case, audit: Option<&str>,
 }
 
 /// Exactly one event of a change, with its result, in the organization's records if its people see it; none of a look.
-fn one_event(case: &Case, name: &str, cell: &Cell, audit: Option<&str>, result: &str, sees: bool, events: &[Event], wrong: &mut Wrong) {
+fn one_event(case: &Case, name: &str, cell: &Cell, (audit, result): (Option<&str>, &str), sees: bool, events: &[Event], wrong: &mut Wrong) {
     let actor = email(cell.standing);
     let also = |event: &Event| result == "ok" && case.also.contains(&event.action.as_str());
     let found: Vec<_> = events.iter().filter(|event| event.actor == actor && !also(event)).collect();

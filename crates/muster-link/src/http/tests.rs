@@ -107,7 +107,12 @@ async fn a_stream_is_handed_on_as_it_comes() {
     for _ in 0..2 {
         let mut came = Vec::new();
         let request = Request { bearer: Some("mp1.secret"), ..Request::new("GET", "/v1/lines?follow=true") };
-        hub.stream(&request, |bytes| Ok(came.extend_from_slice(bytes))).await.unwrap();
+        hub.stream(&request, |bytes| {
+            came.extend_from_slice(bytes);
+            Ok(())
+        })
+        .await
+        .unwrap();
         assert_eq!(came, b"{\"a\":1}\n\n");
         assert!(requests.recv().await.unwrap().contains("Authorization: Bearer mp1.secret\r\n"));
     }
@@ -122,7 +127,12 @@ async fn a_stream_that_is_cut_off_or_refused_is_no_whole_one() {
     let take = |answers: &'static [&'static str]| async move {
         let (mut hub, _requests, _) = hub(answers).await;
         let mut came = Vec::new();
-        let done = hub.stream(&Request::new("GET", "/v1/file"), |bytes| Ok(came.extend_from_slice(bytes))).await;
+        let done = hub
+            .stream(&Request::new("GET", "/v1/file"), |bytes| {
+                came.extend_from_slice(bytes);
+                Ok(())
+            })
+            .await;
         (done, came)
     };
     let (done, came) = take(&["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"]).await;
