@@ -536,7 +536,7 @@ mod tests {
         let full = store.write(|tx| {
             let pages: i64 = tx.query_row("PRAGMA page_count", [], |row| row.get(0))?;
             tx.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
-            let filled = tx.execute("INSERT INTO meta SELECT 'big', hex(zeroblob(4000000))", []);
+            let filled = tx.execute("INSERT INTO meta VALUES ('big', hex(zeroblob(4000000)))", []);
             tx.query_row("PRAGMA max_page_count = 1000000000", [], |_| Ok(()))?;
             Ok(filled?)
         });
