@@ -33,6 +33,11 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Whether it has every role that `then` had: what others do in the organization meanwhile takes nothing from it.
+    pub fn keeps(&self, then: &Self) -> bool {
+        self.role >= then.role && then.projects.iter().all(|(id, had)| self.projects.get(id).is_some_and(|has| has.role >= had.role))
+    }
+
     /// The same for a token that is limited to one project: the role there, and none in the organization.
     pub fn in_project(&self, only: &ProjectId) -> Option<Self> {
         let projects = self.projects.filtered(|project| project.id == *only);

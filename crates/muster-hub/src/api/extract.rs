@@ -93,8 +93,8 @@ pub(super) async fn received(request: Request, state: &AppState, too_large: impl
     })?;
     if let Some(then) = parts.extensions.get::<OrgAccess>() {
         let now = OrgAccess::load(state, auth::still(state, &parts, &then.person).await?, then.org.as_str()).await?;
-        if *now.standing != *then.standing {
-            let why = "what you may do here was changed while the request was being sent; look again, then send it again";
+        if !now.standing.keeps(&then.standing) {
+            let why = "your rights here were taken back while the request was being sent; look again before you send it again";
             return Err(ApiError::new(Code::Forbidden, why));
         }
     } else if let Some(then) = parts.extensions.get::<Person>() {

@@ -151,3 +151,26 @@ async fn an_archived_project_is_read_only() {
     let path = "/v1/orgs/acme/projects/lab/participants/view@guest.example";
     world.owner.put(path, json!({ "role": "connect" })).await.problem("archived");
 }
+
+/// Who asks is looked at before the body is sent, and its sender chooses when to send it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_held_back_does_not_keep_a_right_that_is_gone() {
+    let world = World::new().await;
+    let bob = world.joins("bob@acme.example", "acme", "owner").await;
+    let project = bob.begin("POST", "/v1/orgs/acme/projects", &json!({ "id": "late" })).await;
+    let invitation = bob.begin("POST", "/v1/orgs/acme/invitations", &json!({ "email": "bob2@evil.example", "role": "owner" })).await;
+    let org = bob.begin("POST", "/v1/orgs", &json!({ "id": "bobs" })).await;
+    world.owner.delete("/v1/orgs/acme/members/bob@acme.example").await.ok(204);
+    for begun in [project, invitation] {
+        let (status, answer) = begun.finish().await;
+        assert!(status == 404 || status == 403, "{answer}");
+    }
+    world.owner.get("/v1/orgs/acme/projects/late").await.problem("not_found");
+    assert!(world.owner.get("/v1/orgs/acme/invitations").await.ok(200)["items"].as_array().unwrap().is_empty());
+    // What his account may do by itself is not touched by that; a token that is withdrawn is.
+    assert_eq!(org.finish().await.0, 201);
+    let token = bob.get("/v1/tokens").await.ok(200)["items"][0]["id"].as_str().unwrap().to_owned();
+    let org = bob.begin("POST", "/v1/orgs", &json!({ "id": "bobs-second" })).await;
+    bob.delete(&format!("/v1/tokens/{token}")).await.ok(204);
+    assert_eq!(org.finish().await.0, 401);
+}

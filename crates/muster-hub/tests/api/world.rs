@@ -13,6 +13,7 @@ use muster_proto::problem::{MEDIA_TYPE, Problem};
 use muster_proto::token::{Pin, Token, TokenKind};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -229,6 +230,46 @@ impl Client {
         let body = body.collect().await.unwrap().to_bytes();
         connection.abort();
         Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+}
+
+/// A request whose head was sent, and whose body is still to come.
+pub(crate) struct Begun {
+    stream: tokio_rustls::client::TlsStream<TcpStream>,
+    body: Vec<u8>,
+}
+
+impl Begun {
+    /// Sends the body and gives the status and all that came.
+    pub(crate) async fn finish(mut self) -> (u16, String) {
+        self.stream.write_all(&self.body).await.unwrap();
+        let mut answer = Vec::new();
+        self.stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    }
+}
+
+impl Client {
+    /// Sends the head of a request and holds its body back.
+    pub(crate) async fn begin(&self, method: &str, path: &str, body: &Value) -> Begun {
+        let body = body.to_string().into_bytes();
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+        let mut stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.unwrap();
+        let token = self.token.as_deref().unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+             content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        // The hub asks for the body: who asks was looked at.
+        let mut go_on = [0; 25];
+        stream.read_exact(&mut go_on).await.unwrap();
+        assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+        Begun { stream, body }
     }
 }
 
