@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_proto::Millis;
 use muster_proto::api::{OrgRole, ProjectRole, Visibility};
 use muster_proto::id::{OrgId, ProjectId};
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
 use crate::rights;
 use crate::store::touched::{Observer, Touched};
@@ -162,6 +162,14 @@ impl Standings {
             // The connection's snapshot may be older than the last change: it is not kept.
             None => Ok(read(db, org, account, &HashMap::new())?.map(Arc::new)),
         }
+    }
+
+    /// What somebody has as a transaction sees it; nothing of it is kept, as it may never be committed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn inside(tx: &Transaction<'_>, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
+        read(tx, org, account, &HashMap::new())
     }
 
     fn held(&self, org: &OrgId, account: i64) -> Option<Arc<Standing>> {

@@ -11,14 +11,16 @@ use http::request::Parts;
 use muster_proto::api::{OrgRole, ProjectRole};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
+use rusqlite::Transaction;
 use serde_json::Value;
 
 use super::{ApiError, ApiResult, Trail};
 use crate::audit::Entry;
 use crate::auth::Person;
 use crate::rights::{self, Action};
-use crate::standings::{ProjectAccess, Standing};
+use crate::standings::{ProjectAccess, Standing, Standings};
 use crate::state::AppState;
+use crate::store;
 use crate::store::devices::{self, DeviceRow};
 
 /// A person in an organization: an extractor for paths with `{org}`. Role and projects are those of its [`Standing`].
@@ -88,6 +90,20 @@ impl OrgAccess {
             standing = standing.in_project(only).map(Arc::new).ok_or_else(missing)?;
         }
         Ok(Self { person, org, standing })
+    }
+
+    /// The same person in the same organization, as a transaction sees them.
+    ///
+    /// # Errors
+    /// `not_found` when nothing is left to them there.
+    pub(super) fn inside(&self, tx: &Transaction<'_>) -> store::Result<Self> {
+        let standing = Standings::inside(tx, &self.org, self.person.account)?;
+        let standing = match &self.person.only_project {
+            Some(only) => standing.and_then(|standing| standing.in_project(only)),
+            None => standing,
+        };
+        let gone = || store::problem(Code::NotFound, format!("there is no organization {} for you any more", self.org));
+        Ok(Self { standing: Arc::new(standing.ok_or_else(gone)?), ..self.clone() })
     }
 
     /// An audit entry of this person in this organization.

@@ -13,7 +13,7 @@ use rusqlite::Transaction;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::devices::reread;
+use super::devices::{change, shown};
 use super::{ApiError, ApiResult, MaybeBody, OrgAccess, Path, Route};
 use crate::audit::Entry;
 use crate::auth;
@@ -193,9 +193,9 @@ async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name))
     let entry = access.entry("device.admit", uid.as_str());
     let code = is_pairing_code(&name).then_some(name);
     let work = move |tx: &Transaction<'_>| admit_in(tx, &fresh(tx, &uid)?, code.as_deref(), &by, entry);
-    state.store.write(work).await?;
+    let (_, device) = change(&state, &device.uid, work).await?;
     admitted(&state, &device.uid).await;
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, device)))
 }
 
 fn admit_now(tx: &Transaction<'_>, device: &DeviceRow, by: &str) -> store::Result<()> {
@@ -220,9 +220,9 @@ async fn reject(
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.reject", uid.as_str());
     let work = move |tx: &Transaction<'_>| reject_in(tx, &fresh(tx, &uid)?, reason.as_deref(), &by, entry);
-    state.store.write(work).await?;
+    let (_, device) = change(&state, &device.uid, work).await?;
     state.admissions.decided(&device.uid);
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, device)))
 }
 
 async fn revoke(
@@ -236,10 +236,11 @@ async fn revoke(
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.revoke", uid.as_str());
     let work = move |tx: &Transaction<'_>| revoke_in(tx, &fresh(tx, &uid)?, reason.as_deref(), &by, entry);
-    if let Some(after) = state.store.write(work).await? {
+    let (after, device) = change(&state, &device.uid, work).await?;
+    if let Some(after) = after {
         follow(&state, device.uid.clone(), after).await;
     }
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, device)))
 }
 
 async fn replace(
@@ -254,12 +255,12 @@ async fn replace(
     // The device may have been named by the pairing code of the new key.
     let code = wanted.pairing_code.or_else(|| is_pairing_code(&name).then_some(name));
     let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
-    state.store.write(work).await?;
+    let ((), device) = change(&state, &device.uid, work).await?;
     // No word is left for the old unit: on a broker the new one would find it, under the same name.
     let why = "another key took this device's place";
     end_all(&state, &device.uid, why, state.lanes.cut(&device.uid, why)).await;
     admitted(&state, &device.uid).await;
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, device)))
 }
 
 /// Asks the device for a new certificate now, and so to take what the hub tells with it: where MQTT is, and its name.
@@ -269,11 +270,11 @@ async fn renew(State(state): State<AppState>, access: OrgAccess, Path((_, name))
         return Err(problem.into());
     }
     let entry = access.entry("device.renew_asked", device.uid.as_str());
-    state.store.write(move |tx| entry.ok(tx)).await?;
+    let ((), device) = change(&state, &device.uid, move |tx| entry.ok(tx)).await?;
     let options = SendOptions { retain: false, expiry: Duration::from_millis(clock::DAY.unsigned_abs()) };
     let sent = state.lanes.send(&device.uid, Down::Admission, encode(&AdmissionNotice::Renew), options).await;
     sent.map_err(|error| ApiError::unsent(&device.name, error))?;
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, device)))
 }
 
 fn replace_now(tx: &Transaction<'_>, uid: &DeviceUid, code: Option<&str>, by: &str, entry: Entry) -> store::Result<()> {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::edit::{self, Wishes};
 use super::orgs::display_name;
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route, decisions, why};
+use super::{ApiResult, Body, OrgAccess, Path, Route, decisions, why};
 use crate::clock::{self, DAY};
 use crate::fields;
 use crate::mqtt::SendOptions;
@@ -81,8 +81,8 @@ async fn add(State(state): State<AppState>, access: OrgAccess, Body(wanted): Bod
     wishes.check()?;
     let uid = DeviceUid::from_random(random::bytes());
     let (serial, made, by) = (wanted.id, uid.clone(), access.clone());
-    state.store.write(move |tx| add_in(tx, &by, &made, &serial, &name, &wishes)).await?;
-    Ok((StatusCode::CREATED, reread(&state, &access, &uid).await?))
+    let ((), device) = change(&state, &uid, move |tx| add_in(tx, &by, &made, &serial, &name, &wishes)).await?;
+    Ok((StatusCode::CREATED, Json(shown(&state, &access, device))))
 }
 
 /// Enters a device by hand, inside a transaction.
@@ -116,12 +116,17 @@ async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, device)
     Ok(Json(shown(&state, &access, device)))
 }
 
-/// The device as it is now, after a change.
-pub(super) async fn reread(state: &AppState, access: &OrgAccess, uid: &DeviceUid) -> ApiResult<Json<Device>> {
-    let by_uid = uid.clone();
-    let device = state.store.read(move |db| devices::by_uid(db, &by_uid)).await?;
-    let device = device.ok_or_else(|| ApiError::not_found("device", uid.as_str()))?;
-    Ok(Json(shown(state, access, device)))
+/// Changes a device in one transaction, which also says how it left the device.
+///
+/// Read afterwards it may be gone: somebody else deletes it, and a change that was made would be answered, and recorded, as refused.
+pub(super) async fn change<T: Send + 'static>(
+    state: &AppState,
+    uid: &DeviceUid,
+    work: impl FnOnce(&rusqlite::Transaction<'_>) -> store::Result<T> + Send + 'static,
+) -> ApiResult<(T, DeviceRow)> {
+    let uid = uid.clone();
+    let work = move |tx: &rusqlite::Transaction<'_>| Ok((work(tx)?, decisions::fresh(tx, &uid)?));
+    Ok(state.store.write(work).await?)
 }
 
 async fn edit(
@@ -156,11 +161,11 @@ async fn edit(
         wishes.apply(tx, &device, &checked)?;
         entry.ok(tx)
     };
-    state.store.write(work).await?;
+    let ((), changed) = change(&state, &device.uid, work).await?;
     if let Some(name) = name.filter(|name| *name != device.name && device.admission == Admission::Admitted) {
         tell_name(&state, &device, name).await;
     }
-    reread(&state, &access, &device.uid).await
+    Ok(Json(shown(&state, &access, changed)))
 }
 
 /// The device shows its name in its own status; it learns it when it is there.

@@ -8,6 +8,7 @@ use http::StatusCode;
 use muster_proto::api::{Page, Participant, ParticipantPut, Project, ProjectCreate, ProjectEdit, ProjectRole, ProjectTeam, ProjectTeamPut};
 use muster_proto::id::{ProjectId, TeamId};
 use muster_proto::problem::Code;
+use rusqlite::Transaction;
 use serde_json::json;
 
 use super::orgs::{account, display_name, not_in};
@@ -18,7 +19,7 @@ use crate::rights::Action;
 use crate::standings::ProjectAccess;
 use crate::state::AppState;
 use crate::store::projects::{self, Edit, Numbers};
-use crate::store::{accounts, orgs, problem, teams as stored_teams};
+use crate::store::{self, accounts, orgs, problem, teams as stored_teams};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -65,13 +66,27 @@ fn filled(state: &AppState, id: &ProjectId, project: &ProjectAccess, numbers: Nu
     }
 }
 
-/// The project as it is now, for this person, after a change.
-async fn reread(state: &AppState, access: &OrgAccess, id: &ProjectId) -> ApiResult<Json<Project>> {
-    let access = OrgAccess::load(state, access.person.clone(), access.org.as_str()).await?;
-    let (_, project) = access.project(id.as_str())?;
-    let (org, of) = (access.org.clone(), id.clone());
-    let numbers = state.store.read(move |db| projects::numbers(db, &org, Some(&of))).await?.remove(id).unwrap_or_default();
-    Ok(Json(filled(state, id, project, numbers)))
+/// Changes a project in one transaction, which also says how it left the project to whoever changed it.
+///
+/// Read afterwards they may have no role in it any more, and a change that was made would be answered, and recorded, as refused.
+async fn change(
+    state: &AppState,
+    access: OrgAccess,
+    id: ProjectId,
+    work: impl FnOnce(&Transaction<'_>) -> store::Result<()> + Send + 'static,
+) -> ApiResult<Json<Project>> {
+    let of = id.clone();
+    let work = move |tx: &Transaction<'_>| {
+        work(tx)?;
+        let access = access.inside(tx)?;
+        let numbers = projects::numbers(tx, &access.org, Some(&of))?.remove(&of).unwrap_or_default();
+        match access.projects.get(&of) {
+            Some(project) => Ok((project.clone(), numbers)),
+            None => Err(problem(Code::NotFound, format!("there is no project {of} for you any more"))),
+        }
+    };
+    let (project, numbers) = state.store.write(work).await?;
+    Ok(Json(filled(state, &id, &project, numbers)))
 }
 
 async fn create(
@@ -85,7 +100,7 @@ async fn create(
     let (id, visibility) = (wanted.id, wanted.visibility);
     let entry = access.entry("project.create", id.as_str()).with(json!({ "visibility": visibility }));
     let (org, account, project) = (access.org.clone(), access.person.account, id.clone());
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         let now = clock::now();
         orgs::create_project(tx, &org, &project, &name, visibility, now)?;
         let edit = Edit { description: Some(description), ..Edit::default() };
@@ -93,13 +108,15 @@ async fn create(
         orgs::set_participant(tx, &org, &project, account, ProjectRole::Admin, now)?;
         entry.ok(tx)
     };
-    state.store.write(work).await?;
-    Ok((StatusCode::CREATED, reread(&state, &access, &id).await?))
+    Ok((StatusCode::CREATED, change(&state, access, id, work).await?))
 }
 
 async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
     let id = access.require_in(Action::SeeProject, &project)?;
-    reread(&state, &access, &id).await
+    let (_, project) = access.project(id.as_str())?;
+    let (org, of) = (access.org.clone(), id.clone());
+    let numbers = state.store.read(move |db| projects::numbers(db, &org, Some(&of))).await?.remove(&id).unwrap_or_default();
+    Ok(Json(filled(&state, &id, project, numbers)))
 }
 
 /// Settings. An archived project is read-only; its restoring is a request of its own.
@@ -121,15 +138,14 @@ async fn edit(
     let details = json!({ "name": edit.name, "description": edit.description.is_some(), "visibility": edit.visibility });
     let entry = access.entry("project.edit", id.as_str()).with(details);
     let (org, of) = (access.org.clone(), id.clone());
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         if !orgs::project_is_open(tx, &org, &of)? {
             return Err(problem(Code::Archived, format!("project {of} is archived: it is read-only; restore it first")));
         }
         projects::edit(tx, &org, &of, &edit)?;
         entry.ok(tx)
     };
-    state.store.write(work).await?;
-    reread(&state, &access, &id).await
+    change(&state, access, id, work).await
 }
 
 async fn archive(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
@@ -137,20 +153,18 @@ async fn archive(State(state): State<AppState>, access: OrgAccess, Path((_, proj
     let entry = access.entry("project.archive", id.as_str());
     let (org, of, by) = (access.org.clone(), id.clone(), access.person.email.clone());
     // Twice is once: nothing changes, and nothing is recorded.
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         if projects::archive(tx, &org, &of, &by, clock::now())? { entry.ok(tx) } else { Ok(()) }
     };
-    state.store.write(work).await?;
-    reread(&state, &access, &id).await
+    change(&state, access, id, work).await
 }
 
 async fn restore(State(state): State<AppState>, access: OrgAccess, Path((_, project)): Path<(String, String)>) -> ApiResult<Json<Project>> {
     let id = access.require_in(Action::ManageProject, &project)?;
     let entry = access.entry("project.restore", id.as_str());
     let (org, of) = (access.org.clone(), id.clone());
-    let work = move |tx: &rusqlite::Transaction<'_>| if projects::restore(tx, &org, &of)? { entry.ok(tx) } else { Ok(()) };
-    state.store.write(work).await?;
-    reread(&state, &access, &id).await
+    let work = move |tx: &Transaction<'_>| if projects::restore(tx, &org, &of)? { entry.ok(tx) } else { Ok(()) };
+    change(&state, access, id, work).await
 }
 
 async fn teams(
@@ -173,7 +187,7 @@ async fn put_team(
     let own = own_at_least(&access, &project, wanted.role)?;
     let team = team_id(&team)?;
     let entry = access.entry("project.team_put", format!("{project}/{team}")).with(json!({ "role": wanted.role }));
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         if stored_teams::by_id(tx, &access.org, &team)?.is_none() {
             return Err(problem(Code::NotFound, format!("there is no team {team} in {}", access.org)));
         }
@@ -195,7 +209,7 @@ async fn delete_team(
     let own = own_at_least(&access, &project, ProjectRole::View)?;
     let team = team_id(&team)?;
     let entry = access.entry("project.team_delete", format!("{project}/{team}"));
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         keep_team_above(tx, &access, &project, &team, own)?;
         if !projects::remove_team(tx, &access.org, &project, &team)? {
             return Err(problem(Code::NotFound, format!("team {team} has no role in {project}")));
@@ -221,7 +235,7 @@ fn own_at_least(access: &OrgAccess, project: &ProjectId, role: ProjectRole) -> A
 
 /// Nobody changes a team that has more than himself.
 fn keep_team_above(
-    tx: &rusqlite::Transaction<'_>,
+    tx: &Transaction<'_>,
     access: &OrgAccess,
     project: &ProjectId,
     team: &TeamId,
@@ -294,7 +308,7 @@ async fn delete_participant(
     let project = access.require_in(Action::ManageParticipants, &project)?;
     let own = own_at_least(&access, &project, ProjectRole::View)?;
     let entry = access.entry("participant.delete", format!("{project}/{email}"));
-    let work = move |tx: &rusqlite::Transaction<'_>| {
+    let work = move |tx: &Transaction<'_>| {
         // Of an account that is elsewhere on the hub no more is told than of none.
         let removed = match accounts::by_email(tx, &email)? {
             Some(account) => {
