@@ -140,7 +140,7 @@ enum User {
         /// The account's e-mail
         email: String,
     },
-    /// Lets an account in again
+    /// Lets an account in again that was set aside, or that its person closed
     Enable {
         /// The account's e-mail
         email: String,
@@ -359,8 +359,11 @@ fn user(command: User, config: &Config) -> Result<()> {
             eprintln!("{email} is set aside; `muster-hub user enable {email}` lets it in again");
         }
         User::Enable { email } => {
-            let email = changed(&store, &email, "account.enable", |tx, account| stored::set_disabled(tx, account.id, None))?;
-            eprintln!("{email} may log in again");
+            let email = changed(&store, &email, "account.enable", |tx, account| {
+                stored::set_disabled(tx, account.id, None)?;
+                if account.closed_at.is_some() { stored::reopen(tx, account.id, &account.name, None) } else { Ok(()) }
+            })?;
+            eprintln!("{email} may log in again; `muster-hub user password {email}` gives it a password where it has none");
         }
         User::Owner { email, remove } => {
             let email = changed(&store, &email, "account.hub_owner", move |tx, account| {

@@ -7,6 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use muster_proto::Millis;
 
+/// Milliseconds of a clock that nobody sets: for what counts time and stays in memory.
+pub fn steady() -> Millis {
+    Moment::now().steady
+}
+
 /// Milliseconds since the epoch, now.
 pub fn now() -> Millis {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

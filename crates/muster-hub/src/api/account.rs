@@ -48,7 +48,7 @@ async fn edit(State(state): State<AppState>, person: Person, Body(wanted): Body<
 /// Whether the password of the account is this one; guessing is bounded as at the login.
 async fn prove(state: &App, person: &Person, password: String) -> ApiResult<()> {
     let wrong = || ApiError::new(Code::Forbidden, "the present password is wrong");
-    if let Err(seconds) = state.logins.attempt(&person.email, person.from, clock::now()) {
+    if let Err(seconds) = state.logins.attempt(&person.email, person.from, clock::steady()) {
         let mut error = ApiError::new(Code::RateLimited, format!("too many attempts; wait {seconds} s"));
         error.0.retry_in = Some(seconds);
         return Err(error);
@@ -95,11 +95,11 @@ async fn close(State(state): State<AppState>, person: Person, Body(wanted): Body
         if person.hub_owner && stored::hub_owners(tx)? < 2 {
             return Err(problem(Code::Conflict, "you are the last owner of the hub; `muster-hub user owner EMAIL` makes another first"));
         }
-        for org in orgs::of_account(tx, account)? {
+        for org in orgs::anywhere(tx, account)? {
             // The last owner of an organization stays: this says so.
-            orgs::remove_member(tx, &org.id, account)?;
+            orgs::remove_member(tx, &org, account)?;
             let mut entry = person.entry("member.leave", person.email.as_str());
-            entry.org = Some(org.id);
+            entry.org = Some(org);
             entry.ok(tx)?;
         }
         tokens::delete_others(tx, account, None)?;

@@ -1,14 +1,15 @@
 //! Invitations: the only way into an organization or a project, with the person's consent.
 //!
-//! The link's secret proves the e-mail: it went there, or the inviter vouches by passing it on. Only its digest is stored.
+//! A secret that was mailed proves the e-mail; one that the inviter was shown proves nothing but the inviter's word, and everybody
+//! with an account may make an organization and invite. So what makes or opens an account is decided by [`Proof`]; see decision 0012.
 
 use axum::Json;
 use axum::extract::{FromRequest as _, FromRequestParts as _, Request, State};
 use http::{StatusCode, header};
 use muster_proto::Millis;
 use muster_proto::api::{
-    AccessToken, Invitation, InvitationAccept, InvitationAccepted, InvitationCreate, InvitationLook, InvitationLooked, OrgRole, Page,
-    ProjectRole,
+    AccessToken, Invitation, InvitationAccept, InvitationAccepted, InvitationCreate, InvitationLook, InvitationLooked, MailState, OrgRole,
+    Page, ProjectRole,
 };
 use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
@@ -27,12 +28,12 @@ use crate::state::{App, AppState};
 use crate::store::accounts::{self as stored, Account};
 use crate::store::invitations::{self, InvitationRow, Place};
 use crate::store::{self, orgs, problem, tokens};
-use crate::{accounts, random};
+use crate::{accounts, random, rights};
 
 /// Life of a link.
 const LIFE: Millis = 7 * DAY;
 /// Invitations of one organization that wait at the same time.
-const PENDING_MAX: usize = 1000;
+const PENDING_MAX: u32 = 1000;
 /// One invitation is mailed at most so often: nobody's mailbox is to be filled.
 const MAIL_EVERY: Millis = 300 * SECOND;
 
@@ -131,7 +132,7 @@ async fn create(
             Some(ended) => invitations::revoke(tx, &ended.id, &row.invited_by, now)?,
             None => {}
         }
-        if invitations::pending(tx, &row.org)?.len() >= PENDING_MAX {
+        if invitations::count_pending(tx, &row.org)? >= PENDING_MAX {
             return Err(problem(Code::Conflict, format!("{PENDING_MAX} invitations wait already; revoke some first")));
         }
         invitations::insert(tx, &row)?;
@@ -176,7 +177,7 @@ async fn resend(State(state): State<AppState>, access: OrgAccess, Path((_, id)):
     let now = clock::now();
     let mail = state.mailer.first_state();
     let wait = row.renewed_at + MAIL_EVERY - now;
-    if mail != muster_proto::api::MailState::None && wait > 0 {
+    if mail != MailState::None && wait > 0 {
         let mut error = ApiError::new(Code::RateLimited, format!("{} was mailed just now; send it again later", row.email));
         error.0.retry_in = u32::try_from(wait / SECOND + 1).ok();
         return Err(error);
@@ -222,8 +223,19 @@ fn parse(state: &App, text: &str) -> ApiResult<Token> {
     Ok(token)
 }
 
-/// The invitation that a token opens now.
-fn opened(connection: &Connection, token: &Token, now: Millis) -> store::Result<InvitationRow> {
+/// What the holder of a link has proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// That mail to the invited address reaches them.
+    Mailed,
+    /// That an owner of the hub gave them the link: the operator's word.
+    Operator,
+    /// That somebody who may invite gave them the link.
+    Shown,
+}
+
+/// The invitation that a token opens now, and what the token proves.
+fn opened(connection: &Connection, token: &Token, now: Millis) -> store::Result<(InvitationRow, Proof)> {
     let unknown = || problem(Code::NotFound, "this invitation is not known here; ask for a new one");
     let row = invitations::by_id(connection, &token.id)?.ok_or_else(unknown)?;
     let digest = random::sha256(token.secret.as_bytes());
@@ -241,15 +253,63 @@ fn opened(connection: &Connection, token: &Token, now: Millis) -> store::Result<
     if row.expires_at <= now {
         return Err(problem(Code::NotFound, format!("this invitation has expired; ask {} for a new link", row.invited_by)));
     }
-    Ok(row)
+    let inviter = stored::by_email(connection, &row.invited_by)?.filter(Account::is_open);
+    if !inviter.as_ref().map_or(Ok(false), |inviter| still_may(connection, &row, inviter.id))? {
+        return Err(problem(Code::NotFound, format!("{} may no longer invite you there; ask for a new invitation", row.invited_by)));
+    }
+    let proof = match inviter {
+        _ if bool::from(by_mail) => Proof::Mailed,
+        Some(inviter) if inviter.hub_owner => Proof::Operator,
+        _ => Proof::Shown,
+    };
+    Ok((row, proof))
+}
+
+/// Whether who invited still has the right: who left, or has less, leaves no doors behind.
+fn still_may(connection: &Connection, row: &InvitationRow, inviter: i64) -> store::Result<bool> {
+    let Some(standing) = orgs::standing(connection, &row.org, inviter)? else { return Ok(false) };
+    Ok(match &row.place {
+        Place::Org(_) => rights::allows(Action::ManageMembers, standing.role, None),
+        Place::Project(project, gives) => {
+            let there = standing.projects.iter().find(|known| known.id == *project);
+            let role = there.and_then(|there| rights::project_role(standing.role, there.visibility, there.participant));
+            rights::allows(Action::ManageParticipants, standing.role, role) && role.is_some_and(|role| role >= *gives)
+        }
+    })
+}
+
+/// Whether the holder of a link may make, open or take over the account of its e-mail.
+fn may_have(account: Option<&Account>, proof: Proof, mails: bool, email: &str) -> store::Result<()> {
+    let operator = "an owner of the hub can help: muster-hub user";
+    match (account, proof) {
+        (None, Proof::Mailed | Proof::Operator) => Ok(()),
+        // Where the hub mails, the mail is what proves; where it does not, the inviter's word is all there is.
+        (None, Proof::Shown) if !mails => Ok(()),
+        (None, Proof::Shown) => {
+            Err(problem(Code::Forbidden, format!("a new account is made with the link that was mailed to {email}: open that one")))
+        }
+        (Some(account), _) if account.disabled_at.is_some() => {
+            Err(problem(Code::Forbidden, "this account is set aside; ask an owner of the hub"))
+        }
+        (Some(account), Proof::Mailed | Proof::Operator) if account.closed_at.is_some() => Ok(()),
+        (Some(account), Proof::Shown) if account.closed_at.is_some() => {
+            Err(problem(Code::Forbidden, format!("the account {email} was closed by its person; {operator} enable")))
+        }
+        // Somebody made it who never proved to read this address: its person takes it over.
+        (Some(account), Proof::Mailed) if account.verified_at.is_none() => Ok(()),
+        (Some(_), _) => {
+            Err(problem(Code::Unauthenticated, format!("{email} has an account here: log in first, with `muster login`, then accept")))
+        }
+    }
 }
 
 async fn look(State(state): State<AppState>, Body(asked): Body<InvitationLook>) -> ApiResult<Json<InvitationLooked>> {
     let token = parse(&state, &asked.token)?;
     let password_login = state.config.login.password;
     let work = move |db: &Connection| {
-        let row = opened(db, &token, clock::now())?;
+        let (row, proof) = opened(db, &token, clock::now())?;
         let account = stored::by_email(db, &row.email)?;
+        let to_log_in = account.is_some_and(|account| account.is_open() && !(proof == Proof::Mailed && account.verified_at.is_none()));
         let (org_name, project_name) = orgs::names(db, &row.org, row.place.project())?;
         let shown = row.shown();
         Ok(InvitationLooked {
@@ -262,7 +322,7 @@ async fn look(State(state): State<AppState>, Body(asked): Body<InvitationLook>) 
             project_role: shown.project_role,
             invited_by: row.invited_by,
             expires_at: row.expires_at,
-            has_account: account.is_some_and(|account| account.closed_at.is_none()),
+            has_account: to_log_in,
             password_login,
         })
     };
@@ -280,7 +340,7 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
     let token = parse(&state, &wanted.token)?;
     let (by_token, now) = (token.clone(), clock::now());
     // Looked at first without writing: whoever has no link does not make the hub hash passwords.
-    let row = state.store.read(move |db| opened(db, &by_token, now)).await?;
+    let (row, proof) = state.store.read(move |db| opened(db, &by_token, now)).await?;
     let newcomer = match person {
         Some(person) => {
             person.require_person("accept invitations")?;
@@ -290,7 +350,7 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
             }
             None
         }
-        None => Some(newcomer(&state, wanted, &row).await?),
+        None => Some(newcomer(&state, wanted, &row, proof).await?),
     };
     let made_by_token = newcomer.as_ref().and_then(|newcomer| newcomer.token.clone());
     let entry = Entry {
@@ -299,13 +359,19 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
         action: "invitation.accept",
         target: row.place.project().map_or_else(|| row.org.to_string(), ToString::to_string),
         from,
-        details: json!({ "id": row.id, "invited_by": row.invited_by, "new_account": newcomer.is_some() }),
+        details: json!({ "id": row.id, "invited_by": row.invited_by, "new_account": newcomer.is_some(), "by_mail": proof == Proof::Mailed }),
     };
     let work = move |tx: &Transaction<'_>| {
-        let row = opened(tx, &token, now)?;
+        let (row, proof) = opened(tx, &token, now)?;
         let account = match &newcomer {
-            Some(newcomer) => newcomer.settle(tx, &row.email, now)?,
-            None => open_account(tx, &row.email)?.id,
+            Some(newcomer) => newcomer.settle(tx, &row, proof, now)?,
+            None => {
+                let account = open_account(tx, &row.email)?;
+                if proof == Proof::Mailed && account.verified_at.is_none() {
+                    stored::set_verified(tx, account.id, Some(now))?;
+                }
+                account.id
+            }
         };
         match &row.place {
             // Who came in otherwise meanwhile keeps what is more.
@@ -346,17 +412,17 @@ fn open_account(connection: &Connection, email: &str) -> store::Result<Account> 
 struct Newcomer {
     name: String,
     password: String,
+    /// Whether the hub mails.
+    mails: bool,
     first: Option<(AccessToken, [u8; 32])>,
     token: Option<String>,
 }
 
-async fn newcomer(state: &App, wanted: InvitationAccept, row: &InvitationRow) -> ApiResult<Newcomer> {
+async fn newcomer(state: &App, wanted: InvitationAccept, row: &InvitationRow, proof: Proof) -> ApiResult<Newcomer> {
     let email = row.email.clone();
     let account = state.store.read(move |db| stored::by_email(db, &email)).await?;
-    if account.is_some_and(|account| account.closed_at.is_none()) {
-        let why = format!("{} has an account here: log in first, with `muster login`, then accept", row.email);
-        return Err(ApiError::new(Code::Unauthenticated, why));
-    }
+    let mails = state.mailer.first_state() != MailState::None;
+    may_have(account.as_ref(), proof, mails, &row.email)?;
     if !state.config.login.password {
         return Err(ApiError::new(Code::Unauthenticated, "this hub has single sign-on: log in first, with `muster login`, then accept"));
     }
@@ -376,28 +442,31 @@ async fn newcomer(state: &App, wanted: InvitationAccept, row: &InvitationRow) ->
     };
     let password = accounts::hash_slowly(password).await?;
     let token = first.as_ref().map(|(_, _, text)| text.clone());
-    Ok(Newcomer { name, password, first: first.map(|(shown, digest, _)| (shown, digest)), token })
+    Ok(Newcomer { name, password, mails, first: first.map(|(shown, digest, _)| (shown, digest)), token })
 }
 
 impl Newcomer {
-    /// Makes the account, or opens the one that its person closed once.
-    fn settle(&self, tx: &Transaction<'_>, email: &str, now: Millis) -> store::Result<i64> {
-        let account = match stored::by_email(tx, email)? {
-            None => stored::create(tx, email, &self.name, Some(&self.password), now)?,
-            Some(closed) if closed.closed_at.is_some() => {
-                if closed.disabled_at.is_some() {
-                    return Err(problem(Code::Forbidden, "this account is set aside; ask an owner of the hub"));
-                }
-                stored::reopen(tx, closed.id, &self.name, Some(&self.password))?;
-                closed.id
+    /// Makes the account, opens the one that its person closed once, or takes over one that somebody else made.
+    fn settle(&self, tx: &Transaction<'_>, row: &InvitationRow, proof: Proof, now: Millis) -> store::Result<i64> {
+        let present = stored::by_email(tx, &row.email)?;
+        may_have(present.as_ref(), proof, self.mails, &row.email)?;
+        let (account, how) = match present {
+            None => (stored::create(tx, &row.email, &self.name, Some(&self.password), now)?, "account.create"),
+            Some(account) => {
+                // Whoever had it until now has nothing of it any more.
+                tokens::delete_others(tx, account.id, None)?;
+                stored::reopen(tx, account.id, &self.name, Some(&self.password))?;
+                (account.id, if account.closed_at.is_some() { "account.reopen" } else { "account.take_over" })
             }
-            Some(_) => return Err(problem(Code::Conflict, "an account was made just now; log in and accept again")),
         };
+        stored::set_verified(tx, account, (proof != Proof::Shown).then_some(now))?;
         if let Some((shown, digest)) = &self.first {
             tokens::insert(tx, account, *digest, shown)?;
         }
-        Entry { org: None, actor: email.to_owned(), action: "account.create", target: email.to_owned(), from: None, details: json!({}) }
-            .ok(tx)?;
+        let vouched_by = (proof != Proof::Mailed).then_some(&row.invited_by);
+        let details = json!({ "invitation": row.id, "by_mail": proof == Proof::Mailed, "vouched_by": vouched_by });
+        let (actor, target) = (row.email.clone(), row.email.clone());
+        Entry { org: None, actor, action: how, target, from: None, details }.ok(tx)?;
         Ok(account)
     }
 }

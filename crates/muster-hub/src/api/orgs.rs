@@ -20,7 +20,7 @@ use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::accounts::{self, Account};
 use crate::store::orgs::Details;
-use crate::store::{self, images as stored, org_deletion, orgs, problem};
+use crate::store::{self, images as stored, org_deletion, orgs, problem, teams};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -191,7 +191,7 @@ async fn put_member(
     let entry = access.entry("member.put", &email).with(json!({ "role": role }));
     let member = state.store.write(move |tx| {
         let account = account(tx, &email)?;
-        if !orgs::belongs(tx, &access.org, account.id)? {
+        if !teams::belongs(tx, &access.org, account.id)? {
             return Err(not_in(&email));
         }
         refuse_service_owner(&account, role)?;

@@ -53,7 +53,7 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
     if login.password.len() > PASSWORD_MAX {
         return Err(refused());
     }
-    if let Err(seconds) = state.logins.attempt(&email, from, clock::now()) {
+    if let Err(seconds) = state.logins.attempt(&email, from, clock::steady()) {
         let mut error = ApiError::new(Code::RateLimited, format!("too many attempts to log in; wait {seconds} s"));
         error.0.retry_in = Some(seconds);
         return Err(error);
@@ -77,12 +77,20 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
 async fn me(State(state): State<AppState>, person: Person) -> ApiResult<Json<Me>> {
     let account = person.account;
     let (orgs, has_password) = state.store.read(move |db| Ok((orgs::of_account(db, account)?, stored::has_password(db, account)?))).await?;
-    let orgs = orgs.into_iter().filter(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id)).collect();
+    let mut orgs = orgs;
+    orgs.retain(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id));
+    if person.only_project.is_some() {
+        orgs.iter_mut().for_each(|org| org.role = None);
+    }
     Ok(Json(Me { email: person.email, name: person.name, hub_owner: person.hub_owner, has_password, orgs }))
 }
 
 async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<Page<AccessToken>>> {
-    let items = state.store.read(move |db| tokens::list(db, person.account)).await?;
+    let mut items = state.store.read(move |db| tokens::list(db, person.account)).await?;
+    // A token that may not do all need not know of the others.
+    if person.scope != TokenScope::Full || person.only_org.is_some() {
+        items.retain(|token| token.id == person.token);
+    }
     Ok(Json(Page { items, next: None }))
 }
 

@@ -271,7 +271,7 @@ async fn put_participant(
     let entry = access.entry("participant.put", format!("{project}/{email}")).with(json!({ "role": role }));
     let participant = state.store.write(move |tx| {
         let account = account(tx, &email)?;
-        if !orgs::belongs(tx, &access.org, account.id)? {
+        if !stored_teams::belongs(tx, &access.org, account.id)? {
             return Err(not_in(&email));
         }
         keep_those_above(tx, &access, &project, &account.email, own)?;

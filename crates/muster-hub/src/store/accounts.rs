@@ -25,6 +25,8 @@ pub struct Account {
     pub disabled_at: Option<Millis>,
     /// When its person closed it.
     pub closed_at: Option<Millis>,
+    /// When it was proved that the e-mail is its person's.
+    pub verified_at: Option<Millis>,
 }
 
 impl Account {
@@ -34,7 +36,7 @@ impl Account {
     }
 }
 
-const COLUMNS: &str = "id, email, name, password, hub_owner, kind = 'service', disabled_at, closed_at";
+const COLUMNS: &str = "id, email, name, password, hub_owner, kind = 'service', disabled_at, closed_at, verified_at";
 
 fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
     Ok(Account {
@@ -46,10 +48,11 @@ fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
         service: row.get(5)?,
         disabled_at: row.get(6)?,
         closed_at: row.get(7)?,
+        verified_at: row.get(8)?,
     })
 }
 
-/// Makes an account.
+/// Makes an account whose e-mail is taken to be its person's: by the operator's word.
 ///
 /// # Errors
 /// `exists` when the e-mail is taken.
@@ -57,9 +60,18 @@ pub fn create(tx: &Transaction<'_>, email: &str, name: &str, password: Option<&s
     if by_email(tx, email)?.is_some() {
         return Err(problem(Code::Exists, format!("an account for {email} exists already")));
     }
-    tx.prepare_cached("INSERT INTO accounts (email, name, password, created_at) VALUES (?1, ?2, ?3, ?4)")?
+    tx.prepare_cached("INSERT INTO accounts (email, name, password, created_at, verified_at) VALUES (?1, ?2, ?3, ?4, ?4)")?
         .execute(params![email, name, password, now])?;
     Ok(tx.last_insert_rowid())
+}
+
+/// Notes whether it was proved that the e-mail is its person's.
+///
+/// # Errors
+/// When the database fails.
+pub fn set_verified(tx: &Transaction<'_>, account: i64, at: Option<Millis>) -> Result<()> {
+    tx.prepare_cached("UPDATE accounts SET verified_at = ?2 WHERE id = ?1")?.execute(params![account, at])?;
+    Ok(())
 }
 
 /// The account of an e-mail.

@@ -174,6 +174,12 @@ pub(crate) fn pending(connection: &Connection, org: &OrgId) -> Result<Vec<Invita
     all(statement.query([org.as_str()])?)
 }
 
+/// How many of an organization wait.
+pub(crate) fn count_pending(connection: &Connection, org: &OrgId) -> Result<u32> {
+    let sql = "SELECT count(*) FROM invitations WHERE org = ?1 AND accepted_at IS NULL AND revoked_at IS NULL";
+    Ok(connection.prepare_cached(sql)?.query_row([org.as_str()], |row| row.get(0))?)
+}
+
 /// The one that waits for an e-mail at a place.
 pub(crate) fn pending_for(connection: &Connection, org: &OrgId, project: Option<&ProjectId>, email: &str) -> Result<Option<InvitationRow>> {
     let mut statement = connection.prepare_cached(&format!(

@@ -18,6 +18,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0006_device_list", include_str!("../../migrations/0006_device_list.sql")),
     ("0007_billing", include_str!("../../migrations/0007_billing.sql")),
     ("0008_runs", include_str!("../../migrations/0008_runs.sql")),
+    ("0009_proved_accounts", include_str!("../../migrations/0009_proved_accounts.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -147,14 +147,14 @@ pub(crate) fn participant(connection: &Connection, org: &OrgId, project: &Projec
     role.as_deref().map(parse_project_role).transpose()
 }
 
-/// Whether an account came into an organization with consent: as a member, as a collaborator, or as its service account.
-pub(crate) fn belongs(connection: &Connection, org: &OrgId, account: i64) -> Result<bool> {
+/// Every organization in which an account is anything: a member, a participant, in a team.
+pub(crate) fn anywhere(connection: &Connection, account: i64) -> Result<Vec<OrgId>> {
     let mut statement = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM members WHERE org = ?1 AND account = ?2)
-             OR EXISTS (SELECT 1 FROM participants WHERE org = ?1 AND account = ?2)
-             OR EXISTS (SELECT 1 FROM accounts WHERE org = ?1 AND id = ?2 AND closed_at IS NULL)",
+        "SELECT org FROM members WHERE account = ?1 UNION SELECT org FROM participants WHERE account = ?1
+         UNION SELECT org FROM team_members WHERE account = ?1 ORDER BY org",
     )?;
-    Ok(statement.query_row(params![org.as_str(), account], |row| row.get(0))?)
+    let found: Vec<String> = statement.query_map([account], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    found.into_iter().map(|org| Ok(org.parse()?)).collect()
 }
 
 /// The display names of an organization and of a project in it.

@@ -109,7 +109,8 @@ pub(crate) fn belongs(connection: &Connection, org: &OrgId, account: i64) -> Res
     let mut statement = connection.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM members WHERE org = ?1 AND account = ?2)
              OR EXISTS (SELECT 1 FROM participants WHERE org = ?1 AND account = ?2)
-             OR EXISTS (SELECT 1 FROM team_members WHERE org = ?1 AND account = ?2)",
+             OR EXISTS (SELECT 1 FROM team_members WHERE org = ?1 AND account = ?2)
+             OR EXISTS (SELECT 1 FROM accounts WHERE org = ?1 AND id = ?2 AND closed_at IS NULL)",
     )?;
     Ok(statement.query_row(params![org.as_str(), account], |row| row.get(0))?)
 }

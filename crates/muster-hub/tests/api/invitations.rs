@@ -160,3 +160,58 @@ async fn the_page_has_no_foreign_parts_and_no_secret() {
     assert!(["innerHTML", "onclick", "onload", "onerror", "eval("].iter().all(|bad| !html.contains(bad)), "{html}");
     assert_eq!(page.headers["referrer-policy"], "no-referrer");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_was_only_shown_opens_no_account_that_was_somebody_s() {
+    let world = World::new().await;
+    let mallory = world.person("mallory@x.example").await;
+    mallory.post("/v1/orgs", json!({ "id": "mine" })).await.ok(201);
+    let shown = async |email: &str| mallory.post("/v1/orgs/mine/invitations", json!({ "email": email, "role": "viewer" })).await.ok(201);
+    let accept = async |made: &Value| {
+        let body = json!({ "token": token_of(made), "name": "x", "password": "a new password" });
+        world.stranger().post("/v1/invitations/accept", body).await
+    };
+    let verified = async |email: &'static str| {
+        let sql = "SELECT verified_at IS NOT NULL FROM accounts WHERE email = ?1";
+        world.hub.state.store.read(move |db| Ok(db.query_row(sql, [email], |row| row.get::<_, bool>(0))?)).await.unwrap()
+    };
+    // This hub sends no mail: the inviter's word makes an account, and it is known to be no more than that.
+    accept(&shown("ceo@x.example").await).await.ok(200);
+    assert!(!verified("ceo@x.example").await);
+    // By the word of an owner of the hub it is more.
+    let made = world.owner.post(INVITATIONS, json!({ "email": "bob@x.example", "role": "viewer" })).await.ok(201);
+    accept(&made).await.ok(200);
+    assert!(verified("bob@x.example").await);
+    accept(&shown("bob@x.example").await).await.problem("unauthenticated");
+    let login = json!({ "email": "bob@x.example", "password": "a new password" });
+    let token = world.stranger().post("/v1/login", login).await.ok(201);
+    let bob = world.with_token(token["token"].as_str().unwrap());
+    bob.send("DELETE", "/v1/me", Some(json!({ "email": "bob@x.example", "password": "a new password" }))).await.ok(204);
+    let again = mallory.get("/v1/orgs/mine/invitations").await.ok(200)["items"][0]["id"].as_str().unwrap().to_owned();
+    let again = mallory.post(&format!("/v1/orgs/mine/invitations/{again}/resend"), json!({})).await.ok(200);
+    assert!(accept(&again).await.problem("forbidden").detail.contains("closed by its person"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_left_or_has_less_leaves_no_doors_behind() {
+    let world = World::new().await;
+    let bob = world.joins("bob@x.example", "acme", "owner").await;
+    let mia = world.collaborates("mia@x.example", "acme", "lab", "maintain").await;
+    let by_bob = bob.post(INVITATIONS, json!({ "email": "eve@x.example", "role": "owner" })).await.ok(201);
+    let by_mia = mia.post(INVITATIONS, json!({ "email": "eve@x.example", "project": "lab", "project_role": "operate" })).await.ok(201);
+    let look = async |made: &Value| world.stranger().post("/v1/invitations/look", json!({ "token": token_of(made) })).await;
+    look(&by_bob).await.ok(200);
+    look(&by_mia).await.ok(200);
+    world.owner.put("/v1/orgs/acme/members/bob@x.example", json!({ "role": "member" })).await.ok(200);
+    world.owner.put("/v1/orgs/acme/projects/lab/participants/mia@x.example", json!({ "role": "connect" })).await.ok(200);
+    for made in [&by_bob, &by_mia] {
+        assert!(look(made).await.problem("not_found").detail.contains("may no longer invite"), "{made}");
+        let accept = json!({ "token": token_of(made), "name": "Eve", "password": "a new password" });
+        world.stranger().post("/v1/invitations/accept", accept).await.problem("not_found");
+    }
+    // The right is back: so is the door. Gone for good it is with the person.
+    world.owner.put("/v1/orgs/acme/members/bob@x.example", json!({ "role": "owner" })).await.ok(200);
+    look(&by_bob).await.ok(200);
+    world.owner.delete("/v1/orgs/acme/members/bob@x.example").await.ok(204);
+    look(&by_bob).await.problem("not_found");
+}

@@ -121,3 +121,41 @@ async fn a_mail_outlives_a_dead_server_and_a_restart_of_the_hub() {
     assert_eq!(post.count(), 2);
     hub.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_mailed_link_makes_an_account_and_takes_one_over_that_was_never_proved() {
+    let post = Post::start(0, &[]).await;
+    let hub = Hub::start(&post.settings("security = \"none\"")).await;
+    let accept = async |link: &str, name: &str| {
+        let body = json!({ "token": token_of(link), "name": name, "password": format!("password of {name}"), "token_name": name });
+        hub.by(None, "POST", "/v1/invitations/accept", body).await
+    };
+    let mailed = async |number: usize| Hub::link_in(post.mail(number).await["text"].as_str().unwrap());
+    hub.call("POST", "/v1/orgs/acme/invitations", invitation("mallory@new.example")).await;
+    let (status, made) = accept(&mailed(1).await, "mallory").await;
+    assert_eq!(status, 200, "{made}");
+    let mallory = made["token"].as_str().unwrap();
+    assert_eq!(hub.by(Some(mallory), "POST", "/v1/orgs", json!({ "id": "mine" })).await.0, 201);
+    // Mallory is shown a link for somebody else's address: it makes nothing. The mailed one does.
+    let (_, shown) = hub.by(Some(mallory), "POST", "/v1/orgs/mine/invitations", invitation("ceo@new.example")).await;
+    let (status, refused) = accept(shown["link"].as_str().unwrap(), "mallory").await;
+    assert_eq!(status, 403, "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("mailed to ceo@new.example"), "{refused}");
+    let (status, made) = accept(&mailed(2).await, "somebody").await;
+    assert_eq!(status, 200, "{made}");
+    let before = made["token"].as_str().unwrap();
+
+    // As if it had been made before the hub could mail: the person who reads the address takes it over, and the others have nothing.
+    hub.execute("UPDATE accounts SET verified_at = NULL WHERE email = 'ceo@new.example'").await;
+    let made = hub.call("POST", "/v1/orgs/acme/invitations", invitation("ceo@new.example")).await;
+    assert_eq!(accept(made["link"].as_str().unwrap(), "mallory").await.0, 401);
+    let link = mailed(3).await;
+    let looked = hub.anonymous("POST", "/v1/invitations/look", json!({ "token": token_of(&link) })).await;
+    assert_eq!(looked["has_account"], false);
+    assert_eq!(accept(&link, "ceo").await.0, 200);
+    assert_eq!(hub.by(Some(before), "GET", "/v1/me", Value::Null).await.0, 401);
+    let login = |password: &str| json!({ "email": "ceo@new.example", "password": password });
+    assert_eq!(hub.by(None, "POST", "/v1/login", login("password of somebody")).await.0, 401);
+    assert_eq!(hub.by(None, "POST", "/v1/login", login("password of ceo")).await.0, 201);
+    hub.stop().await;
+}

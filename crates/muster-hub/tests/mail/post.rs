@@ -178,6 +178,11 @@ impl Hub {
         value
     }
 
+    /// What somebody else with a token is answered, whatever it is.
+    pub(crate) async fn by(&self, token: Option<&str>, method: &str, path: &str, body: Value) -> (u16, Value) {
+        self.send(method, path, body, token).await
+    }
+
     /// What a stranger is answered.
     pub(crate) async fn anonymous(&self, method: &str, path: &str, body: Value) -> Value {
         let (status, value) = self.send(method, path, body, None).await;
