@@ -53,6 +53,7 @@ fn main() -> Result<ExitCode> {
     broker.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
     let _broker = Running(broker.spawn().context("cannot start mosquitto: is it installed?")?);
     place.wait_for_broker()?;
+    place.listen_as_hub()?;
 
     // Each behind a relay of its own that counts.
     let (to_floor, to_musterd) = (Counter::start(place.broker_port)?, Counter::start(place.broker_port)?);

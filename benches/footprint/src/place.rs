@@ -1,5 +1,6 @@
 //! A folder with an authority, a broker's configuration, and two devices that are enrolled already.
 
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const UID: &str = "dfootprintaaaaaa";
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     pub(crate) broker_port: u16,
+    /// Where the broker lets the hub's stand-in listen, without TLS.
+    inner_port: u16,
     pin: String,
     ca: String,
 }
@@ -56,14 +59,15 @@ impl Place {
         std::fs::create_dir(dir.join("state"))?;
         write("state/key.pem", &device_key)?;
 
-        let broker_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+        let (broker_port, inner_port) = (one.local_addr()?.port(), other.local_addr()?.port());
         let text = format!(
-            "listener {broker_port} 127.0.0.1\ncafile {d}/ca.pem\ncertfile {d}/server.pem\nkeyfile {d}/server.key\n\
+            "per_listener_settings true\nlistener {inner_port} 127.0.0.1\nallow_anonymous true\nlistener {broker_port} 127.0.0.1\ncafile {d}/ca.pem\ncertfile {d}/server.pem\nkeyfile {d}/server.key\n\
              require_certificate true\nuse_identity_as_username true\nallow_anonymous false\npersistence false\nuser root\n",
             d = dir.display()
         );
         write("mosquitto.conf", &text)?;
-        Ok(Self { folder, broker_port, pin, ca: ca_pem })
+        Ok(Self { folder, broker_port, inner_port, pin, ca: ca_pem })
     }
 
     /// Where all of it is.
@@ -85,6 +89,23 @@ impl Place {
             }
             std::thread::yield_now();
         }
+        Ok(())
+    }
+
+    /// Listens at the broker in the hub's place: where nobody does, a device is told so and sends its batches again.
+    pub(crate) fn listen_as_hub(&self) -> Result<()> {
+        let mut hub = TcpStream::connect(("127.0.0.1", self.inner_port))?;
+        // MQTT 5: CONNECT as "hub", clean start, no keep alive; SUBSCRIBE to everything at QoS 0.
+        hub.write_all(b"\x10\x10\0\x04MQTT\x05\x02\0\0\0\0\x03hub\x82\x07\0\x01\0\0\x01#\0")?;
+        let mut suback = [0; 64];
+        let mut heard = 0;
+        while !suback[..heard].contains(&0x90) {
+            match hub.read(&mut suback[heard..])? {
+                0 => bail!("mosquitto does not let the hub's stand-in listen: {:?}", &suback[..heard]),
+                len => heard += len,
+            }
+        }
+        std::thread::spawn(move || io::copy(&mut hub, &mut io::sink()));
         Ok(())
     }
 
