@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(&options))) {
         Ok(missed) => {
-            say(&format!("{missed} goals missed"));
+            say(&format!("goals missed: {missed}"));
             ExitCode::SUCCESS
         }
         Err(error) => {
