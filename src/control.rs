@@ -72,6 +72,9 @@ pub(crate) struct Status {
     pub spooled: u64,
     /// Why samples do not wait on the disk, if they do not.
     pub spool_fault: Option<String>,
+    /// The hub has no room for them: the organization's storage is full.
+    #[serde(default)]
+    pub samples_held: bool,
     /// Why everything is refused, if the policy is broken.
     pub policy_fault: Option<String>,
     /// Open sessions.
@@ -136,6 +139,7 @@ fn status(daemon: &Daemon) -> Status {
         last_sample: daemon.last_sample(),
         spooled,
         spool_fault,
+        samples_held: daemon.samples_held(),
         policy_fault: crate::policy::load(&daemon.config.policy).err(),
         sessions: daemon.sessions(),
         runs: daemon.runs(),

@@ -187,6 +187,10 @@ struct Changing {
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
     usage_due: bool,
+    /// The hub refused samples for want of room.
+    samples_held: bool,
+    /// The hub said that it has room again.
+    room: bool,
     floor_written: Millis,
     /// No later time is taken from the hub; see [`Enrolled::believed_until`].
     believed_until: Millis,
@@ -226,6 +230,8 @@ impl Daemon {
                 own: BTreeMap::new(),
                 last_sample: None,
                 usage_due: false,
+                samples_held: false,
+                room: false,
             }),
             config,
             config_path,
@@ -402,6 +408,27 @@ impl Daemon {
     /// Takes the wish that a batch goes out.
     pub(crate) fn take_usage_due(&self) -> bool {
         std::mem::take(&mut self.changing().usage_due)
+    }
+
+    /// Notes whether samples are held here because the organization's storage is full.
+    pub(crate) fn set_samples_held(&self, held: bool) {
+        self.changing().samples_held = held;
+    }
+
+    /// Whether they are.
+    pub(crate) fn samples_held(&self) -> bool {
+        self.changing().samples_held
+    }
+
+    /// The hub says that it has room for samples again.
+    pub(crate) fn has_room(&self) {
+        self.changing().room = true;
+        self.to_send.notify_one();
+    }
+
+    /// Takes that word.
+    pub(crate) fn take_room(&self) -> bool {
+        std::mem::take(&mut self.changing().room)
     }
 
     /// When the last sample was taken.

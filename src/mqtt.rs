@@ -24,10 +24,12 @@ use crate::spool::Batch;
 use crate::state::Enrolled;
 use crate::usage::batch;
 
+mod hold;
 mod orders;
 mod protocol;
 mod wire;
 
+use hold::Hold;
 use protocol::{Incoming, Protocol, Refusal, Taken, Will};
 use wire::{Wire, WireError};
 
@@ -167,6 +169,8 @@ struct Link<'a> {
     unheard: Vec<DeviceEvent>,
     /// A batch reached the broker while nobody listened: sent again when the next one is due.
     batch_unheard: bool,
+    /// Samples are held back: the organization's storage is full.
+    hold: Hold,
     /// Reports of runs that wait for theirs.
     reports: BTreeMap<u16, RunId>,
     /// When the oldest unanswered message is overdue.
@@ -200,6 +204,7 @@ impl<'a> Link<'a> {
             waiting: VecDeque::new(),
             unheard: Vec::new(),
             batch_unheard: false,
+            hold: Hold::default(),
             reports: BTreeMap::new(),
             ack_by: None,
             ping_by: None,
@@ -345,12 +350,15 @@ impl<'a> Link<'a> {
             }
             self.send_events()?;
             self.send_reports()?;
-            if usage && self.batch.is_none() {
+            if daemon.take_room() {
+                self.hold.room(Instant::now(), random::number());
+            }
+            if usage && self.batch.is_none() && !self.hold.holds(Instant::now()) {
                 usage = self.send_usage()?;
             }
             self.flush(wire).await?;
             let overdue = [self.ack_by, self.ping_by].into_iter().flatten().min();
-            let wake_at = overdue.map_or(heartbeat_at, |overdue| overdue.min(heartbeat_at));
+            let wake_at = [overdue, self.hold.until()].into_iter().flatten().fold(heartbeat_at, Instant::min);
             turned_at = steady_clock();
             tokio::select! {
                 bytes = wire.read() => {
@@ -531,17 +539,23 @@ impl<'a> Link<'a> {
                     warn!("the broker has a batch of {} samples and nobody listens there; sending it again later", batch.samples.len());
                     self.batch_unheard = true;
                 }
+                Taken::Full => {
+                    info!("the organization's storage is full: samples are held here; the link goes on");
+                    self.hold.begin(Instant::now(), random::number());
+                    self.daemon.set_samples_held(true);
+                }
                 _ => {
                     if taken == Taken::Never {
                         error!("the hub calls a batch of {} samples invalid; they are dropped", batch.samples.len());
                     }
+                    self.daemon.set_samples_held(false);
                     self.daemon.spool().delivered(&batch);
                 }
             }
         } else if let Some(event) = self.events.remove(&packet_id) {
             match taken {
-                Taken::Unheard if self.unheard.len() < UNHEARD_MAX => self.unheard.push(event),
-                Taken::Unheard => warn!("nobody listens at the broker; an event is dropped"),
+                Taken::Unheard | Taken::Full if self.unheard.len() < UNHEARD_MAX => self.unheard.push(event),
+                Taken::Unheard | Taken::Full => warn!("nobody takes events now; one is dropped"),
                 Taken::Never => warn!("the hub calls an event invalid; it is dropped"),
                 _ => {}
             }
@@ -550,7 +564,7 @@ impl<'a> Link<'a> {
                 warn!("the hub calls a report of run {run} invalid; it is left out");
             }
             let mut outgoing = self.daemon.outgoing();
-            if taken == Taken::Unheard { outgoing.unheard(&run) } else { outgoing.acknowledged(&run) }
+            if matches!(taken, Taken::Unheard | Taken::Full) { outgoing.unheard(&run) } else { outgoing.acknowledged(&run) }
         }
         let under_way = self.batch.is_some() || !self.events.is_empty() || !self.reports.is_empty();
         self.ack_by = under_way.then(|| Instant::now() + ACK_TIMEOUT);

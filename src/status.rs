@@ -67,6 +67,11 @@ fn sentences(status: &Status, now: Millis) -> String {
         1 => say(format_args!("1 sample waits for the hub.")),
         n => say(format_args!("{n} samples wait for the hub.")),
     }
+    if status.samples_held {
+        say(format_args!(
+            "Samples are held here because the storage of {org} is full; all else goes on. An owner sees it with `muster limit`."
+        ));
+    }
     if let Some(fault) = &status.spool_fault {
         say(format_args!("The spool is in trouble: {fault}."));
     }
@@ -119,6 +124,7 @@ mod tests {
             last_sample: None,
             spooled: 0,
             spool_fault: None,
+            samples_held: false,
             policy_fault: None,
             sessions: Vec::new(),
             runs: Vec::new(),
@@ -127,7 +133,9 @@ mod tests {
         status.link = LinkStatus::NotEnrolled;
         status.spooled = 2;
         status.policy_fault = Some("the policy x has mistakes".into());
+        status.samples_held = true;
         let text = sentences(&status, 0);
+        assert!(text.contains("held here because the storage of acme is full"), "{text}");
         assert!(text.contains("musterd enrol URL TOKEN") && text.contains("2 samples wait") && text.contains("Every session is refused"));
         status.link = LinkStatus::Revoked { why: "revoked by an owner of acme: sold".into() };
         let text = sentences(&status, 0);

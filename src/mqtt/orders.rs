@@ -98,6 +98,7 @@ fn watch_left(wish: &ConfigWish, retained: bool, our_now: Millis) -> Option<Dura
 fn take_notice(daemon: &Daemon, enrolled: &Enrolled, notice: AdmissionNotice) -> Result<(), End> {
     match notice {
         AdmissionNotice::Renew => daemon.renew.notify_one(),
+        AdmissionNotice::Room => daemon.has_room(),
         AdmissionNotice::Revoked { reason } => {
             daemon.end_sessions("the device was revoked");
             return Err(End::Revoked(reason));

@@ -76,6 +76,8 @@ pub(super) enum Taken {
     Never,
     /// The broker kept it if it is retained, and otherwise threw it away: nobody listens, as after a broker's restart until the hub is back.
     Unheard,
+    /// The organization's storage is full: not now, and nothing is wrong with the link.
+    Full,
     /// Not now.
     NotNow,
 }
@@ -216,6 +218,7 @@ fn meaning(packet: &Packet) -> Option<Incoming> {
                 Some(PubackReasonCode::NoMatchingSubscribers) => Taken::Unheard,
                 Some(code) if code.is_success() => Taken::Yes,
                 Some(PubackReasonCode::PayloadFormatInvalid | PubackReasonCode::TopicNameInvalid) => Taken::Never,
+                Some(PubackReasonCode::QuotaExceeded) => Taken::Full,
                 Some(_) => Taken::NotNow,
             };
             Incoming::Acknowledged { packet_id: puback.packet_id(), taken }
@@ -303,6 +306,12 @@ mod tests {
         let [high, low] = third.to_be_bytes();
         let unheard = protocol.receive(&[0x40, 3, high, low, 0x10]).unwrap();
         assert_eq!(unheard, [Incoming::Acknowledged { packet_id: third, taken: Taken::Unheard }]);
+        for (code, taken) in [(0x97, Taken::Full), (0x83, Taken::NotNow)] {
+            let next = protocol.publish("t", b"z".to_vec(), false).unwrap();
+            let [high, low] = next.to_be_bytes();
+            let answered = protocol.receive(&[0x40, 3, high, low, code]).unwrap();
+            assert_eq!(answered, [Incoming::Acknowledged { packet_id: next, taken }]);
+        }
     }
 
     #[test]

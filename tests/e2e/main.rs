@@ -31,6 +31,7 @@ mod revoke;
 mod runs;
 mod spool;
 mod sshd;
+mod storage;
 mod survival;
 mod traffic;
 mod wait;

@@ -10,13 +10,14 @@ mod runs;
 mod upkeep;
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use muster_proto::id::DeviceUid;
 use muster_proto::limits::{HEARTBEAT_EVERY, HEARTBEAT_MAX, PAYLOAD_MAX, PRESENCE_MAX};
 use muster_proto::mqtt::{DeviceEvent, Heartbeat, PayloadError, Presence as PresenceMessage, UsageBatch, decode, is_boot};
 use muster_proto::topic::Up;
+use tokio::sync::Notify;
 
 use gather::{Batch, Gather};
 pub use live::{Counts, Live, LiveDevice, Look, Seen};
@@ -82,7 +83,8 @@ struct Inner {
     started: Instant,
     gather: Gather,
     sink: OnceLock<EventSink>,
-    full: RwLock<HashSet<DeviceUid>>,
+    /// Somebody waits for room that may have come.
+    room: Notify,
     run_sink: OnceLock<runs::RunSink>,
     messages: Counter,
     refused: Counter,
@@ -109,7 +111,7 @@ impl Ingest {
             options,
             started: Instant::now(),
             sink: OnceLock::new(),
-            full: RwLock::default(),
+            room: Notify::new(),
             run_sink: OnceLock::new(),
             messages: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "stored")]),
             refused: metrics.counter("muster_device_messages_total", "Messages taken from devices", &[("result", "refused")]),
@@ -139,9 +141,19 @@ impl Ingest {
         }
     }
 
-    /// Sets whose samples find no room. Those of all others are taken.
-    pub fn set_full(&self, full: HashSet<DeviceUid>) {
-        *self.0.full.write().unwrap_or_else(PoisonError::into_inner) = full;
+    /// Sets whose samples find no room. Those of all others are taken. Gives those who are online and have room again.
+    pub fn set_full(&self, full: HashSet<DeviceUid>) -> Vec<DeviceUid> {
+        self.0.live.set_full(full)
+    }
+
+    /// A limit was changed: whoever meters looks again now who has room.
+    pub fn look_for_room(&self) {
+        self.0.room.notify_one();
+    }
+
+    /// Waits for that.
+    pub(crate) async fn room_may_have_come(&self) {
+        self.0.room.notified().await;
     }
 
     /// Takes a message in, whoever brought it. Returns after it was committed.
@@ -220,7 +232,7 @@ impl Ingest {
 
     async fn usage(&self, uid: &DeviceUid, payload: &[u8], check: bool) -> Result<(), Refused> {
         let batch = UsageBatch::decode(payload)?;
-        if self.0.full.read().unwrap_or_else(PoisonError::into_inner).contains(uid) {
+        if self.0.live.is_full(uid) {
             self.heard(uid, None).await?;
             return Err(Refused::Full);
         }

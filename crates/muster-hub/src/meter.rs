@@ -8,9 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use muster_proto::api::{Day, LimitName};
-use muster_proto::id::OrgId;
+use muster_proto::id::{DeviceUid, OrgId};
+use muster_proto::mqtt::{AdmissionNotice, encode};
+use muster_proto::topic::Down;
 use rusqlite::Transaction;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -19,11 +22,14 @@ use crate::clock::{self, DAY, Moment};
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::metrics::{Counter, Metrics};
+use crate::mqtt::{Lanes, SendOptions};
 use crate::store::metering::{self, Kind};
 use crate::store::{self, Store, ledger, limits, sessions, storage, usage};
 
 /// How often it is looked what is due: half as long as what a killed hub could forget of a device that came and went.
 const EVERY: Duration = Duration::from_secs(30);
+/// How long the word that there is room is kept for a device that has just gone: one that comes back asks by itself.
+const ROOM_EXPIRY: Duration = Duration::from_secs(30);
 /// Rounds of [`EVERY`] between two counts of users and two looks for old rows: an hour.
 const SELDOM: u32 = 120;
 /// Devices in one transaction: some milliseconds.
@@ -68,16 +74,17 @@ impl Meter {
     }
 
     /// Runs until cancelled.
-    pub async fn run(&self, ingest: &Ingest, shutdown: CancellationToken) {
+    pub async fn run(&self, ingest: &Ingest, lanes: &Lanes, shutdown: CancellationToken) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for round in 0_u32.. {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = ticks.tick() => {}
+                () = ingest.room_may_have_come() => {}
             }
             let done = async {
-                self.find_full(ingest).await?;
+                tell_of_room(lanes, self.find_full(ingest).await?).await;
                 self.round(round.is_multiple_of(SELDOM)).await
             };
             if let Err(error) = done.await {
@@ -102,13 +109,14 @@ impl Meter {
     }
 
     /// Tells the ingest whose samples find no room any more, and the records where that begins and ends.
+    /// Gives the devices that are online and have room again.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn find_full(&self, ingest: &Ingest) -> store::Result<()> {
+    pub async fn find_full(&self, ingest: &Ingest) -> store::Result<Vec<DeviceUid>> {
         let found = self.store.read(limits::full).await?;
         let now: BTreeSet<OrgId> = found.iter().map(|(org, _)| org.clone()).collect();
-        ingest.set_full(found.into_iter().flat_map(|(_, uids)| uids).collect());
+        let freed = ingest.set_full(found.into_iter().flat_map(|(_, uids)| uids).collect());
         let before = std::mem::replace(&mut *self.full.lock().unwrap_or_else(PoisonError::into_inner), now.clone());
         for (orgs, action) in [(now.difference(&before), "storage.full"), (before.difference(&now), "storage.room")] {
             for org in orgs {
@@ -117,7 +125,7 @@ impl Meter {
                 self.store.write(move |tx| entry.ok(tx)).await?;
             }
         }
-        Ok(())
+        Ok(freed)
     }
 
     async fn note_active(&self) -> store::Result<()> {
@@ -182,6 +190,24 @@ impl Meter {
             }
         }
         Ok(())
+    }
+}
+
+/// Tells devices that were refused that they need not wait any longer. Whoever does not hear it tries again by itself.
+async fn tell_of_room(lanes: &Lanes, devices: Vec<DeviceUid>) {
+    let options = SendOptions { retain: false, expiry: ROOM_EXPIRY };
+    // Side by side, so that they share commits.
+    for some in devices.chunks(SLICE) {
+        let mut told = JoinSet::new();
+        for uid in some {
+            let (lanes, uid) = (lanes.clone(), uid.clone());
+            told.spawn(async move {
+                if let Err(error) = lanes.send(&uid, Down::Admission, encode(&AdmissionNotice::Room), options).await {
+                    tracing::debug!(%uid, %error, "the device is not told that there is room");
+                }
+            });
+        }
+        while told.join_next().await.is_some() {}
     }
 }
 

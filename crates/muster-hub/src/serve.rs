@@ -186,9 +186,9 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         lapses.run(stop).await;
         "the watch over rights"
     });
-    let (stop, told) = (shutdown.clone(), state.ingest.clone());
+    let (stop, told, lanes) = (shutdown.clone(), state.ingest.clone(), state.lanes.clone());
     tasks.spawn(async move {
-        meter.run(&told, stop).await;
+        meter.run(&told, &lanes, stop).await;
         "the metering"
     });
     let (post, stop) = (Arc::clone(&state), shutdown.clone());

@@ -379,6 +379,8 @@ pub struct ConfigWish {
 pub enum AdmissionNotice {
     /// Renew the certificate now.
     Renew,
+    /// The organization's storage has room again: samples that were refused may come.
+    Room,
     /// The device is no longer of the organization.
     Revoked {
         /// The sentence for the journal.

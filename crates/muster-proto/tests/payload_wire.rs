@@ -198,6 +198,7 @@ fn orders_wishes_and_notices() {
     both_ways(r#"{"sample_every_s":1,"usage_every_s":2,"watch_until":9,"now":5}"#, &wish);
 
     both_ways(r#"{"do":"renew"}"#, &AdmissionNotice::Renew);
+    both_ways(r#"{"do":"room"}"#, &AdmissionNotice::Room);
     both_ways(r#"{"do":"revoked","reason":"sold"}"#, &AdmissionNotice::Revoked { reason: "sold".into() });
     let named =
         AdmissionNotice::Named { uid: "daaaaaaaaaaaaaaa".parse().unwrap(), org: "acme".parse().unwrap(), name: "Robot 7".into(), now: 5 };

@@ -73,6 +73,7 @@ async fn edit(
         entry.ok(tx)
     };
     state.store.write(work).await?;
+    state.ingest.look_for_room();
     read(&state, org).await
 }
 

@@ -35,6 +35,9 @@ fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: M
         return "entered by hand, without a daemon; to bring it online, enrol it with this id: musterd enrol URL TOKEN".to_owned();
     }
     match live.presence {
+        PresenceState::Online if live.held => {
+            return format!("online; its samples are held on the device because the storage of {} is full: muster limit", device.org);
+        }
         PresenceState::Online => return "online".to_owned(),
         PresenceState::Offline | PresenceState::Never => {}
     }
@@ -125,6 +128,7 @@ mod tests {
         let never = LiveDevice::default();
         let cases = [
             (&admitted, live(PresenceState::Online, None), 0, "online"),
+            (&admitted, LiveDevice { held: true, ..live(PresenceState::Online, None) }, 0, "because the storage of acme is full"),
             (&admitted, never.clone(), 0, "reaches mqtts://hub:8883"),
             (&admitted, live(PresenceState::Offline, Some("will")), 90_000, "offline for 90 s: its connection broke"),
             (&admitted, live(PresenceState::Offline, Some("heartbeats missed")), 600_000, "offline for 10 min: it went silent"),

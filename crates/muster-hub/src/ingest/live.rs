@@ -3,7 +3,7 @@
 //! The store has the truth; this is what would cost a query per row. One lock, held for a few instructions.
 //! Column names are shared between devices: ten thousand of one kind hold them once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -32,11 +32,22 @@ pub struct LiveDevice {
     pub sessions: u32,
     /// Samples that wait on it, as its last heartbeat said.
     pub spooled: u64,
+    /// Its samples find no room: the organization's storage is full.
+    pub held: bool,
 }
 
 impl Default for LiveDevice {
     fn default() -> Self {
-        Self { presence: PresenceState::Never, since: None, last_seen: None, offline_reason: None, usage: None, sessions: 0, spooled: 0 }
+        Self {
+            presence: PresenceState::Never,
+            since: None,
+            last_seen: None,
+            offline_reason: None,
+            usage: None,
+            sessions: 0,
+            spooled: 0,
+            held: false,
+        }
     }
 }
 
@@ -57,6 +68,8 @@ pub struct Live(Arc<Mutex<Inner>>);
 struct Inner {
     devices: HashMap<DeviceUid, Entry>,
     names: HashMap<Box<[Box<str>]>, Weak<Names>>,
+    /// Devices whose samples find no room.
+    full: HashSet<DeviceUid>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -106,7 +119,21 @@ impl Live {
             usage: entry.newest.as_ref().map(Newest::sample),
             sessions: entry.sessions,
             spooled: entry.spooled,
+            held: inner.full.contains(uid),
         }
+    }
+
+    /// Whether a device's samples find no room.
+    pub(super) fn is_full(&self, uid: &DeviceUid) -> bool {
+        self.lock().full.contains(uid)
+    }
+
+    /// Sets whose samples find no room. Gives those who are online and have room again.
+    pub(super) fn set_full(&self, full: HashSet<DeviceUid>) -> Vec<DeviceUid> {
+        let mut inner = self.lock();
+        let before = std::mem::replace(&mut inner.full, full);
+        let online = |uid: &DeviceUid| inner.devices.get(uid).is_some_and(|entry| entry.presence.online);
+        before.into_iter().filter(|uid| !inner.full.contains(uid) && online(uid)).collect()
     }
 
     /// Looks at many devices without copying anything. Ingest waits meanwhile: a few hundred at once, not all.

@@ -118,6 +118,8 @@ async fn a_full_storage_leaves_samples_on_the_device() {
         muster_hub::meter::Meter::start(world.hub.state.store.clone(), &world.hub.state.config, &world.hub.state.metrics).await.unwrap();
     meter.find_full(ingest).await.unwrap();
     assert!(matches!(ingest.up(&uid, &Up::Usage, &batch(2)).await, Err(Refused::Full)));
+    let why = world.owner.get("/v1/orgs/acme/devices/robot-1").await.ok(200)["why"].as_str().unwrap().to_owned();
+    assert!(!why.contains("storage"), "it is not online: {why}");
     set(&world.owner, "own", "storage", None).await;
     meter.find_full(ingest).await.unwrap();
     ingest.up(&uid, &Up::Usage, &batch(2)).await.unwrap();

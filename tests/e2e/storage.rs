@@ -1,0 +1,47 @@
+//! An organization whose storage is full: its devices stay on the line with all but their samples, which come once there is room.
+
+use serde_json::Value;
+
+use crate::device::Device;
+use crate::lab::{Lab, SOON};
+use crate::spool;
+use crate::wait::eventually;
+
+/// What `musterd status --json` says.
+fn status(device: &Device<'_>) -> Value {
+    let output = device.musterd(&["status", "--json"]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_full_storage_holds_samples_on_the_device_and_nothing_else() {
+    let lab = Lab::new();
+    let mut device = Device::online(&lab, "robot-1");
+    lab.row_becomes("robot-1", "there with a sample", SOON, |row| row["usage"].is_object());
+    let link = status(&device)["link"].clone();
+    assert_eq!(link["state"], "online", "{link}");
+
+    for round in 1..=2 {
+        lab.run(&["limit", "set", "storage", "1"]);
+        eventually("samples are held", SOON, || (status(&device)["samples_held"] == true).then_some(()));
+        let why = lab.row_becomes("robot-1", "said to be held", SOON, |row| row["why"] != "online")["why"].to_string();
+        assert!(why.contains("held on the device because the storage of acme is full"), "{why}");
+        let said = device.musterd(&["status"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&said.stdout).contains("because the storage of acme is full"), "{said:?}");
+        // Meanwhile all else goes on, on the same link, and samples gather.
+        let taken = device.own_samples().len();
+        assert_eq!(lab.run(&["shell", "robot-1", "--", "echo", "still here"]).trim(), "still here");
+        assert_eq!(lab.run(&["run", "robot-1", "--", "echo", "and runs"]).trim(), "and runs");
+        device.has_taken(taken + 8, SOON);
+        assert!(status(&device)["spooled"].as_u64() >= Some(8), "{}", status(&device));
+        assert_eq!(device.daemon().log().matches("storage is full").count(), round, "one refusal each time: {}", device.daemon().log());
+        assert_eq!(status(&device)["link"], link, "{}", device.daemon().log());
+
+        // Room: the device is told, and need not wait for its next try minutes later.
+        lab.run(&["limit", "set", "storage", "none"]);
+        spool::compare(&lab, &device);
+        assert_eq!(status(&device)["samples_held"], false);
+        assert_eq!(status(&device)["link"], link, "{}", device.daemon().log());
+        lab.row_becomes("robot-1", "online and nothing more", SOON, |row| row["why"] == "online");
+    }
+}
