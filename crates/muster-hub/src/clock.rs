@@ -20,6 +20,8 @@ pub fn now() -> Millis {
 
 /// One second, in milliseconds.
 pub const SECOND: Millis = 1000;
+/// One hour, in milliseconds.
+pub const HOUR: Millis = 3600 * SECOND;
 /// One day, in milliseconds.
 pub const DAY: Millis = 24 * 3600 * SECOND;
 
@@ -48,13 +50,14 @@ impl Moment {
         Self { wall: now(), boot: boot.clone(), steady: since.tv_sec * SECOND + since.tv_nsec / 1_000_000 }
     }
 
+    /// Whether an earlier moment is of the same start of the machine, so that the steady clock tells what lies between.
+    pub fn same_start(&self, earlier: &Self) -> bool {
+        !self.boot.is_empty() && self.boot == earlier.boot && self.steady >= earlier.steady
+    }
+
     /// Milliseconds from an earlier moment to this one, never negative: by the steady clock, or across a start of the machine by the calendar.
     pub fn since(&self, earlier: &Self) -> Millis {
-        let passed = if !self.boot.is_empty() && self.boot == earlier.boot && self.steady >= earlier.steady {
-            self.steady - earlier.steady
-        } else {
-            self.wall.saturating_sub(earlier.wall)
-        };
+        let passed = if self.same_start(earlier) { self.steady - earlier.steady } else { self.wall.saturating_sub(earlier.wall) };
         passed.max(0)
     }
 

@@ -2,6 +2,7 @@
 //!
 //! One task, owned by `serve`. Every step looks into the store for what is due and writes what it did in the same transaction,
 //! so that a hub that is killed between any two of them does neither twice. Nothing here relies on having run at a certain time.
+//! On a machine that has just started with a clock that leaps, it waits a while for the clock to be set right.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -57,6 +58,10 @@ impl Meter {
     /// # Errors
     /// When the store fails.
     pub async fn start(store: Store, config: &Config, metrics: &Metrics) -> store::Result<Self> {
+        Self::start_at(store, config, metrics, &Moment::now()).await
+    }
+
+    async fn start_at(store: Store, config: &Config, metrics: &Metrics, now: &Moment) -> store::Result<Self> {
         let meter = Self {
             store,
             keep_sessions: i64::from(config.retention.sessions_days) * DAY,
@@ -66,8 +71,16 @@ impl Meter {
             full: Mutex::default(),
         };
         // Before anything new is heard: a device that came back would hide when it was last there.
-        meter.note_active().await?;
-        meter.weigh().await?;
+        match meter.doubts(now).await? {
+            None => {
+                meter.note_active(now, true).await?;
+                meter.weigh(now).await?;
+            }
+            Some(mark) => {
+                tracing::warn!("the clock of this machine leapt with its start: it is waited until it is set right, or for a while");
+                meter.note_active(&mark, false).await?;
+            }
+        }
         let (rates, limits) = (config.billing, config.limits);
         meter.store.write(move |tx| put_in_force(tx, &rates.each(), &limits)).await?;
         Ok(meter)
@@ -98,14 +111,27 @@ impl Meter {
     /// # Errors
     /// When the store fails.
     pub async fn round(&self, seldom: bool) -> store::Result<()> {
-        self.note_active().await?;
-        // Before the charges, so that a day that has just ended is charged with all of its storage.
-        self.weigh().await?;
-        if seldom {
-            self.count_users().await?;
-            self.prune().await?;
+        self.round_at(seldom, &Moment::now()).await
+    }
+
+    async fn round_at(&self, seldom: bool, now: &Moment) -> store::Result<()> {
+        if self.doubts(now).await?.is_some() {
+            return Ok(());
         }
-        self.close_days().await
+        self.note_active(now, true).await?;
+        // Before the charges, so that a day that has just ended is charged with all of its storage.
+        self.weigh(now).await?;
+        if seldom {
+            self.count_users(now).await?;
+            self.prune(now).await?;
+        }
+        self.close_days(now).await
+    }
+
+    /// When something was last counted, where this calendar is not to be believed yet.
+    async fn doubts(&self, now: &Moment) -> store::Result<Option<Moment>> {
+        let now = now.clone();
+        self.store.read(move |db| storage::in_doubt(db, &now)).await
     }
 
     /// Tells the ingest whose samples find no room any more, and the records where that begins and ends.
@@ -128,9 +154,10 @@ impl Meter {
         Ok(freed)
     }
 
-    async fn note_active(&self) -> store::Result<()> {
+    async fn note_active(&self, now: &Moment, online: bool) -> store::Result<()> {
+        let today = Day::of(now.wall);
         for _ in 0..SLICES {
-            let found = self.store.read(|db| usage::not_noted(db, Day::of(clock::now()), SLICE)).await?;
+            let found = self.store.read(move |db| usage::not_noted(db, today, online, SLICE)).await?;
             let count = found.len();
             if count > 0 {
                 self.store.write(move |tx| usage::note_active(tx, &found)).await?;
@@ -143,19 +170,19 @@ impl Meter {
         Ok(())
     }
 
-    async fn weigh(&self) -> store::Result<()> {
+    async fn weigh(&self, now: &Moment) -> store::Result<()> {
         for _ in 0..SLICES {
-            if !self.store.write(|tx| storage::step(tx, &Moment::now(), SLICE)).await? {
+            let now = now.clone();
+            if !self.store.write(move |tx| storage::step(tx, &now, SLICE)).await? {
                 break;
             }
         }
         Ok(())
     }
 
-    async fn count_users(&self) -> store::Result<()> {
-        let users = self.store.read(usage::users).await?;
+    async fn count_users(&self, now: &Moment) -> store::Result<()> {
+        let (users, now) = (self.store.read(usage::users).await?, now.wall);
         let work = move |tx: &Transaction<'_>| {
-            let now = clock::now();
             for (org, [members, collaborators, service]) in &users {
                 let org = org.parse()?;
                 metering::peak(tx, &org, Kind::Members, now, *members)?;
@@ -167,23 +194,25 @@ impl Meter {
         self.store.write(work).await
     }
 
-    async fn close_days(&self) -> store::Result<()> {
+    async fn close_days(&self, now: &Moment) -> store::Result<()> {
+        let (today, t) = (Day::of(now.wall), now.wall);
         for _ in 0..SLICES {
-            let Some((org, day)) = self.store.read(|db| ledger::next_to_close(db, Day::of(clock::now()))).await? else { break };
+            let Some((org, day)) = self.store.read(move |db| ledger::next_to_close(db, today)).await? else { break };
             let whose = org.clone();
-            let lines = self.store.write(move |tx| ledger::close(tx, &whose, day, clock::now())).await?;
+            let lines = self.store.write(move |tx| ledger::close(tx, &whose, day, t)).await?;
             self.charged.add(lines as u64);
             tracing::info!(%org, %day, lines, "a day was charged");
         }
         Ok(())
     }
 
-    async fn prune(&self) -> store::Result<()> {
-        let (ended, first) = (clock::now() - self.keep_sessions, Day::of(clock::now()).plus(-self.keep_usage));
+    async fn prune(&self, now: &Moment) -> store::Result<()> {
+        let now = now.wall;
+        let (ended, first) = (now - self.keep_sessions, Day::of(now).plus(-self.keep_usage));
         for _ in 0..SLICES {
             let gone = self.store.write(move |tx| {
                 let sessions = sessions::prune(tx, ended, PRUNE)?;
-                Ok(sessions + usage::prune(tx, first, PRUNE)? + metering::prune_keys(tx, clock::now(), PRUNE)?)
+                Ok(sessions + usage::prune(tx, first, PRUNE)? + metering::prune_keys(tx, now, PRUNE)?)
             });
             if gone.await? == 0 {
                 break;
@@ -220,3 +249,6 @@ fn put_in_force(tx: &Transaction<'_>, rates: &[(Kind, muster_proto::api::Credits
     }
     LimitName::ALL.into_iter().try_for_each(|name| limits::put_default(tx, name, most.get(name)))
 }
+
+#[cfg(test)]
+mod tests;

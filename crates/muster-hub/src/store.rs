@@ -26,6 +26,7 @@ pub mod runs;
 pub(crate) mod service_accounts;
 pub mod sessions;
 pub(crate) mod storage;
+mod sums;
 pub(crate) mod teams;
 pub mod telemetry;
 pub mod tokens;

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use muster_hub::clock::{self, DAY};
+use muster_hub::clock::{self, HOUR, Moment};
 use muster_hub::config::Config;
 use muster_hub::init::{self, First, Wanted};
 use muster_hub::meter::Meter;
@@ -41,7 +41,7 @@ fn made() -> (tempfile::TempDir, std::path::PathBuf) {
 
 /// Sixty days that nobody charged, and devices whose storage was last weighed ten hours ago.
 fn fill(store: &Store) {
-    let (today, hours_ago) = (Day::of(clock::now()).number(), clock::now() - 10 * DAY / 24);
+    let today = Day::of(clock::now()).number();
     let work = move |tx: &rusqlite::Transaction<'_>| {
         for day in today - DAYS..today {
             for (project, kind, rate) in [("lab", "cpu_us", 100_000_000), ("", "cpu_us", 100_000_000), ("lab", "memory_kib_ms", 25_000_000)]
@@ -61,7 +61,8 @@ fn fill(store: &Store) {
             )?;
             tx.execute("INSERT INTO usage_boots (uid, boot, received, bytes) VALUES (?1, 'b', ?2, 1000)", params![uid, clock::now()])?;
         }
-        let mark = json!({ "mark": { "wall": hours_ago, "boot": "", "steady": 0 }, "pass": null });
+        // Of this start of the machine, even if that was later: the steady clock counts from there.
+        let mark = json!({ "mark": Moment::now().plus(-10 * HOUR), "pass": null });
         tx.execute("INSERT OR REPLACE INTO meta VALUES ('metering.storage', ?1)", [mark.to_string()])?;
         Ok(())
     };

@@ -11,7 +11,7 @@ use muster_proto::problem::Code;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::metering::Kind;
-use super::{Error, Result, problem};
+use super::{Error, Result, problem, sums};
 
 /// What an amount costs, in nano-credits: exact, then rounded to the nearest, half up.
 pub(crate) fn price(amount: i64, rate: i64, kind: Kind) -> i64 {
@@ -86,7 +86,9 @@ pub(crate) fn book(tx: &Transaction<'_>, org: &OrgId, booking: &Booking<'_>, now
             return Ok((known, false));
         }
     }
-    if balance(tx, org)?.0.checked_add(booking.credits.0).is_none() {
+    let (before, added) = (sum(tx, org)?, i128::from(booking.credits.0));
+    // What leads back from there is booked.
+    if i64::try_from(before + added).is_err() && (before < 0) == (added < 0) {
         return Err(problem(Code::Invalid, "credits: the balance would be more than can be counted"));
     }
     let entry = match booking.entry {
@@ -144,8 +146,12 @@ pub(crate) fn lines(connection: &Connection, org: &OrgId, before: Option<i64>, l
 /// # Errors
 /// When the database fails.
 pub(crate) fn balance(connection: &Connection, org: &OrgId) -> Result<Credits> {
-    let mut statement = connection.prepare_cached("SELECT coalesce(sum(nano), 0) FROM ledger WHERE org = ?1")?;
-    Ok(Credits(statement.query_row([org.as_str()], |row| row.get(0))?))
+    Ok(Credits(sums::told(sum(connection, org)?)))
+}
+
+fn sum(connection: &Connection, org: &OrgId) -> Result<i128> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {} FROM ledger WHERE org = ?1", sums::columns("nano")))?;
+    Ok(statement.query_row([org.as_str()], |row| sums::read(row, 0))?)
 }
 
 /// What every project spent, and what is metered and not charged yet; the most first.
@@ -154,11 +160,11 @@ pub(crate) fn balance(connection: &Connection, org: &OrgId) -> Result<Credits> {
 /// When the database fails.
 pub(crate) fn spent(connection: &Connection, org: &OrgId) -> Result<Vec<Spent>> {
     let mut found = std::collections::BTreeMap::<String, (i64, i64)>::new();
-    let mut statement =
-        connection.prepare_cached("SELECT project, sum(nano) FROM ledger WHERE org = ?1 AND entry = 'charge' GROUP BY project")?;
+    let sql = format!("SELECT project, {} FROM ledger WHERE org = ?1 AND entry = 'charge' GROUP BY project", sums::columns("nano"));
+    let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([org.as_str()])?;
     while let Some(row) = rows.next()? {
-        found.entry(row.get(0)?).or_default().0 = -row.get::<_, i64>(1)?;
+        found.entry(row.get(0)?).or_default().0 = sums::told(-sums::read(row, 1)?);
     }
     let mut statement =
         connection.prepare_cached("SELECT project, kind, rate, amount, posted_nano FROM charges WHERE org = ?1 AND posted < amount")?;

@@ -144,9 +144,9 @@ fn used(connection: &Connection, org: &OrgId, name: LimitName) -> Result<u64> {
         LimitName::Sessions => "SELECT count(*) FROM sessions WHERE ended_at IS NULL AND org = ?1",
         LimitName::Runs => "SELECT count(*) FROM runs WHERE state IN ('waiting', 'running') AND org = ?1",
         LimitName::Storage => {
-            "SELECT coalesce((SELECT sum(b.bytes) FROM usage_boots b JOIN devices d ON d.uid = b.uid WHERE d.org = ?1), 0)
-                  + coalesce((SELECT sum(e.bytes) FROM event_sizes e JOIN devices d ON d.uid = e.uid WHERE d.org = ?1), 0)
-                  + coalesce((SELECT sum(kept) FROM runs WHERE kept > 0 AND org = ?1), 0)"
+            "SELECT CAST((SELECT total(b.bytes) FROM usage_boots b JOIN devices d ON d.uid = b.uid WHERE d.org = ?1)
+                  + (SELECT total(e.bytes) FROM event_sizes e JOIN devices d ON d.uid = e.uid WHERE d.org = ?1)
+                  + (SELECT total(kept) FROM runs WHERE kept > 0 AND org = ?1) AS INTEGER)"
         }
     };
     Ok(connection.prepare_cached(sql)?.query_row([org.as_str()], |row| row.get::<_, i64>(0))?.unsigned_abs())

@@ -1,24 +1,30 @@
 //! Storage times its time: what every device's samples, events and run outputs take, sampled in passes.
 //!
 //! A pass covers the whole minutes since the last one, whatever the hub did meanwhile: an hour while it runs, longer after it was away.
+//! Across a start of the machine there is only the calendar, which nobody vouches for: of the time before the start an hour counts at most.
 //! It goes through the devices in slices, so that no device waits behind a long transaction. Where it stands is written with each
 //! slice: a pass that was cut off goes on from there, and no device counts the same minute twice.
 
 use muster_proto::Millis;
 use muster_proto::api::Day;
 use muster_proto::id::{DeviceUid, OrgId, ProjectId};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::metering::{Cell, Kind, by_day, count};
-use crate::clock::{DAY, Moment, SECOND};
+use crate::clock::{DAY, HOUR, Moment, SECOND};
 
 const MINUTE: Millis = 60 * SECOND;
 /// Minutes after which a new pass begins.
 const EVERY: Millis = 60;
-/// The longest time that a pass covers. A hub that was away for longer has more likely a wrong clock than such a bill.
+/// The longest time that a pass covers within one start of the machine.
 const CATCH_UP_MAX: Millis = 100 * DAY;
+/// What may have passed between the last thing that was counted and the end of that start of the machine: as long as a pass waits.
+/// While the machine was off nobody was served, and a clock that is ahead would charge days that are still to come.
+const ACROSS_MAX: Millis = HOUR;
+/// A machine that starts with a clock that leaps gets so long to set it right before anything is counted by it.
+const SETTLING: Millis = 15 * MINUTE;
 /// Where the state of the passes stands in `meta`.
 const KEY: &str = "metering.storage";
 
@@ -40,6 +46,17 @@ struct Pass {
     after: String,
 }
 
+/// Whether the calendar is to be doubted: the machine has just started, and the last thing that was counted lies in the future or
+/// long ago. Then this is when that was; a clock that is set right, or time, ends the doubt.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn in_doubt(connection: &Connection, now: &Moment) -> Result<Option<Moment>> {
+    let Some(State { mark, .. }) = load(connection)? else { return Ok(None) };
+    let leaps = !(0..=ACROSS_MAX).contains(&(now.wall - mark.wall));
+    Ok((!now.same_start(&mark) && leaps && now.steady < SETTLING).then_some(mark))
+}
+
 /// Does one slice of what is due. Whether there is more to do at once.
 ///
 /// # Errors
@@ -52,7 +69,7 @@ pub(crate) fn step(tx: &Transaction<'_>, now: &Moment, slice: usize) -> Result<b
     let mut pass = match state.pass.take() {
         Some(pass) => pass,
         None => {
-            let passed = now.since(&state.mark).min(CATCH_UP_MAX);
+            let passed = passed(&state.mark, now);
             // A day that ended is counted to its end at once: it is to be charged.
             let least = if Day::of(state.mark.wall) == Day::of(now.wall) { EVERY } else { 1 };
             if passed / MINUTE < least {
@@ -83,8 +100,20 @@ pub(crate) fn step(tx: &Transaction<'_>, now: &Moment, slice: usize) -> Result<b
     Ok(more)
 }
 
-fn load(tx: &Transaction<'_>) -> Result<Option<State>> {
-    let mut statement = tx.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+/// How long it is since then, as far as that is sure.
+fn passed(mark: &Moment, now: &Moment) -> Millis {
+    if now.same_start(mark) {
+        return now.since(mark).min(CATCH_UP_MAX);
+    }
+    match now.wall - mark.wall {
+        // One of the two clocks was wrong: only what the machine has been on is sure, if the mark is its own.
+        ..0 => now.steady.min(ACROSS_MAX),
+        gap => gap.min(now.steady + ACROSS_MAX).min(CATCH_UP_MAX),
+    }
+}
+
+fn load(connection: &Connection) -> Result<Option<State>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
     let found: Option<String> = statement.query_row([KEY], |row| row.get(0)).optional()?;
     Ok(found.map(|text| serde_json::from_str(&text)).transpose()?)
 }
@@ -115,8 +144,8 @@ fn checked((org, project, uid, bytes): (String, Option<String>, String, i64)) ->
 fn devices(tx: &Transaction<'_>, after: &str, slice: usize) -> Result<Vec<Size>> {
     let mut statement = tx.prepare_cached(
         "SELECT d.org, (SELECT CASE count(*) WHEN 1 THEN min(p.project) END FROM device_projects p WHERE p.uid = d.uid), d.uid,
-                coalesce((SELECT sum(b.bytes) FROM usage_boots b WHERE b.uid = d.uid), 0)
-                + coalesce((SELECT e.bytes FROM event_sizes e WHERE e.uid = d.uid), 0)
+                CAST((SELECT total(b.bytes) FROM usage_boots b WHERE b.uid = d.uid)
+                     + (SELECT total(e.bytes) FROM event_sizes e WHERE e.uid = d.uid) AS INTEGER)
          FROM devices d WHERE d.uid > ?1 ORDER BY d.uid LIMIT ?2",
     )?;
     let rows = statement.query_map(params![after, i64::try_from(slice).unwrap_or(i64::MAX)], size)?;
@@ -125,7 +154,8 @@ fn devices(tx: &Transaction<'_>, after: &str, slice: usize) -> Result<Vec<Size>>
 
 /// Kept output of runs, each in its project.
 fn outputs(tx: &Transaction<'_>) -> Result<Vec<Size>> {
-    let mut statement = tx.prepare_cached("SELECT org, project, uid, sum(kept) FROM runs WHERE kept > 0 GROUP BY org, project, uid")?;
+    let mut statement =
+        tx.prepare_cached("SELECT org, project, uid, CAST(total(kept) AS INTEGER) FROM runs WHERE kept > 0 GROUP BY org, project, uid")?;
     let rows = statement.query_map([], size)?;
     rows.map(|row| checked(row?)).collect()
 }
@@ -198,14 +228,29 @@ mod tests {
         while step(&next) {}
         assert_eq!(stored(&store)[..2], [(0, String::new(), each * 90), (0, "lab".into(), 4 * each * 90)]);
         assert_eq!(stored(&store)[2].2, each * 5);
-        // The machine was off for three days.
-        let away = Moment { wall: next.wall + 3 * DAY, boot: "b".into(), steady: 5 };
+        let total = || stored(&store).iter().map(|row| row.2).sum::<i64>() / (5 * each);
+        assert_eq!(total(), 95);
+        // The hub was away for three days, on a machine that was on.
+        let away = next.plus(3 * DAY);
         while step(&away) {}
-        let total: i64 = stored(&store).iter().map(|row| row.2).sum();
-        assert_eq!(total, 5 * each * (95 + 3 * 24 * 60));
-        // And came back with a clock of 1970: nothing.
-        while step(&Moment { wall: 0, boot: "c".into(), steady: 5 }) {}
-        assert_eq!(stored(&store).iter().map(|row| row.2).sum::<i64>(), total);
+        assert_eq!(total(), 95 + 3 * 24 * 60);
+        // The machine was off for as long: what it may have run before, and what it has been on since.
+        let off = Moment { wall: away.wall + 3 * DAY, boot: "b".into(), steady: 20 * MINUTE };
+        while step(&off) {}
+        let mut minutes = 95 + 3 * 24 * 60 + 80;
+        assert_eq!(total(), minutes);
+        // It comes back with a clock of 1970, on which it stays: what it has been on, and from there on every minute.
+        let behind = Moment { wall: 0, boot: "c".into(), steady: 30 * MINUTE };
+        while step(&behind) {}
+        while step(&behind.plus(5 * 60 * MINUTE)) {}
+        minutes += 30 + 5 * 60;
+        assert_eq!(total(), minutes);
+        // And with the right one, half a century later.
+        while step(&Moment { wall: off.wall + DAY, boot: "d".into(), steady: 16 * MINUTE }) {}
+        assert_eq!(total(), minutes + 76);
+        // The same database on a machine that has been on for a year: the calendar says how long it was away.
+        while step(&Moment { wall: off.wall + DAY + 40 * MINUTE + DAY, boot: "e".into(), steady: 365 * DAY }) {}
+        assert_eq!(total(), minutes + 76 + 24 * 60 + 40);
         // Events that go give their room back.
         store.write_blocking(|tx| Ok(tx.execute("DELETE FROM device_events", [])?)).unwrap();
         let sizes: i64 = store.read_blocking(|db| Ok(db.query_row("SELECT sum(bytes) FROM event_sizes", [], |row| row.get(0))?)).unwrap();

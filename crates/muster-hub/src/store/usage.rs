@@ -6,8 +6,8 @@ use muster_proto::api::{Day, UsageDay, Used};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use rusqlite::{Connection, Transaction, params};
 
-use super::Result;
 use super::metering::Kind;
+use super::{Result, sums};
 
 /// What the rows are about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,8 +46,9 @@ pub(crate) fn series(connection: &Connection, org: &OrgId, filter: &Filter, most
         By::Device => "u.uid",
     };
     let day = if filter.whole { "?2" } else { "u.day" };
+    let amount = sums::columns("u.amount");
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {day} AS day_of, {column} AS part, u.kind, sum(u.amount), max(u.amount), d.name
+        "SELECT {day} AS day_of, {column} AS part, u.kind, max(u.amount), d.name, {amount}
          FROM usage_days u LEFT JOIN devices d ON d.uid = {column} AND d.org = u.org
          WHERE u.org = ?1 AND u.day BETWEEN ?2 AND ?3 AND (?4 IS NULL OR u.project = ?4) AND (?5 IS NULL OR u.uid = ?5)
          GROUP BY day_of, part, u.kind ORDER BY day_of, part"
@@ -74,11 +75,11 @@ pub(crate) fn series(connection: &Connection, org: &OrgId, filter: &Filter, most
                 By::Project => (Some(part.parse()?), None),
                 By::Device => (None, Some(part.parse()?)),
             };
-            found.push(UsageDay { day: Day::from_number(day), project, device, device_name: row.get(5)?, used: Used::default() });
+            found.push(UsageDay { day: Day::from_number(day), project, device, device_name: row.get(4)?, used: Used::default() });
             last = Some((day, part));
         }
         if let Some(row_of) = found.last_mut() {
-            let amount: i64 = row.get(if kind.is_peak() { 4 } else { 3 })?;
+            let amount: i64 = if kind.is_peak() { row.get(3)? } else { sums::told(sums::read(row, 5)?) };
             put(&mut row_of.used, kind, amount.unsigned_abs());
         }
     }
@@ -132,15 +133,15 @@ pub(crate) struct ActiveOn {
     pub day: i64,
 }
 
-/// Which devices were there on which day and are not noted yet, of what the presence table knows: today for whoever is online, and
-/// the days on which a device came, went, or was last heard of.
+/// Which devices were there on which day and are not noted yet, of what the presence table knows: today for whoever is online, where it
+/// is known that today is today, and the days on which a device came, went, or was last heard of.
 ///
 /// # Errors
 /// When the database fails.
-pub(crate) fn not_noted(connection: &Connection, today: Day, most: usize) -> Result<Vec<ActiveOn>> {
+pub(crate) fn not_noted(connection: &Connection, today: Day, online: bool, most: usize) -> Result<Vec<ActiveOn>> {
     let mut statement = connection.prepare_cached(
         "WITH days AS (
-             SELECT uid, ?1 AS day FROM presence WHERE online
+             SELECT uid, ?1 AS day FROM presence WHERE online AND ?4
              UNION SELECT uid, since / 86400000 FROM presence WHERE since > 0
              UNION SELECT uid, last_seen / 86400000 FROM presence WHERE last_seen > 0)
          SELECT d.org, d.uid, (SELECT CASE count(*) WHEN 1 THEN min(p.project) END FROM device_projects p WHERE p.uid = d.uid), a.day
@@ -150,7 +151,7 @@ pub(crate) fn not_noted(connection: &Connection, today: Day, most: usize) -> Res
     )?;
     // A device that was last heard of long ago is known by its row, or was before the hub metered anything.
     let oldest = today.plus(-LOOK_BACK).number();
-    let rows = statement.query_map(params![today.number(), oldest, i64::try_from(most).unwrap_or(i64::MAX)], |row| {
+    let rows = statement.query_map(params![today.number(), oldest, i64::try_from(most).unwrap_or(i64::MAX), online], |row| {
         Ok(ActiveOn { org: row.get(0)?, uid: row.get(1)?, project: row.get(2)?, day: row.get(3)? })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

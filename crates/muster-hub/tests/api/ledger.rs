@@ -114,3 +114,74 @@ async fn days_are_charged_once_at_the_rate_of_their_time() {
     });
     assert_eq!(changed.await.unwrap(), 4, "three rates at the first start, one change");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_however_large_makes_a_page_fail() {
+    let world = World::new().await;
+    let robot = world.admitted("robot-1").await;
+    let uid = robot.uid.clone();
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        let today = Day::of(clock::now()).number();
+        for (day, kind, uid) in [today - 1, today]
+            .into_iter()
+            .flat_map(|day| Kind::ALL.iter().map(move |kind| (day, kind)))
+            .flat_map(|(day, kind)| [(day, kind, uid.as_str()), (day, kind, "daaaaaaaaaaaaaaa")])
+        {
+            let sql = "INSERT OR REPLACE INTO usage_days (org, day, kind, project, uid, amount) VALUES ('acme', ?1, ?2, 'lab', ?3, ?4)";
+            tx.execute(sql, rusqlite::params![day, kind.as_str(), uid, i64::MAX])?;
+        }
+        for (nano, project) in [(i64::MAX, None), (i64::MAX, None), (-i64::MAX, Some("lab")), (i64::MIN, Some("lab"))] {
+            let sql = "INSERT INTO ledger (t, org, entry, nano, day, project, kind, rate, amount, actor)
+                       VALUES (1, 'acme', iif(?2 IS NULL, 'top_up', 'charge'), ?1, 1, ?2, 'cpu_us', 1, 1, 'hub')";
+            tx.execute(sql, rusqlite::params![nano, project])?;
+        }
+        for (kind, rate) in [("cpu_us", i64::MAX), ("memory_kib_ms", 1), ("storage", i64::MAX)] {
+            let sql = "INSERT OR REPLACE INTO charges (org, day, project, kind, rate, amount) VALUES ('acme', 3, 'lab', ?1, ?2, ?3)";
+            tx.execute(sql, rusqlite::params![kind, rate, i64::MAX])?;
+        }
+        for boot in ["x", "y"] {
+            let sql = "INSERT INTO usage_boots (uid, boot, received, bytes) VALUES (?1, ?2, 1, ?3)";
+            tx.execute(sql, rusqlite::params![uid, boot, i64::MAX])?;
+        }
+        Ok(())
+    };
+    world.hub.state.store.write(work).await.unwrap();
+    let pages = async |when: &str| {
+        for page in [
+            "usage",
+            "usage?by=project",
+            "usage?by=device",
+            "usage?by=device&whole=true",
+            "usage?format=csv",
+            "projects/lab/usage",
+            "billing",
+            "ledger",
+            "ledger?format=csv",
+            "limits",
+            "projects/lab",
+            "devices",
+        ] {
+            let answer = world.owner.get(&format!("/v1/orgs/acme/{page}")).await;
+            assert_eq!(answer.status, 200, "{when} {page}: {}", String::from_utf8_lossy(&answer.body));
+        }
+    };
+    pages("before").await;
+    let usage = world.owner.get("/v1/orgs/acme/usage").await.ok(200);
+    assert_eq!(
+        usage["total"]["session_ms"].as_u64(),
+        Some(u64::try_from(i64::MAX).unwrap() * 2),
+        "days that cannot be told more are added"
+    );
+    let billing = world.owner.get("/v1/orgs/acme/billing").await.ok(200);
+    assert_eq!(billing["balance"], "-0.000000001", "exact, whatever was passed on the way");
+    // Days are closed, storage is weighed, and an owner of the hub sets things right.
+    restart(&world, &world.hub.state.config).await;
+    pages("after").await;
+    assert_eq!(world.owner.get("/v1/orgs/acme/billing").await.ok(200)["balance"], "-9223372036.854775807");
+    let credits = |credits: &str| json!({ "credits": credits, "correction": true });
+    for _ in 0..3 {
+        world.owner.post("/v1/orgs/acme/credits", credits("100000000")).await.ok(201);
+    }
+    world.owner.post("/v1/orgs/acme/credits", credits("-100000000")).await.problem("invalid");
+    pages("in the end").await;
+}
