@@ -305,7 +305,10 @@ impl<'a> Link<'a> {
         self.flush(wire).await?;
         let (mut birth, mut subscribed, mut born) = (None, false, false);
         while !(subscribed && born) {
-            for incoming in self.receive(wire).await? {
+            let turned_at = steady_clock();
+            let heard = self.receive(wire).await?;
+            self.still_awake(turned_at)?;
+            for incoming in heard {
                 match incoming {
                     Incoming::Connected { keep_alive } => {
                         if let Some(keep_alive) = keep_alive {
