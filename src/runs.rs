@@ -7,6 +7,7 @@ pub(crate) mod folder;
 pub(crate) mod outgoing;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use muster_proto::Millis;
 use muster_proto::id::RunId;
 use muster_proto::run::{RunCommand as Wanted, RunEnd, RunOrder, RunOutcome, RunReport, RunReportKind, RunStart};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::process::Command as Process;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
@@ -31,6 +32,8 @@ use folder::{Arrival, Cancel, Folder, Folders, Job};
 const UNTOLD_MAX: usize = 256;
 /// Runs that are over and remembered, so that a late repetition of an order is known.
 const REMEMBERED: usize = 1000;
+/// After so many cancels of unknown runs the oldest memories go: whoever floods this device does not fill its disk with them.
+const NOTED_MAX: usize = 100;
 /// How soon it is looked again for a supervisor that has not begun yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Longest command in `musterd status`.
@@ -45,6 +48,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<RunCommand>)
         boot: machine_start(),
         live: BTreeSet::new(),
         ends: JoinSet::new(),
+        noted: 0,
         daemon,
     };
     runs.find_again();
@@ -78,6 +82,8 @@ struct Runs {
     boot: String,
     live: BTreeSet<RunId>,
     ends: JoinSet<RunId>,
+    /// Cancels of unknown runs since the oldest were last forgotten.
+    noted: usize,
 }
 
 impl Runs {
@@ -228,6 +234,8 @@ impl Runs {
             if self.daemon.outgoing().has(run) {
                 return;
             }
+            // Its order may still be on its way: it would find this run over.
+            self.remember(run);
             let end = RunEnd::without_process(RunOutcome::Lost, "unknown_run", "the device knows nothing of this run");
             return self.lone(run.clone(), t, end);
         }
@@ -239,8 +247,8 @@ impl Runs {
             warn!("{error}; the run is ended without its reason");
         }
         // One that has not begun reads the reason before it does.
-        if let Some(pid) = supervisor(&folder) {
-            let _ = kill_process(pid, Signal::TERM);
+        if let Some(pidfd) = held_supervisor(&folder) {
+            let _ = pidfd_send_signal(&pidfd, Signal::TERM);
         }
     }
 
@@ -307,13 +315,29 @@ impl Runs {
         self.daemon.to_send.notify_one();
     }
 
-    /// Finds what an earlier daemon left: living runs, ends that were not told, and runs that were cut off.
-    fn find_again(&mut self) {
-        let (runs, over) = self.folders.all();
+    /// A cancel came before its order, or the run was forgotten long ago: what comes late is refused as known.
+    fn remember(&mut self, run: &RunId) {
+        if let Err(error) = self.folders.remember(run) {
+            return warn!("run {run} was ended before it began, and that cannot be noted: {error}");
+        }
+        self.noted += 1;
+        if self.noted >= NOTED_MAX {
+            self.noted = 0;
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&self) {
+        let over = self.folders.all().1;
         for run in over.iter().take(over.len().saturating_sub(REMEMBERED)) {
             self.folders.forget(run);
         }
-        for run in runs {
+    }
+
+    /// Finds what an earlier daemon left: living runs, ends that were not told, and runs that were cut off.
+    fn find_again(&mut self) {
+        self.forget_oldest();
+        for run in self.folders.all().0 {
             let folder = self.folders.of(&run);
             if folder.is_over() || folder.job().is_none() {
                 folder.remove();
@@ -334,14 +358,18 @@ fn supervisor(folder: &Folder) -> Option<Pid> {
     (start_time(pid) == Some(begun.started)).then_some(pid)
 }
 
+/// The same, held: what is done to it is done to no other process that was given its number since.
+fn held_supervisor(folder: &Folder) -> Option<OwnedFd> {
+    let pid = supervisor(folder)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
+    // Compared again now that the pidfd holds the process: it cannot be another one any more.
+    (supervisor(folder) == Some(pid)).then_some(pidfd)
+}
+
 /// Waits for the end of a supervisor that is not our child.
 async fn end_of_supervisor(folder: Folder, run: RunId) -> RunId {
     loop {
-        if let Some(pid) = supervisor(&folder)
-            && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::NONBLOCK)
-            // Compared again now that the pidfd holds the process: it cannot be another one any more.
-            && supervisor(&folder) == Some(pid)
-        {
+        if let Some(pidfd) = held_supervisor(&folder) {
             return end_of_stranger(pidfd, run).await;
         }
         // It has not begun yet, or it is on its way out.

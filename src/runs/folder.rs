@@ -126,6 +126,15 @@ impl Folders {
         (runs, over.into_iter().map(|(_, run)| run).collect())
     }
 
+    /// Remembers a run of which there is nothing else.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn remember(&self, run: &RunId) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        self.of(run).note_over()
+    }
+
     /// Forgets a run that is over.
     pub(crate) fn forget(&self, run: &RunId) {
         let _ = std::fs::remove_file(self.of(run).over);
@@ -311,9 +320,13 @@ impl Folder {
     /// # Errors
     /// When the memory cannot be written; the folder stays then.
     pub(crate) fn finish(&self) -> io::Result<()> {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.over)?;
+        self.note_over()?;
         self.remove();
         Ok(())
+    }
+
+    fn note_over(&self) -> io::Result<()> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.over).map(drop)
     }
 
     /// Removes the folder.

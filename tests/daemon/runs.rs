@@ -197,6 +197,27 @@ fn the_policy_the_clock_and_the_bounds_refuse_with_a_code_and_a_sentence() {
 }
 
 #[test]
+fn an_order_that_comes_after_its_cancel_is_not_begun_by_this_daemon_nor_the_next() {
+    let hub = StubHub::start();
+    let mut device = device(&hub);
+    let file = device.path("begun");
+    cancel(&hub, RUN);
+    let end = end(&hub, RUN);
+    assert_eq!((end.outcome, end.code.as_deref()), (RunOutcome::Lost, Some("unknown_run")));
+    start(&hub, RUN, &shell(&format!("echo now >> {}", file.display())));
+    device.kill();
+    let births = hub.births().len();
+    device.start();
+    wait_for("the next birth", || (hub.births().len() > births).then_some(()));
+    start(&hub, RUN, &shell(&format!("echo later >> {}", file.display())));
+    // Orders are taken one after the other.
+    start(&hub, "rbbbbbbbbbbbbbbb", &shell("true"));
+    self::end(&hub, "rbbbbbbbbbbbbbbb");
+    assert!(!file.exists(), "{}", fs::read_to_string(file).unwrap());
+    assert_eq!(reports(&hub, RUN).len(), 1);
+}
+
+#[test]
 fn what_cannot_be_started_says_why() {
     let hub = StubHub::start();
     let _device = device(&hub);

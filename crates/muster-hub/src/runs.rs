@@ -63,12 +63,17 @@ impl Runs {
         Self(Arc::new(Inner { store, lanes, changes: broadcast::channel(BEHIND).0, stopped: CancellationToken::new() }))
     }
 
-    /// Orders a device to run a command. The device's answers come by themselves.
+    /// Orders a device to run a command, unless the run was ended since it was filed: then nothing leaves. The device's answers come by themselves.
+    /// Whether the order left.
     ///
     /// # Errors
     /// When the order could not be kept for the device.
-    pub async fn start(&self, uid: &DeviceUid, run: &RunId, start: RunStart) -> Result<(), SendError> {
-        self.0.lanes.send(uid, Down::Run(run.clone()), encode(&RunOrder::Start(start)), START).await
+    pub async fn start(&self, uid: &DeviceUid, run: &RunId, start: RunStart) -> Result<bool, SendError> {
+        let id = run.clone();
+        let waits = move |db: &Connection| {
+            Ok(runs::by_id(db, &id)?.is_some_and(|run| run.state == RunState::Waiting && run.cancelled_at.is_none()))
+        };
+        self.0.lanes.send_if_wanted(uid, Down::Run(run.clone()), encode(&RunOrder::Start(start)), START, waits).await
     }
 
     /// Ends a run: at once where its order still waits for the device, else as soon as the device has ended it.

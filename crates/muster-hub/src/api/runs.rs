@@ -125,6 +125,7 @@ async fn start(
         .store
         .write(move |tx| {
             limits::check(tx, &filed.org, LimitName::Runs, 1)?;
+            limits::check(tx, &filed.org, LimitName::Storage, filed.output_max)?;
             runs::insert(tx, &filed)?;
             entry.ok(tx)
         })
@@ -134,7 +135,8 @@ async fn start(
         state.runs.cancel(&row, "hub", &gone.detail, None).await?;
         return Err(gone.into());
     }
-    if let Err(error) = state.runs.start(&row.uid, &row.id, order).await {
+    let sent = state.runs.start(&row.uid, &row.id, order).await;
+    if let Err(error) = sent {
         let (id, why) = (row.id.clone(), format!("the order could not be kept for the device: {error}"));
         let told = why.clone();
         state
@@ -149,6 +151,9 @@ async fn start(
         });
     }
     let linked = state.lanes.is_linked(&row.uid);
+    // Somebody may have ended it already: then the order did not leave, and the answer says so.
+    let id = row.id.clone();
+    let row = if sent.is_ok_and(|left| left) { row } else { state.store.read(move |db| runs::by_id(db, &id)).await?.unwrap_or(row) };
     Ok((StatusCode::CREATED, Json(shown(row, linked))))
 }
 

@@ -10,6 +10,7 @@ use muster_proto::Millis;
 use muster_proto::id::DeviceUid;
 use muster_proto::mqtt::{AdmissionNotice, encode};
 use muster_proto::topic::{Down as Lane, Topic};
+use rusqlite::Connection;
 
 use super::bounds::{DOWN_MAX, QUEUE_MAX};
 use super::links::{End, Links};
@@ -79,6 +80,22 @@ fn refers_to_nothing(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
 }
 
+/// What became of keeping a message.
+fn sent(kept: store::Result<bool>) -> Result<(), SendError> {
+    match kept {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(SendError::Full),
+        Err(store::Error::Sql(error)) if refers_to_nothing(&error) => Err(SendError::Gone),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A message on its way.
+enum Addressed<'a> {
+    Here(Arc<Links>, Down),
+    At(&'a Broker, String, Vec<u8>),
+}
+
 impl Lanes {
     pub(super) fn embedded(store: Store, ingest: Ingest, links: Arc<Links>, last_id: i64) -> Self {
         // Numbers go on from the clock, so that a number is not used twice even where the highest was done with before a restart.
@@ -99,15 +116,10 @@ impl Lanes {
         if payload.len() > DOWN_MAX {
             return Err(SendError::TooLarge(payload.len()));
         }
-        let topic = Topic::Down(uid.clone(), down).to_string();
-        let (links, last_id) = match &self.0.way {
-            Way::External(broker) => return broker.publish(topic, payload, options).await,
-            Way::Embedded { links, last_id } => (Arc::clone(links), last_id),
+        let (links, message) = match self.message(uid, down, payload, options) {
+            Addressed::Here(links, message) => (links, message),
+            Addressed::At(broker, topic, payload) => return broker.publish(topic, payload, options).await,
         };
-        let now = clock::now();
-        let expires_at = now.saturating_add(Millis::try_from(options.expiry.as_millis()).unwrap_or(Millis::MAX));
-        let id = last_id.fetch_add(1, Ordering::Relaxed) + 1;
-        let message = Down { id, topic, payload, expires_at: Some(expires_at), retain: false, sent: false };
         // At once to a device that is there: a person waits for a shell. The store has it for every other case.
         let early = links.get(uid).filter(|link| link.has_room());
         if let Some(link) = &early {
@@ -115,7 +127,7 @@ impl Lanes {
         }
         let owner = uid.clone();
         let kept = self.0.store.write(move |tx| {
-            if !mqtt::enqueue(tx, &owner, &message, options.retain, QUEUE_MAX, now)? {
+            if !mqtt::enqueue(tx, &owner, &message, options.retain, QUEUE_MAX, clock::now())? {
                 return Ok(false);
             }
             // A link that came meanwhile has read the store before this write or after it: in the first case it must be told.
@@ -124,11 +136,67 @@ impl Lanes {
             }
             Ok(true)
         });
+        sent(kept.await)
+    }
+
+    /// [`Lanes::send`], but only if it is still wanted, which is asked in the transaction that keeps it: whoever takes the wish back
+    /// in a transaction of his own comes before it, and nothing is sent, or after it. Whether it was sent.
+    ///
+    /// An external broker takes part in no transaction: there it is asked right before.
+    ///
+    /// # Errors
+    /// As [`Lanes::send`], and when it cannot be asked.
+    pub async fn send_if_wanted(
+        &self,
+        uid: &DeviceUid,
+        down: Lane,
+        payload: Vec<u8>,
+        options: SendOptions,
+        wanted: impl FnOnce(&Connection) -> store::Result<bool> + Send + 'static,
+    ) -> Result<bool, SendError> {
+        if payload.len() > DOWN_MAX {
+            return Err(SendError::TooLarge(payload.len()));
+        }
+        let (links, message) = match self.message(uid, down, payload, options) {
+            Addressed::Here(links, message) => (links, message),
+            Addressed::At(broker, topic, payload) => {
+                if !self.0.store.read(wanted).await? {
+                    return Ok(false);
+                }
+                broker.publish(topic, payload, options).await?;
+                return Ok(true);
+            }
+        };
+        let owner = uid.clone();
+        let kept = self.0.store.write(move |tx| {
+            if !wanted(tx)? {
+                return Ok(None);
+            }
+            if !mqtt::enqueue(tx, &owner, &message, options.retain, QUEUE_MAX, clock::now())? {
+                return Ok(Some(false));
+            }
+            if let Some(link) = links.get(&owner) {
+                link.deliver(message);
+            }
+            Ok(Some(true))
+        });
         match kept.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(SendError::Full),
-            Err(store::Error::Sql(error)) if refers_to_nothing(&error) => Err(SendError::Gone),
-            Err(error) => Err(error.into()),
+            Ok(None) => Ok(false),
+            Ok(Some(kept)) => sent(Ok(kept)).map(|()| true),
+            Err(error) => sent(Err(error)).map(|()| true),
+        }
+    }
+
+    fn message(&self, uid: &DeviceUid, down: Lane, payload: Vec<u8>, options: SendOptions) -> Addressed<'_> {
+        let topic = Topic::Down(uid.clone(), down).to_string();
+        match &self.0.way {
+            Way::External(broker) => Addressed::At(broker, topic, payload),
+            Way::Embedded { links, last_id } => {
+                let expires_at = clock::now().saturating_add(Millis::try_from(options.expiry.as_millis()).unwrap_or(Millis::MAX));
+                let id = last_id.fetch_add(1, Ordering::Relaxed) + 1;
+                let message = Down { id, topic, payload, expires_at: Some(expires_at), retain: false, sent: false };
+                Addressed::Here(Arc::clone(links), message)
+            }
         }
     }
 

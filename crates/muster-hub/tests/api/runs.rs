@@ -150,6 +150,46 @@ async fn a_cancel_while_it_waits_is_at_once_and_the_device_has_the_last_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_order_does_not_leave_for_a_run_that_was_ended_meanwhile() {
+    let world = World::new().await;
+    let device = world.admitted("R-1").await;
+    let run = start(&world.owner, &device, json!({ "command": { "argv": ["true"] } })).await;
+    let id = run["id"].as_str().unwrap();
+    world.owner.post(&format!("/v1/orgs/acme/runs/{id}/cancel"), Value::Null).await.ok(200);
+    let waiting = queued(&world, &device).await;
+    // As where the cancel came between the record of a run and its order.
+    let order = json!({
+        "command": { "argv": ["true"] }, "timeout_s": 1, "output_max": 0, "user": "x", "project": "lab", "role": "operate", "t": now(),
+        "expires": now() + 600_000,
+    });
+    let (uid, id) = (device.uid.parse().unwrap(), id.parse().unwrap());
+    let left = world.hub.state.runs.start(&uid, &id, serde_json::from_value(order).unwrap()).await.unwrap();
+    assert!(!left);
+    assert_eq!(queued(&world, &device).await, waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_finds_room_for_its_output_or_does_not_begin() {
+    let world = World::new().await;
+    let device = world.admitted("R-1").await;
+    let limits = json!({ "limits": [{ "name": "storage", "most": 1000 }] });
+    world.owner.patch("/v1/orgs/acme/limits", limits).await.ok(200);
+    let path = format!("/v1/orgs/acme/devices/{}/runs", device.uid);
+    let with = |output_max: Option<u64>| json!({ "command": { "argv": ["true"] }, "output_max": output_max });
+    for too_much in [None, Some(1001)] {
+        let problem = world.owner.post(&path, with(too_much)).await.problem("limit_reached");
+        assert!(problem.detail.contains("1000 bytes stored") && problem.detail.contains("were asked for"), "{problem:?}");
+    }
+    let run = start(&world.owner, &device, with(Some(1000))).await;
+    told(&world, &device, &run).output(0, RunStream::Stdout, 0, &"x".repeat(400)).await;
+    world.owner.post(&path, with(Some(601))).await.problem("limit_reached");
+    world.owner.post(&path, with(Some(600))).await.ok(201);
+    // Without output it needs none.
+    world.owner.patch("/v1/orgs/acme/limits", json!({ "limits": [{ "name": "storage", "most": 1 }] })).await.ok(200);
+    world.owner.post(&path, with(Some(0))).await.ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_and_what_is_refused() {
     let world = World::new().await;
     let device = world.admitted("R-1").await;
