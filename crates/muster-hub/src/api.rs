@@ -5,6 +5,7 @@
 
 mod access;
 mod account;
+mod asker;
 mod audit;
 mod billing;
 mod bulk;

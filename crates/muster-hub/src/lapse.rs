@@ -1,7 +1,8 @@
 //! Ends at once what somebody does by a right that is gone: a live session, a run, a stream of records.
 //!
-//! The store tells which organizations' rights and which devices a commit touched ([`crate::store::touched`]). What lives there is
-//! then looked at again with the rights as they are now; whatever nobody may do any more ends with a sentence that says why.
+//! The store tells which organizations' rights, which devices and which access tokens a commit touched ([`crate::store::touched`]).
+//! What lives there is then looked at again with the rights as they are now; whatever nobody may do any more ends with a sentence that
+//! says why. Only that a token's time runs out is told by no commit, and looked for.
 //! So it does not matter who changed what, and by which request: leaving, a lower role, a team, an archive, a device that moved.
 //!
 //! It decides nothing itself: what is needed stands in `rights`, what is had in `standings`.
@@ -18,11 +19,14 @@ use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use muster_proto::problem::{Code, Problem};
 use rusqlite::Connection;
 use tokio::sync::{Notify, broadcast};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::rights::{self, Action};
 use crate::standings::Standings;
 use crate::store::accounts::{self, Account};
+use crate::store::tokens::{self, State as TokenState};
 use crate::store::touched::{Observer, Touched};
 use crate::store::{self, Store, projects};
 
@@ -30,6 +34,8 @@ pub use sessions::Sessions;
 
 /// After a look that failed, the next one follows so much later.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How often it is looked for access tokens whose time has run out: so much longer may a session last.
+const RUN_OUT: Duration = Duration::from_secs(5);
 /// Changes that a stream may fall behind by; one that falls behind further looks again all the same.
 const BEHIND: usize = 256;
 
@@ -48,8 +54,26 @@ pub struct Held {
     pub device_name: String,
     /// Who: the account's e-mail.
     pub email: String,
+    /// The access token that it was asked for with; `None` from before this was kept.
+    pub token: Option<ByToken>,
     /// The right that it needs all the time.
     pub needs: Action,
+}
+
+/// How long something lives by its access token: its public name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ByToken {
+    /// Only while the token is good: a live session is access, and an access token's end is the end of access.
+    WhileGood(String),
+    /// Until the token is withdrawn: a run was ordered while the token was good, and has an end of its own.
+    UntilWithdrawn(String),
+}
+
+impl ByToken {
+    fn id(&self) -> &str {
+        let (Self::WhileGood(id) | Self::UntilWithdrawn(id)) = self;
+        id
+    }
 }
 
 /// Whoever has living things of this kind: the relay has sessions. Runs have their own.
@@ -93,6 +117,8 @@ struct What {
     everything: bool,
     /// Rights of the whole organization (`None`), or only these devices.
     orgs: BTreeMap<OrgId, Option<BTreeSet<DeviceUid>>>,
+    /// Access tokens that have ended.
+    tokens: BTreeSet<String>,
 }
 
 impl Due {
@@ -106,6 +132,7 @@ impl Observer for Due {
         {
             let mut what = self.lock();
             what.everything |= touched.everything;
+            what.tokens.extend(touched.tokens.iter().cloned());
             for (org, in_org) in &touched.orgs {
                 if in_org.rights {
                     what.orgs.insert(org.clone(), None);
@@ -118,7 +145,7 @@ impl Observer for Due {
         }
         self.wake.notify_one();
         // Nobody may be listening.
-        if touched.everything {
+        if touched.everything || !touched.tokens.is_empty() {
             let _ = self.changes.send(None);
         }
         for (org, _) in touched.orgs.iter().filter(|(_, in_org)| in_org.rights) {
@@ -133,6 +160,8 @@ impl Observer for Due {
 struct Found {
     /// The account may be used.
     account: bool,
+    /// What became of the access token.
+    token: TokenState,
     /// There is anything at all that the account has in the organization.
     belongs: bool,
     /// The role in the organization.
@@ -149,6 +178,13 @@ fn lapsed(held: &Held, found: &Found) -> Option<Problem> {
     let gone = |why: String| Some(Problem::new(Code::Forbidden, why));
     if !found.account {
         return gone(format!("the account {email} is no longer in use"));
+    }
+    match (&held.token, found.token) {
+        (None, _) | (Some(_), TokenState::Good) | (Some(ByToken::UntilWithdrawn(_)), TokenState::RunOut) => {}
+        (Some(token), TokenState::Withdrawn) => return gone(format!("the access token {} of {email} was withdrawn", token.id())),
+        (Some(token), TokenState::RunOut) => {
+            return Some(Problem::new(Code::Expired, format!("the access token {} of {email} has expired; log in again", token.id())));
+        }
     }
     if !found.belongs {
         return gone(format!("{email} no longer belongs to {org}"));
@@ -203,13 +239,17 @@ impl Lapses {
 
     /// Runs until cancelled.
     pub async fn run(&self, shutdown: CancellationToken) {
+        let mut ends = interval(RUN_OUT);
+        ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let what = std::mem::take(&mut *self.0.due.lock());
-            if !what.everything && what.orgs.is_empty() {
+            if !what.everything && what.orgs.is_empty() && what.tokens.is_empty() {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
-                    () = self.0.due.wake.notified() => continue,
+                    () = self.0.due.wake.notified() => {}
+                    _ = ends.tick() => self.look_for_ends().await,
                 }
+                continue;
             }
             if let Err(error) = self.look(what).await {
                 tracing::error!(%error, "what lives by which right could not be looked at; all of it is, in a moment");
@@ -219,6 +259,14 @@ impl Lapses {
                     () = tokio::time::sleep(AGAIN) => {}
                 }
             }
+        }
+    }
+
+    /// A token's time runs out without a commit that tells of it.
+    async fn look_for_ends(&self) {
+        match self.0.store.read(|db| tokens::run_out(db, clock::now())).await {
+            Ok(ended) => self.0.due.lock().tokens.extend(ended),
+            Err(error) => tracing::error!(%error, "it could not be looked which access tokens have expired; it is tried again"),
         }
     }
 
@@ -240,9 +288,9 @@ fn over(db: &Connection, standings: &Standings, holders: &[Arc<dyn Holder>], wha
     let mut ends = Vec::new();
     let mut accounts = HashMap::new();
     for (n, holder) in holders.iter().enumerate() {
-        let mut look = |org: Option<&OrgId>, devices: Option<&BTreeSet<DeviceUid>>| -> store::Result<()> {
+        let mut look = |org: Option<&OrgId>, concerned: &dyn Fn(&Held) -> bool| -> store::Result<()> {
             for held in holder.held(db, org)? {
-                if devices.is_some_and(|devices| !devices.contains(&held.uid)) {
+                if !concerned(&held) {
                     continue;
                 }
                 if let Some(why) = lapsed(&held, &find(db, standings, &held, &mut accounts)?) {
@@ -252,11 +300,14 @@ fn over(db: &Connection, standings: &Standings, holders: &[Arc<dyn Holder>], wha
             Ok(())
         };
         if what.everything {
-            look(None, None)?;
+            look(None, &|_| true)?;
             continue;
         }
         for (org, devices) in &what.orgs {
-            look(Some(org), devices.as_ref())?;
+            look(Some(org), &|held| devices.as_ref().is_none_or(|devices| devices.contains(&held.uid)))?;
+        }
+        if !what.tokens.is_empty() {
+            look(None, &|held| held.token.as_ref().is_some_and(|token| what.tokens.contains(token.id())))?;
         }
     }
     Ok(ends)
@@ -276,6 +327,7 @@ fn find(db: &Connection, standings: &Standings, held: &Held, accounts: &mut Hash
     let project = standing.as_ref().and_then(|standing| standing.projects.get(&held.project));
     Ok(Found {
         account: account.is_some(),
+        token: held.token.as_ref().map_or(Ok(TokenState::Good), |token| tokens::state(db, token.id(), clock::now()))?,
         belongs: standing.is_some(),
         org: standing.as_ref().and_then(|standing| standing.role),
         project: project.map(|project| (project.role, project.archived)),
@@ -316,12 +368,14 @@ mod tests {
             uid: "daaaaaaaaaaaaaaa".parse().unwrap(),
             device_name: "robot-7".into(),
             email: "ben@acme.example".into(),
+            token: Some(ByToken::WhileGood("t1".into())),
             needs,
         }
     }
 
     const ALL: Found = Found {
         account: true,
+        token: TokenState::Good,
         belongs: true,
         org: Some(OrgRole::Member),
         project: Some((ProjectRole::Operate, false)),
@@ -355,6 +409,28 @@ mod tests {
                 assert!(why.detail.contains(says), "{found:?} {needs:?}: {why:?}");
                 assert_eq!(why.is(Code::Archived), says.contains("archived"), "{why:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_session_ends_with_its_token_and_a_run_only_with_one_that_was_withdrawn() {
+        let by = |token: Option<ByToken>, state| {
+            let held = Held { token, ..held(Action::Connect) };
+            lapsed(&held, &Found { token: state, ..ALL }).map(|why| why.detail)
+        };
+        let (session, run) = (|| Some(ByToken::WhileGood("t1".into())), || Some(ByToken::UntilWithdrawn("t1".into())));
+        for (token, state, says) in [
+            (session(), TokenState::Good, ""),
+            (session(), TokenState::RunOut, "the access token t1 of ben@acme.example has expired"),
+            (session(), TokenState::Withdrawn, "the access token t1 of ben@acme.example was withdrawn"),
+            (run(), TokenState::Good, ""),
+            (run(), TokenState::RunOut, ""),
+            (run(), TokenState::Withdrawn, "was withdrawn"),
+            (None, TokenState::Withdrawn, ""),
+        ] {
+            let why = by(token.clone(), state);
+            assert_eq!(why.is_none(), says.is_empty(), "{token:?} {state:?}: {why:?}");
+            assert!(why.is_none_or(|why| why.contains(says)), "{token:?} {state:?}");
         }
     }
 

@@ -93,6 +93,7 @@ struct Live {
     device_name: String,
     project: ProjectId,
     email: String,
+    token: Option<String>,
     relay: Relay,
     inbox: mpsc::Sender<Command>,
     tickets: Mutex<[Ticket; 2]>,
@@ -143,6 +144,8 @@ pub struct Alive {
     pub device_name: String,
     /// Who.
     pub email: String,
+    /// The access token that it was asked for with.
+    pub token: Option<String>,
 }
 
 /// What is known of a living session at this moment.
@@ -261,6 +264,7 @@ impl Relay {
             uid: live.uid.clone(),
             device_name: live.device_name.clone(),
             email: live.email.clone(),
+            token: live.token.clone(),
         });
         alive.collect()
     }
@@ -352,6 +356,7 @@ impl Relay {
             device_name: row.device_name.clone(),
             project: row.project.clone(),
             email: row.email.clone(),
+            token: row.token.clone(),
             relay: self.clone(),
             inbox,
             tickets: Mutex::new([row.client_ticket, row.device_ticket]),

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::Entry;
 use crate::clock::{self, DAY, SECOND};
-use crate::lapse::{Held, Holder};
+use crate::lapse::{ByToken, Held, Holder};
 use crate::mqtt::{Lanes, SendError, SendOptions};
 use crate::rights::Action;
 use crate::store::runs::{self, RunRow};
@@ -222,6 +222,7 @@ pub fn held(run: &RunRow) -> Held {
         uid: run.uid.clone(),
         device_name: run.device_name.clone(),
         email: run.email.clone(),
+        token: run.token.clone().map(ByToken::UntilWithdrawn),
         needs: Action::Operate,
     }
 }
@@ -266,6 +267,7 @@ mod tests {
             role: "operate".into(),
             account: 1,
             email: "ada@acme.example".into(),
+            token: None,
             address: None,
             command: RunCommand::Shell("true".into()),
             run_as: None,

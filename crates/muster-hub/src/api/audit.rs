@@ -3,13 +3,9 @@
 mod export;
 mod tail;
 
-use std::net::IpAddr;
-
 use axum::Json;
-use axum::extract::{FromRequestParts, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::header::AUTHORIZATION;
-use http::request::Parts;
 use muster_proto::Millis;
 use muster_proto::api::{AuditEvent, Page};
 use muster_proto::problem::Code;
@@ -17,8 +13,8 @@ use serde::Deserialize;
 
 pub use tail::Tails;
 
+use super::asker::{Asker, Bearer};
 use super::{ApiError, ApiResult, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Query, Route, cursor};
-use crate::auth;
 use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::audit::{self, Filter, From};
@@ -55,39 +51,10 @@ enum Format {
     Csv,
 }
 
-/// Who asks, to be looked at again while an answer goes on.
-struct Asker {
-    state: AppState,
-    bearer: Option<String>,
-    from: Option<IpAddr>,
-    org: String,
-}
-
-impl Asker {
-    /// Whether the token is still good and still gives the right.
-    async fn still_may(&self) -> ApiResult<()> {
-        let person = auth::person(&self.state, self.bearer.as_deref(), self.from).await?;
-        OrgAccess::load(&self.state, person, &self.org).await?.require(Action::ReadAudit)
-    }
-}
-
-/// The token of a request, which was found good by [`OrgAccess`] before.
-struct Bearer(Option<String>, Option<IpAddr>);
-
-impl<S: Sync> FromRequestParts<S> for Bearer {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let value = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim().to_owned());
-        Ok(Self(token, auth::address(parts)))
-    }
-}
-
 async fn list(State(state): State<AppState>, access: OrgAccess, bearer: Bearer, Query(asked): Query<Asked>) -> ApiResult<Response> {
     access.require(Action::ReadAudit)?;
     let filter = filter(&asked)?;
-    let asker = Asker { state: state.clone(), bearer: bearer.0, from: bearer.1, org: access.org.to_string() };
+    let asker = Asker::of(&state, &access, bearer);
     let follow = asked.follow == Some(true);
     match asked.format.unwrap_or(if follow { Format::Jsonl } else { Format::Json }) {
         Format::Jsonl if follow => tail::answer(asker, filter, asked.after).await,
@@ -133,6 +100,11 @@ async fn page(state: &AppState, access: &OrgAccess, asked: &Asked, filter: Filte
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|event| cursor::make(&list, &event.id));
     Ok(Json(Page { items, next }))
+}
+
+/// Whether the token is still good and still gives the right.
+async fn still_may(asker: &Asker) -> ApiResult<()> {
+    asker.access().await?.require(Action::ReadAudit)
 }
 
 /// An event as a line of JSON.

@@ -18,7 +18,9 @@ use muster_proto::problem::Code;
 use muster_proto::run::{RunOrder, RunStart, RunUsed};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::Instant;
 
+use super::asker::{Asker, Bearer, RECHECK};
 use super::sessions::choose_project;
 use super::{ApiError, ApiResult, Body, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, Query, Route, cursor};
 use crate::auth;
@@ -34,7 +36,7 @@ use crate::store::runs::{self, Filter, RunRow};
 
 /// Pieces of output in one read: at most 1 MiB.
 const PIECES: usize = 32;
-/// A line without anything is sent so often, so that both ends notice when the other is gone.
+/// A line without anything is sent about so often, so that both ends notice when the other is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The media type of one JSON object a line.
 const LINES: &str = "application/x-ndjson";
@@ -90,6 +92,7 @@ async fn start(
         role: order.role.clone(),
         account: access.person.account,
         email: order.user.clone(),
+        token: Some(access.person.token.clone()),
         address: access.person.from.map(|from| from.to_string()),
         command: order.command.clone(),
         run_as: order.run_as.clone(),
@@ -268,6 +271,7 @@ struct OutputQuery {
 async fn output(
     State(state): State<AppState>,
     access: OrgAccess,
+    bearer: Bearer,
     Path((_, id)): Path<(String, String)>,
     Query(query): Query<OutputQuery>,
 ) -> ApiResult<Response> {
@@ -275,7 +279,9 @@ async fn output(
     let changes = state.lapses.changes(&access.org);
     let row = find(&state, &access, &id).await?;
     let following = query.follow.unwrap_or(false).then(|| state.runs.follow(&row.id));
-    let reader = Reader { state, access, id, from: query.from.unwrap_or(0), following, changes, done: false };
+    let asker = Asker::of(&state, &access, bearer);
+    let reader =
+        Reader { asker, id, from: query.from.unwrap_or(0), following, changes, checked: Instant::now(), said: Instant::now(), done: false };
     let lines = stream::unfold(reader, |reader| async { Box::pin(reader.next()).await });
     let headers = [(header::CONTENT_TYPE, LINES), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, AnswerBody::from_stream(lines)).into_response())
@@ -283,12 +289,15 @@ async fn output(
 
 /// Somebody who reads a run's output, piece by piece as it comes.
 struct Reader {
-    state: AppState,
-    access: OrgAccess,
+    asker: Asker,
     id: String,
     from: u64,
     following: Option<Following>,
     changes: Changes,
+    /// When the right was looked at.
+    checked: Instant,
+    /// When something was sent.
+    said: Instant,
     done: bool,
 }
 
@@ -299,7 +308,12 @@ impl Reader {
             return None;
         }
         loop {
-            let (row, pieces) = match self.look().await {
+            let found = match self.look().await {
+                // After the reading and before the sending: nothing goes out once the right is gone.
+                Ok((row, pieces)) => self.check(!pieces.is_empty()).await.map(|()| (row, pieces)),
+                Err(error) => Err(error),
+            };
+            let (row, pieces) = match found {
                 Ok(found) => found,
                 Err(error) => {
                     self.done = true;
@@ -307,25 +321,24 @@ impl Reader {
                 }
             };
             if let Some(last) = pieces.last() {
-                self.from = last.n + 1;
+                (self.from, self.said) = (last.n + 1, Instant::now());
                 return Some((Ok(lines(pieces.into_iter().map(RunLine::Piece))), self));
             }
-            let linked = self.state.lanes.is_linked(&row.uid);
+            let linked = self.asker.state.lanes.is_linked(&row.uid);
             let Some(following) = self.following.as_mut().filter(|_| !row.state.is_over()) else {
                 self.done = true;
                 return Some((Ok(lines([RunLine::Run { run: Box::new(shown(row, linked)) }])), self));
             };
+            if self.said.elapsed() >= KEEP_ALIVE {
+                self.said = Instant::now();
+                return Some((Ok(Bytes::from_static(b"\n")), self));
+            }
             tokio::select! {
                 more = following.more() => if !more {
                     return None;
                 },
-                () = self.changes.changed() => {
-                    if let Err(error) = self.check().await {
-                        self.done = true;
-                        return Some((Ok(lines([RunLine::Problem { problem: error.0 }])), self));
-                    }
-                }
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some((Ok(Bytes::from_static(b"\n")), self)),
+                () = self.changes.changed() => self.checked = self.checked.checked_sub(RECHECK).unwrap_or(self.checked),
+                () = tokio::time::sleep(RECHECK) => {}
             }
         }
     }
@@ -333,7 +346,7 @@ impl Reader {
     async fn look(&self) -> ApiResult<(RunRow, Vec<muster_proto::api::RunPiece>)> {
         let missing = || ApiError::not_found("run", &self.id);
         let (wanted, from): (RunId, u64) = (self.id.parse().map_err(|_| missing())?, self.from);
-        let found = self.state.store.read(move |db| {
+        let found = self.asker.state.store.read(move |db| {
             let Some(row) = runs::by_id(db, &wanted)? else { return Ok(None) };
             let pieces = runs::output(db, row.n, from, PIECES)?;
             Ok(Some((row, pieces)))
@@ -341,10 +354,13 @@ impl Reader {
         found.await?.ok_or_else(missing)
     }
 
-    /// Rights in the organization changed: whether this reader still sees the run.
-    async fn check(&mut self) -> ApiResult<()> {
-        self.access = OrgAccess::load(&self.state, self.access.person.clone(), self.access.org.as_str()).await?;
-        find(&self.state, &self.access, &self.id).await.map(drop)
+    /// Whether this reader still sees the run; looked at now and then, or `now`.
+    async fn check(&mut self, now: bool) -> ApiResult<()> {
+        if now || self.checked.elapsed() >= RECHECK {
+            find(&self.asker.state, &self.asker.access().await?, &self.id).await?;
+            self.checked = Instant::now();
+        }
+        Ok(())
     }
 }
 

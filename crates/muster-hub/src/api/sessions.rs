@@ -97,6 +97,7 @@ async fn open(
         project: project.project,
         role: project.role.as_str().to_owned(),
         email: access.person.email.clone(),
+        token: Some(access.person.token.clone()),
         address: access.person.from.map(|from| from.to_string()),
         want: wanted.want,
         reason: wanted.reason,

@@ -4,7 +4,7 @@ use muster_proto::id::OrgId;
 use muster_proto::problem::Problem;
 use rusqlite::Connection;
 
-use super::{Held, Holder};
+use super::{ByToken, Held, Holder};
 use crate::relay::{End, Relay};
 use crate::rights::Action;
 use crate::store::{self, sessions::SessionRow};
@@ -22,6 +22,7 @@ impl Sessions {
             uid: session.uid.clone(),
             device_name: session.device_name.clone(),
             email: session.email.clone(),
+            token: session.token.clone().map(ByToken::WhileGood),
             needs: Action::Connect,
         }
     }
@@ -41,6 +42,7 @@ impl Holder for Sessions {
             uid: alive.uid,
             device_name: alive.device_name,
             email: alive.email,
+            token: alive.token.map(ByToken::WhileGood),
             needs: Action::Connect,
         });
         Ok(held.collect())

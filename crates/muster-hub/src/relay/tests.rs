@@ -91,6 +91,7 @@ impl Hub {
             project: "lab".parse().unwrap(),
             role: "connect".to_owned(),
             email: "ada@example.com".to_owned(),
+            token: None,
             address: None,
             want: Some("shell".to_owned()),
             reason: None,

@@ -34,6 +34,8 @@ pub struct RunRow {
     pub account: i64,
     /// Who, by e-mail.
     pub email: String,
+    /// The access token that was used; `None` from before this was kept.
+    pub token: Option<String>,
     /// From which address.
     pub address: Option<String>,
     /// What.
@@ -88,7 +90,7 @@ pub struct RunRow {
 
 const COLUMNS: &str = "n, id, org, uid, device_name, project, role, account, email, address, command, run_as, cwd, env, timeout_s, \
      output_max, state, by_hub, created_at, expires_at, accepted_at, started_at, ended_at, cancelled_at, cancelled_by, exit_code, signal, \
-     end_code, end_reason, stdout, stderr, dropped, kept, cpu_us, mem_byte_ms, mem_peak";
+     end_code, end_reason, stdout, stderr, dropped, kept, cpu_us, mem_byte_ms, mem_peak, token";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
     let amount = |at| row.get::<_, i64>(at).map(i64::unsigned_abs);
@@ -100,7 +102,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
     let (created_at, expires_at, accepted_at, started_at, ended_at) =
         (row.get(18)?, row.get(19)?, row.get(20)?, row.get(21)?, row.get(22)?);
     let (cancelled_at, cancelled_by, exit_code, signal) = (row.get(23)?, row.get(24)?, row.get(25)?, row.get(26)?);
-    let (end_code, end_reason) = (row.get(27)?, row.get(28)?);
+    let (end_code, end_reason, token) = (row.get(27)?, row.get(28)?, row.get(36)?);
     let (stdout, stderr, dropped, kept) = (amount(29)?, amount(30)?, amount(31)?, amount(32)?);
     Ok((|| {
         Ok(RunRow {
@@ -113,6 +115,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Result<RunRow>> {
             role,
             account,
             email,
+            token,
             address,
             command: serde_json::from_str(&command)?,
             run_as,
@@ -154,8 +157,8 @@ fn parse_state(text: &str) -> Result<RunState> {
 pub(crate) fn insert(tx: &Transaction<'_>, run: &RunRow) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO runs (id, org, uid, device_name, project, role, account, email, address, command, run_as, cwd, env, timeout_s, \
-         output_max, state, created_at, expires_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+         output_max, state, created_at, expires_at, token) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
     )?
     .execute(params![
         run.id.as_str(),
@@ -176,6 +179,7 @@ pub(crate) fn insert(tx: &Transaction<'_>, run: &RunRow) -> Result<()> {
         run.state.as_str(),
         run.created_at,
         run.expires_at,
+        run.token,
     ])?;
     Ok(())
 }

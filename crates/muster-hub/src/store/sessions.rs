@@ -27,6 +27,8 @@ pub struct SessionRow {
     pub role: String,
     /// Who.
     pub email: String,
+    /// The access token that was used; `None` from before this was kept.
+    pub token: Option<String>,
     /// From which address.
     pub address: Option<String>,
     /// What it is for.
@@ -54,7 +56,7 @@ pub struct SessionRow {
 }
 
 const COLUMNS: &str = "n, id, org, uid, device_name, project, role, email, address, want, reason, client_ticket, device_ticket, \
-     client_used, device_used, created_at, opened_at, ended_at, end_code, end_reason, to_device, to_client";
+     client_used, device_used, created_at, opened_at, ended_at, end_code, end_reason, to_device, to_client, token";
 
 fn session(row: &Row<'_>) -> rusqlite::Result<Result<SessionRow>> {
     let (id, org, uid, project): (String, String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(5)?);
@@ -65,6 +67,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Result<SessionRow>> {
     let (address, want, reason) = (row.get(8)?, row.get(9)?, row.get(10)?);
     let (opened_at, ended_at, end_code, end_reason) = (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?);
     let (to_device, to_client): (i64, i64) = (row.get(20)?, row.get(21)?);
+    let token = row.get(22)?;
     Ok((|| {
         Ok(SessionRow {
             n,
@@ -75,6 +78,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Result<SessionRow>> {
             project: project.parse()?,
             role,
             email,
+            token,
             address,
             want,
             reason,
@@ -98,7 +102,7 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Result<SessionRow>> {
 pub(crate) fn insert(tx: &Transaction<'_>, session: &SessionRow) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO sessions (id, org, uid, device_name, project, role, email, address, want, reason, client_ticket, device_ticket, \
-         created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         created_at, token) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
     .execute(params![
         session.id.as_str(),
@@ -113,7 +117,8 @@ pub(crate) fn insert(tx: &Transaction<'_>, session: &SessionRow) -> Result<()> {
         session.reason,
         session.client_ticket.digest,
         session.device_ticket.digest,
-        session.created_at
+        session.created_at,
+        session.token,
     ])?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use muster_proto::Millis;
 use muster_proto::api::{AccessToken, TokenScope};
 use muster_proto::id::{OrgId, ProjectId};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Error, Result};
 
@@ -130,6 +130,34 @@ pub(crate) fn delete(tx: &Transaction<'_>, account: i64, id: &str) -> Result<boo
 /// Deletes all tokens of an account but one, and says how many.
 pub(crate) fn delete_others(tx: &Transaction<'_>, account: i64, keep: Option<&str>) -> Result<usize> {
     Ok(tx.prepare_cached("DELETE FROM access_tokens WHERE account = ?1 AND id IS NOT ?2")?.execute(params![account, keep])?)
+}
+
+/// What has become of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is good.
+    Good,
+    /// Its time is over.
+    RunOut,
+    /// It is not there.
+    Withdrawn,
+}
+
+/// What has become of the token of a public name.
+pub(crate) fn state(connection: &Connection, id: &str, now: Millis) -> Result<State> {
+    let mut statement = connection.prepare_cached("SELECT expires_at FROM access_tokens WHERE id = ?1")?;
+    let expires_at: Option<Millis> = statement.query_row([id], |row| row.get(0)).optional()?;
+    Ok(match expires_at {
+        None => State::Withdrawn,
+        Some(end) if end <= now => State::RunOut,
+        Some(_) => State::Good,
+    })
+}
+
+/// The tokens whose time is over.
+pub(crate) fn run_out(connection: &Connection, now: Millis) -> Result<Vec<String>> {
+    let mut statement = connection.prepare_cached("SELECT id FROM access_tokens WHERE expires_at <= ?1")?;
+    Ok(statement.query_map([now], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Clears away tokens that ended before `ended_before`.

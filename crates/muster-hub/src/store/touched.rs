@@ -19,6 +19,12 @@ const DEVICE: &str = "device";
 const RIGHTS: &str = "rights";
 const FIELDS: &str = "fields";
 
+/// The end of an access token.
+const TOKEN: &str = "token";
+
+/// What ends an access token, or moves its end. Its last use, which is written all day, is not watched.
+const TOKEN_ENDS: &[&str] = &["DELETE", "UPDATE OF expires_at"];
+
 /// Watched tables: what is noted, the expression of the organization, the expression of the uid. `$` is NEW or OLD.
 const WATCHED: &[(&str, &str, &str, &str)] = &[
     ("devices", DEVICE, "$.org", "$.uid"),
@@ -42,6 +48,8 @@ const WATCHED: &[(&str, &str, &str, &str)] = &[
 pub struct Touched {
     /// Nobody knows what: read everything again.
     pub everything: bool,
+    /// Access tokens that were withdrawn, by their public names, or whose end was moved.
+    pub tokens: BTreeSet<String>,
     /// By organization.
     pub orgs: BTreeMap<OrgId, InOrg>,
 }
@@ -59,11 +67,12 @@ pub struct InOrg {
 
 impl Touched {
     fn is_empty(&self) -> bool {
-        !self.everything && self.orgs.is_empty()
+        !self.everything && self.tokens.is_empty() && self.orgs.is_empty()
     }
 
     fn merge(&mut self, other: Self) {
         self.everything |= other.everything;
+        self.tokens.extend(other.tokens);
         for (org, more) in other.orgs {
             let held = self.orgs.entry(org).or_default();
             held.rights |= more.rights;
@@ -115,6 +124,14 @@ pub(super) fn watch(connection: &Connection) -> rusqlite::Result<()> {
                 .execute_batch(&format!("CREATE TEMP TRIGGER touched_{table}_{event} AFTER {event} ON main.{table} BEGIN {notes} END"))?;
         }
     }
+    if connection.table_exists(Some("main"), "access_tokens")? {
+        for (n, event) in TOKEN_ENDS.iter().enumerate() {
+            connection.execute_batch(&format!(
+                "CREATE TEMP TRIGGER touched_access_tokens_{n} AFTER {event} ON main.access_tokens \
+                 BEGIN INSERT INTO touched VALUES ('{TOKEN}', '', OLD.id); END"
+            ))?;
+        }
+    }
     Ok(())
 }
 
@@ -128,6 +145,10 @@ fn take(tx: &Transaction<'_>) -> Result<Touched> {
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (kind, org, uid): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        if kind == TOKEN {
+            touched.tokens.insert(uid);
+            continue;
+        }
         let held = touched.orgs.entry(org.parse()?).or_default();
         match kind.as_str() {
             RIGHTS => held.rights = true,
@@ -330,6 +351,6 @@ mod tests {
             connection.query_row("SELECT count(*) FROM temp.sqlite_master WHERE type = 'trigger'", [], |row| row.get(0)).unwrap();
         let there = WATCHED.iter().filter(|(table, ..)| connection.table_exists(Some("main"), table).unwrap()).count();
         assert!(there >= 10);
-        assert_eq!(usize::try_from(triggers), Ok(there * 3));
+        assert_eq!(usize::try_from(triggers), Ok(there * 3 + TOKEN_ENDS.len()));
     }
 }

@@ -309,6 +309,38 @@ async fn who_follows_sees_it_live_and_no_longer_than_the_right_lasts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_token_ends_what_it_follows_and_what_it_ordered() {
+    let world = World::new().await;
+    let device = world.admitted("R-1").await;
+    let made = world.owner.post("/v1/tokens", json!({ "name": "ci" })).await.ok(201);
+    let ci = world.with_token(made["token"].as_str().unwrap());
+    let (own, of_ci) =
+        (start(&world.owner, &device, json!({ "command": { "argv": ["top"] } })).await, json!({ "command": { "argv": ["a"] } }));
+    let of_ci = start(&ci, &device, of_ci).await;
+    let device_tells = told(&world, &device, &own);
+    device_tells.output(0, RunStream::Stdout, 0, "one\n").await;
+    let mut follows = ci.lines(&format!("/v1/orgs/acme/runs/{}/output?follow=true", own["id"].as_str().unwrap())).await;
+    assert_eq!(follows.next().await.unwrap()["text"], "one\n");
+    world.owner.delete(&format!("/v1/tokens/{}", made["id"].as_str().unwrap())).await.ok(204);
+    device_tells.output(1, RunStream::Stdout, 4, "secret\n").await;
+    let last = follows.next().await.unwrap();
+    assert!(last["problem"]["detail"].as_str().unwrap().contains("withdrawn"), "{last}");
+    assert_eq!(follows.next().await, None);
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let ended = loop {
+        let run = shown(&world, &of_ci).await;
+        if run["cancelled_by"] == "hub" {
+            break run;
+        }
+        assert!(tokio::time::Instant::now() < end, "the run of a withdrawn token goes on: {run}");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(ended["state"], "cancelled");
+    assert!(ended["why"].as_str().unwrap().contains("the access token"), "{ended}");
+    assert_eq!(shown(&world, &own).await["state"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_tells_of_its_own_runs_only_and_no_more_than_was_asked() {
     let world = World::new().await;
     let (device, thief) = (world.admitted("R-1").await, world.admitted("R-2").await);

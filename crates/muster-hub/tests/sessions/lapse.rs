@@ -206,6 +206,36 @@ async fn an_archived_project_and_a_device_that_left_it_end_their_sessions_and_re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_with_the_token_that_opened_it_withdrawn_or_run_out() {
+    let mut scene = Scene::new().await;
+    let ben = scene.person("ben@guest.example", &[PARTICIPANT]).await;
+    let more = async |name: &str| {
+        let made = scene.hub.call(&ben, "POST", "/v1/tokens", &json!({ "name": name })).await.unwrap();
+        ["id", "token"].map(|key| made[key].as_str().unwrap().to_owned())
+    };
+    let [[lost, token_of_lost], [short, token_of_short]] = [more("lost").await, more("short").await];
+    let (live, mut other) = (scene.open(&token_of_lost).await, scene.open(&ben).await);
+    scene.hub.call(&ben, "DELETE", &format!("/v1/tokens/{lost}"), &Value::Null).await.unwrap();
+    live.ends(&scene.hub, "forbidden", &format!("the access token {lost} of ben@guest.example was withdrawn")).await;
+    other.lives().await;
+
+    // It runs out without anybody's doing.
+    let mut live = scene.open(&token_of_short).await;
+    let soon = "UPDATE access_tokens SET expires_at = unixepoch('subsec') * 1000 + 1500 WHERE id = ?1";
+    scene.hub.running.state.store.write(move |tx| Ok(tx.execute(soon, [short])?)).await.unwrap();
+    live.lives().await;
+    for leg in [&mut live.client, &mut live.device] {
+        let said = tokio::time::timeout(WAIT, text(leg)).await.unwrap();
+        assert!(said.contains("expired") && said.contains("of ben@guest.example has expired; log in again"), "{said}");
+    }
+    other.lives().await;
+    // Whatever ends a token counts: a new password withdraws all others.
+    scene.sql("DELETE FROM access_tokens WHERE account = (SELECT id FROM accounts WHERE email = 'ben@guest.example')").await;
+    other.ends(&scene.hub, "forbidden", "was withdrawn").await;
+    scene.hub.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_while_the_hub_was_down_is_taken_when_it_comes_up() {
     let mut scene = Scene::new().await;
     let ben = scene.person("ben@guest.example", &[PARTICIPANT]).await;

@@ -8,7 +8,7 @@ use futures_util::stream;
 use http::header;
 use muster_proto::api::AuditEvent;
 
-use super::{Asker, json_line};
+use super::{Asker, json_line, still_may};
 use crate::api::usage::csv_answer;
 use crate::csv_text;
 use crate::store::audit::{self, Filter, From};
@@ -39,14 +39,14 @@ async fn next(mut place: Place) -> Result<Option<(Bytes, Place)>, axum::BoxError
         out = csv_text::line(HEAD.iter().map(|name| Cow::Borrowed(*name)));
     }
     if !place.first {
-        place.asker.still_may().await?;
+        still_may(&place.asker).await?;
     }
     let size = PAGE.min(place.left);
     let (org, filter, before) = (place.asker.org.clone(), place.filter.clone(), place.before);
     let store = place.asker.state.store.clone();
     let events = match size {
         0 => Vec::new(),
-        size => store.read(move |db| audit::list(db, &org, &filter, From::Before(before), size)).await?,
+        size => store.read(move |db| audit::list(db, org.as_str(), &filter, From::Before(before), size)).await?,
     };
     for event in &events {
         if place.csv { out.extend(csv_line(event)) } else { json_line(event, &mut out) }

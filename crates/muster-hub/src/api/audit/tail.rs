@@ -15,7 +15,8 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Asker, json_line};
+use super::{Asker, json_line, still_may};
+use crate::api::asker::RECHECK;
 use crate::api::{ApiError, ApiResult};
 use crate::store::audit::{self, Filter, From};
 
@@ -28,8 +29,6 @@ const PAGE: usize = 100;
 const SLOW: Duration = Duration::from_secs(30);
 /// How often it is looked for new events.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often the right is looked at where nothing happens: a token may run out without any change.
-const RECHECK: Duration = Duration::from_secs(5);
 /// How often an empty line says that the hub is still there.
 const ALIVE: Duration = Duration::from_secs(15);
 
@@ -91,14 +90,13 @@ async fn run(mut tail: Tail, _place: OwnedSemaphorePermit) {
 impl Tail {
     /// Goes on until there is something to say to the reader, or nobody to say it to.
     async fn go_on(&mut self) -> Result<(), String> {
-        let Ok(org) = self.asker.org.parse() else { return Ok(()) };
-        let mut changes = self.asker.state.lapses.changes(&org);
+        let mut changes = self.asker.state.lapses.changes(&self.asker.org);
         let (mut checked, mut said) = (Instant::now(), Instant::now());
         loop {
             let mut out = self.read().await.map_err(|error| error.to_string())?;
             if !out.is_empty() || checked.elapsed() >= RECHECK {
                 // After the reading and before the sending: nothing goes out once the right is gone.
-                self.asker.still_may().await.map_err(|error| format!("the stream ends: {error}"))?;
+                still_may(&self.asker).await.map_err(|error| format!("the stream ends: {error}"))?;
                 checked = Instant::now();
             }
             if out.is_empty() && said.elapsed() >= ALIVE {
@@ -126,8 +124,11 @@ impl Tail {
     async fn read(&mut self) -> ApiResult<Vec<u8>> {
         let (org, filter, after) = (self.asker.org.clone(), self.filter.clone(), self.after);
         // On one snapshot: what is newer than `newest` is not in the list either.
-        let found =
-            self.asker.state.store.read(move |db| Ok((audit::newest(db)?, audit::list(db, &org, &filter, From::After(after), PAGE)?)));
+        let found = self
+            .asker
+            .state
+            .store
+            .read(move |db| Ok((audit::newest(db)?, audit::list(db, org.as_str(), &filter, From::After(after), PAGE)?)));
         let (newest, events) = found.await?;
         self.after = match events.last() {
             Some(last) if events.len() == PAGE => last.id,
