@@ -93,7 +93,8 @@ impl Whole {
         let mut http = Http::new(&url.parse().unwrap(), dialer);
         let body = serde_json::to_vec(body).unwrap();
         let body = (method == "POST").then_some(&body[..]);
-        let answer = http.send(&Request { bearer: Some(token), body, ..Request::new(method, path) }).await.unwrap();
+        let answer =
+            http.send(&Request { bearer: (!token.is_empty()).then_some(token), body, ..Request::new(method, path) }).await.unwrap();
         let value = if answer.body.is_empty() { Value::Null } else { serde_json::from_slice(&answer.body).unwrap() };
         if answer.status < 400 { Ok(value) } else { Err(serde_json::from_value(value).unwrap()) }
     }

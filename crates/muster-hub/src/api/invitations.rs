@@ -365,13 +365,8 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
         let (row, proof) = opened(tx, &token, now)?;
         let account = match &newcomer {
             Some(newcomer) => newcomer.settle(tx, &row, proof, now)?,
-            None => {
-                let account = open_account(tx, &row.email)?;
-                if proof == Proof::Mailed && account.verified_at.is_none() {
-                    stored::set_verified(tx, account.id, Some(now))?;
-                }
-                account.id
-            }
+            // Whoever is logged in to an account that was never proved may be one of two who know its password: it stays unproved.
+            None => open_account(tx, &row.email)?.id,
         };
         match &row.place {
             // Who came in otherwise meanwhile keeps what is more.

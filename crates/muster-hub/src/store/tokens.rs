@@ -127,8 +127,10 @@ pub(crate) fn delete(tx: &Transaction<'_>, account: i64, id: &str) -> Result<boo
     Ok(tx.prepare_cached("DELETE FROM access_tokens WHERE account = ?1 AND id = ?2")?.execute(params![account, id])? == 1)
 }
 
-/// Deletes all tokens of an account but one, and says how many.
+/// Deletes all tokens of an account but one, and says how many. Logins that are under way give none any more either.
 pub(crate) fn delete_others(tx: &Transaction<'_>, account: i64, keep: Option<&str>) -> Result<usize> {
+    tx.prepare_cached("DELETE FROM login_codes WHERE account = ?1")?.execute([account])?;
+    tx.prepare_cached("DELETE FROM device_logins WHERE account = ?1")?.execute([account])?;
     Ok(tx.prepare_cached("DELETE FROM access_tokens WHERE account = ?1 AND id IS NOT ?2")?.execute(params![account, keep])?)
 }
 

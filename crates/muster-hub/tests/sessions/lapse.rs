@@ -263,3 +263,45 @@ async fn what_was_taken_while_the_hub_was_down_is_taken_when_it_comes_up() {
     assert!(reason.contains("no longer belongs to acme"), "{reason}");
     hub.running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_its_person_takes_over_ends_what_somebody_else_did_by_it() {
+    let mut scene = Scene::new().await;
+    let ada = scene.hub.token.clone();
+    let mut bystander = scene.open(&ada).await;
+    let mallory = scene.person("ceo@guest.example", &[PARTICIPANT]).await;
+    scene.sql("UPDATE accounts SET verified_at = NULL WHERE email = 'ceo@guest.example'").await;
+    let live = scene.open(&mallory).await;
+    // A login that somebody approved and whose program has not asked for its token yet.
+    scene
+        .sql(
+            "INSERT INTO device_logins (digest, user_code, token_name, created_at, expires_at, interval_s, account, decision)
+             SELECT x'00', 'AAAA-AAAA', 'x', 0, 9000000000000, 5, id, 'approved' FROM accounts WHERE email = 'ceo@guest.example'",
+        )
+        .await;
+    let mailed = async |scene: &Scene, place: Value| {
+        let mut wanted = json!({ "email": "ceo@guest.example" });
+        wanted.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
+        let made = scene.hub.call(&ada, "POST", "/v1/orgs/acme/invitations", &wanted).await.unwrap();
+        scene.sql("UPDATE invitations SET mail_digest = digest, digest = x'00' WHERE accepted_at IS NULL").await;
+        made["link"].as_str().unwrap().split_once('#').unwrap().1.to_owned()
+    };
+    // Who is logged in proves nothing with the mailed link: two may know the password.
+    scene.ask(&ada, "POST", "/projects", &json!({ "id": "yard" })).await;
+    let link = mailed(&scene, json!({ "project": "yard", "project_role": "view" })).await;
+    scene.hub.call(&mallory, "POST", "/v1/invitations/accept", &json!({ "token": link })).await.unwrap();
+    // Who is not, and reads the mail, takes it over.
+    let link = mailed(&scene, json!({ "role": "viewer" })).await;
+    let accepted = json!({ "token": link, "name": "The CEO", "password": "a password of her own", "token_name": "first" });
+    let made = scene.hub.call("", "POST", "/v1/invitations/accept", &accepted).await.unwrap();
+    live.ends(&scene.hub, "forbidden", "was withdrawn").await;
+    let refused = scene.hub.call(&mallory, "GET", "/v1/me", &Value::Null).await.err().unwrap();
+    assert_eq!(refused.code, "unauthenticated", "{refused}");
+    let left = |db: &rusqlite::Connection| Ok(db.query_row("SELECT count(*) FROM device_logins", [], |row| row.get::<_, i64>(0))?);
+    assert_eq!(scene.hub.running.state.store.read(left).await.unwrap(), 0);
+    // Hers lives, with what the account was given.
+    let mut hers = scene.open(made["token"].as_str().unwrap()).await;
+    hers.lives().await;
+    bystander.lives().await;
+    scene.hub.running.stop().await;
+}
