@@ -77,16 +77,16 @@ impl Runs {
     }
 
     /// Ends a run: at once where its order still waits for the device, else as soon as the device has ended it.
-    /// `entry` is the record of who asked; without one nobody did but the hub.
+    /// `entry` is the record of who asked; without one nobody did but the hub. Gives the run as that left it; nothing where it was over.
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn cancel(&self, run: &RunRow, by: &str, reason: &str, entry: Option<Entry>) -> store::Result<bool> {
+    pub async fn cancel(&self, run: &RunRow, by: &str, reason: &str, entry: Option<Entry>) -> store::Result<Option<RunRow>> {
         let (id, uid, who, why, now) = (run.id.clone(), run.uid.clone(), by.to_owned(), reason.to_owned(), clock::now());
         let topic = Topic::Down(uid.clone(), Down::Run(id.clone())).to_string();
         let asked = self.0.store.write(move |tx| {
             if !runs::cancel(tx, &id, &who, now)? {
-                return Ok(false);
+                return Ok(None);
             }
             if runs::end_by_hub(tx, &id, RunState::Waiting, RunState::Cancelled, "cancelled", &why, now)? {
                 mqtt::retract(tx, &uid, &topic)?;
@@ -94,10 +94,10 @@ impl Runs {
             if let Some(entry) = entry {
                 entry.ok(tx)?;
             }
-            Ok(true)
+            runs::by_id(tx, &id)
         });
         let asked = asked.await?;
-        if asked {
+        if asked.is_some() {
             self.changed(&run.id);
             self.tell_cancel(&run.uid, &run.id, reason).await;
         }
@@ -238,10 +238,10 @@ impl Holder for Runs {
         let (runs, id, why) = (self.clone(), held.id.clone(), why.detail.clone());
         tokio::spawn(async move {
             let ended = async {
-                let Ok(id) = id.parse::<RunId>() else { return Ok(false) };
+                let Ok(id) = id.parse::<RunId>() else { return Ok(None) };
                 match runs.0.store.read(move |db| runs::by_id(db, &id)).await? {
                     Some(run) => runs.cancel(&run, "hub", &why, None).await,
-                    None => Ok(false),
+                    None => Ok(None),
                 }
             };
             if let Err(error) = ended.await {

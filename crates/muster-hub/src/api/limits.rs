@@ -70,11 +70,12 @@ async fn edit(
         for limit in &wanted.limits {
             limits::put(tx, &whose, wanted.scope, limit.name, limit.most)?;
         }
-        entry.ok(tx)
+        entry.ok(tx)?;
+        limits::all(tx, &whose)
     };
-    state.store.write(work).await?;
+    let items = state.store.write(work).await?;
     state.ingest.look_for_room();
-    read(&state, org).await
+    Ok(Json(Limits { org, items }))
 }
 
 async fn read(state: &AppState, org: OrgId) -> ApiResult<Json<Limits>> {

@@ -245,8 +245,14 @@ async fn cancel(State(state): State<AppState>, access: OrgAccess, Path((_, id)):
     }
     let entry = access.entry("run.cancel", row.uid.as_str()).with(json!({ "run": row.id, "project": row.project, "of": row.email }));
     let email = access.person.email.clone();
-    state.runs.cancel(&row, &email, &format!("ended by {email}"), Some(entry)).await?;
-    one(State(state), access, Path((String::new(), id))).await
+    match state.runs.cancel(&row, &email, &format!("ended by {email}"), Some(entry)).await? {
+        Some(asked) => {
+            let linked = state.lanes.is_linked(&asked.uid);
+            Ok(Json(shown(asked, linked)))
+        }
+        // It ended by itself meanwhile, or somebody else was faster.
+        None => one(State(state), access, Path((String::new(), id))).await,
+    }
 }
 
 async fn find(state: &AppState, access: &OrgAccess, id: &str) -> ApiResult<RunRow> {
