@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Me, Org, OrgCreate, OrgEdit, OrgRole};
+use muster_proto::api::{Credits, Me, Org, OrgCreate, OrgEdit, OrgRole};
 use muster_proto::id::OrgId;
 
 use super::confirm;
@@ -86,15 +86,20 @@ Examples:
     },
     /// Delete an organization, once nothing stands in the way
     #[command(after_help = "\
-The hub says what stands in the way: devices, projects that are not archived, live sessions and runs, other members, collaborators.
+The hub says what stands in the way: devices, projects that are not archived, live sessions and runs, other members, collaborators,
+waiting invitations, credits that are left.
 Nothing of it comes back, and its id is never given again.
 
 Examples:
-  muster org delete acme")]
+  muster org delete acme
+  muster org delete acme --forfeit 12.5")]
     Delete {
         /// Its id
         #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
         id: OrgId,
+        /// Give up the credits that are left: how many the hub says
+        #[arg(long, value_name = "CREDITS")]
+        forfeit: Option<Credits>,
         /// Do not ask
         #[arg(long, short)]
         yes: bool,
@@ -158,9 +163,10 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
             let _: serde::de::IgnoredAny = hub.post(&format!("/v1/orgs/{id}/leave"), &serde_json::json!({})).await?;
             out.line(format!("You are no longer in {id}."))?;
         }
-        OrgCommand::Delete { id, yes } => {
+        OrgCommand::Delete { id, forfeit, yes } => {
             confirm(yes, &format!("Delete {id} with its projects, teams, tokens and history? Nothing of it comes back."))?;
-            hub.delete(&format!("/v1/orgs/{id}?confirm={id}")).await?;
+            let forfeit = forfeit.map(|credits| format!("&forfeit={credits}")).unwrap_or_default();
+            hub.delete(&format!("/v1/orgs/{id}?confirm={id}{forfeit}")).await?;
             out.line(format!("Deleted organization {id}."))?;
         }
         OrgCommand::Show { id } => {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use muster_proto::api::{Member, MemberPut, Org, OrgCreate, OrgEdit, OrgRole, Page};
+use muster_proto::api::{Credits, Member, MemberPut, Org, OrgCreate, OrgEdit, OrgRole, Page};
 use muster_proto::id::OrgId;
 use muster_proto::problem::Code;
 use rusqlite::{Connection, Transaction};
@@ -20,7 +20,7 @@ use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::accounts::{self, Account};
 use crate::store::orgs::Details;
-use crate::store::{self, images as stored, org_deletion, orgs, problem, teams};
+use crate::store::{self, images as stored, ledger, org_deletion, orgs, problem, teams};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -109,6 +109,8 @@ fn gone(org: &OrgId) -> store::Error {
 #[derive(Debug, Deserialize)]
 struct Confirmed {
     confirm: Option<String>,
+    /// The credits that are given up, as the balance says them.
+    forfeit: Option<Credits>,
 }
 
 /// Nobody deletes what others still work with: what stands in the way is named, and nothing is half deleted.
@@ -116,10 +118,16 @@ async fn delete(State(state): State<AppState>, access: OrgAccess, Query(given): 
     access.require(Action::ManageOrg)?;
     access.person.require_person("delete an organization")?;
     let (org, by) = (access.org.clone(), access.person.email.clone());
-    let entry = access.entry("org.delete", org.as_str()).with(json!({ "name": access.name }));
-    let confirmed = given.confirm.as_deref() == Some(org.as_str());
+    let entry = access.entry("org.delete", org.as_str()).with(json!({ "name": access.name, "forfeit": given.forfeit }));
+    let (confirmed, forfeit) = (given.confirm.as_deref() == Some(org.as_str()), given.forfeit);
     let work = move |tx: &Transaction<'_>| {
-        let obstacles = org_deletion::obstacles(tx, &org, access.person.account)?;
+        let mut obstacles = org_deletion::obstacles(tx, &org, access.person.account)?;
+        // What is left of what was paid is not lost by the way: whoever gives it up says how much that is.
+        let balance = ledger::balance(tx, &org)?;
+        if balance.0 > 0 && forfeit != Some(balance) {
+            let way = format!("ask an owner of the hub to take them back, or give them up: muster org delete {org} --forfeit {balance}");
+            obstacles.push(format!("a balance of {balance} credits ({way})"));
+        }
         if !obstacles.is_empty() {
             return Err(problem(Code::Conflict, format!("{org} cannot be deleted yet. In the way: {}", obstacles.join("; "))));
         }

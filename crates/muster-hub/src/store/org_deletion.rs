@@ -52,6 +52,13 @@ pub(crate) fn obstacles(connection: &Connection, org: &OrgId, owner: i64) -> Res
             "collaborators",
             "remove them: muster member remove",
         ),
+        (
+            "SELECT count(*) FROM invitations WHERE org = ?1 AND accepted_at IS NULL AND revoked_at IS NULL
+             AND expires_at > unixepoch('subsec') * 1000 AND ?2 IS NOT NULL",
+            "waiting invitation",
+            "waiting invitations",
+            "revoke them: muster invitation revoke",
+        ),
     ] {
         let count: i64 = connection.prepare_cached(sql)?.query_row(params![org.as_str(), owner], |row| row.get(0))?;
         if count > 0 {

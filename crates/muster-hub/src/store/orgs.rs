@@ -256,13 +256,19 @@ pub(crate) fn remove_member(tx: &Transaction<'_>, org: &OrgId, account: i64) -> 
     Ok(gone > 0)
 }
 
+/// An owner who cannot log in is none: whoever else is left is a person whose account is in use.
 fn keep_an_owner(tx: &Transaction<'_>, org: &OrgId, without: i64) -> Result<()> {
     let mut statement = tx.prepare_cached(
-        "SELECT NOT EXISTS (SELECT 1 FROM members WHERE org = ?1 AND role = 'owner' AND account != ?2)
-             AND EXISTS (SELECT 1 FROM members WHERE org = ?1 AND role = 'owner' AND account = ?2)",
+        "SELECT EXISTS (SELECT 1 FROM members WHERE org = ?1 AND role = 'owner' AND account = ?2)
+             AND NOT EXISTS (SELECT 1 FROM members m JOIN accounts a ON a.id = m.account
+                 WHERE m.org = ?1 AND m.role = 'owner' AND m.account != ?2
+                 AND a.kind = 'person' AND a.disabled_at IS NULL AND a.closed_at IS NULL)",
     )?;
     if statement.query_row(params![org.as_str(), without], |row| row.get(0))? {
-        return Err(problem(Code::Conflict, format!("this is the last owner of {org}; make somebody else an owner first")));
+        return Err(problem(
+            Code::Conflict,
+            format!("this is the last owner of {org} whose account is in use; make somebody else an owner first"),
+        ));
     }
     Ok(())
 }
