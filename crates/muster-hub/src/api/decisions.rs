@@ -273,7 +273,7 @@ async fn renew(State(state): State<AppState>, access: OrgAccess, Path((_, name))
     let ((), device) = change(&state, &device.uid, move |tx| entry.ok(tx)).await?;
     let options = SendOptions { retain: false, expiry: Duration::from_millis(clock::DAY.unsigned_abs()) };
     let sent = state.lanes.send(&device.uid, Down::Admission, encode(&AdmissionNotice::Renew), options).await;
-    sent.map_err(|error| ApiError::unsent(&device.name, error))?;
+    ApiError::told(&device.name, sent)?;
     Ok(Json(shown(&state, &access, device)))
 }
 

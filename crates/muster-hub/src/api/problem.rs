@@ -27,15 +27,15 @@ impl ApiError {
         Self::new(Code::NotFound, format!("there is no {what} {id:?} here, or you have no access to it"))
     }
 
-    /// A message for a device was not sent.
-    pub fn unsent(device: &str, error: SendError) -> Self {
-        match error {
-            SendError::Gone => Self::new(Code::NotFound, format!("device {device} was deleted meanwhile")),
-            SendError::Full => Self::new(Code::Conflict, format!("device {device} cannot be told now: {error}")),
-            SendError::Broker(_) => Self::new(Code::Unavailable, format!("device {device} could not be told: {error}")),
-            SendError::Store(error) => error.into(),
-            SendError::TooLarge(_) => Self::internal(&error),
-        }
+    /// What became of a message whose wish is recorded already. A device that was deleted right after that is told nothing.
+    pub fn told(device: &str, sent: Result<(), SendError>) -> ApiResult<()> {
+        Err(match sent {
+            Ok(()) | Err(SendError::Gone) => return Ok(()),
+            Err(error @ SendError::Full) => Self::new(Code::Conflict, format!("device {device} cannot be told now: {error}")),
+            Err(error @ SendError::Broker(_)) => Self::new(Code::Unavailable, format!("device {device} could not be told: {error}")),
+            Err(SendError::Store(error)) => error.into(),
+            Err(error @ SendError::TooLarge(_)) => Self::internal(&error),
+        })
     }
 
     /// The hub's own fault: logged here, told without details.

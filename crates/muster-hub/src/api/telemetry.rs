@@ -88,6 +88,6 @@ async fn watch(
     let entry = access.entry("device.watch", device.uid.as_str()).with(serde_json::json!({ "seconds": asked.seconds }));
     state.store.write(move |tx| entry.ok(tx)).await?;
     let options = SendOptions { retain: true, expiry };
-    state.lanes.send(&device.uid, Down::Config, encode(&wish), options).await.map_err(|error| ApiError::unsent(&device.name, error))?;
+    ApiError::told(&device.name, state.lanes.send(&device.uid, Down::Config, encode(&wish), options).await)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails there")]
 
+mod after;
 mod caller;
 mod cases;
 mod foreign;
