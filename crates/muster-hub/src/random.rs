@@ -26,9 +26,16 @@ pub fn to_hex(bytes: &[u8]) -> String {
     })
 }
 
+const PAIRING_LETTERS: &[u8] = b"ABCDEFGHJKMNPQRSTVWXYZ23456789";
+
+/// Whether a text has the form of a pairing code, in either case.
+pub fn is_pairing_code(text: &str) -> bool {
+    text.len() == 9
+        && text.bytes().enumerate().all(|(at, byte)| if at == 4 { byte == b'-' } else { PAIRING_LETTERS.contains(&byte.to_ascii_uppercase()) })
+}
+
 /// `ABCD-2345`: eight characters of an alphabet without 0, 1, I, L, O and U, so that it can be read out on the telephone.
 pub fn pairing_code() -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHJKMNPQRSTVWXYZ23456789";
     // 240 is the largest multiple of 30 in a byte: bytes from there on would favour the first letters.
     let mut code = String::with_capacity(9);
     while code.len() < 9 {
@@ -37,7 +44,7 @@ pub fn pairing_code() -> String {
                 code.push('-');
             }
             if byte < 240 && code.len() < 9 {
-                code.push(char::from(LETTERS[usize::from(byte) % LETTERS.len()]));
+                code.push(char::from(PAIRING_LETTERS[usize::from(byte) % PAIRING_LETTERS.len()]));
             }
         }
     }
@@ -59,11 +66,15 @@ mod tests {
     fn pairing_codes_have_their_form() {
         for _ in 0..200 {
             let code = pairing_code();
+            assert!(is_pairing_code(&code) && is_pairing_code(&code.to_lowercase()), "{code}");
             assert_eq!(code.len(), 9, "{code}");
             assert_eq!(code.as_bytes()[4], b'-', "{code}");
             assert!(code.bytes().all(|byte| b"ABCDEFGHJKMNPQRSTVWXYZ23456789-".contains(&byte)), "{code}");
         }
         assert_ne!(pairing_code(), pairing_code());
+        for other in ["", "ABCD2345", "ABCD-234", "ABCD-23456", "ABCD-2O45", "ABCDE-345", "\u{e9}BC-2345"] {
+            assert!(!is_pairing_code(other), "{other}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::audit::Entry;
 use crate::auth;
 use crate::clock;
 use crate::mqtt::{SendError, SendOptions};
+use crate::random;
 use crate::relay::End;
 use crate::rights::Action;
 use crate::state::AppState;
@@ -191,7 +192,7 @@ async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name))
     let device = decide_on(&state, &access, &name).await?;
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.admit", uid.as_str());
-    let code = is_pairing_code(&name).then_some(name);
+    let code = random::is_pairing_code(&name).then_some(name);
     let work = move |tx: &Transaction<'_>| admit_in(tx, &fresh(tx, &uid)?, code.as_deref(), &by, entry);
     let (_, device) = change(&state, &device.uid, work).await?;
     admitted(&state, &device.uid).await;
@@ -253,7 +254,7 @@ async fn replace(
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.replace", uid.as_str());
     // The device may have been named by the pairing code of the new key.
-    let code = wanted.pairing_code.or_else(|| is_pairing_code(&name).then_some(name));
+    let code = wanted.pairing_code.or_else(|| random::is_pairing_code(&name).then_some(name));
     let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
     let ((), device) = change(&state, &device.uid, work).await?;
     // No word is left for the old unit: on a broker the new one would find it, under the same name.
@@ -303,10 +304,6 @@ fn replace_now(tx: &Transaction<'_>, uid: &DeviceUid, code: Option<&str>, by: &s
     let details = json!({ "serial": device.serial, "pairing_code": chosen.pairing_code, "was": device.admission });
     let details = told(entry.details.clone(), details);
     entry.with(details).ok(tx)
-}
-
-fn is_pairing_code(text: &str) -> bool {
-    text.len() == 9 && text.as_bytes()[4] == b'-' && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 pub(super) fn checked_reason(reason: Option<String>) -> ApiResult<Option<String>> {

@@ -96,6 +96,9 @@ pub(super) fn add_in(
 ) -> store::Result<()> {
     let (org, by, now) = (&access.org, access.person.email.as_str(), clock::now());
     limits::check(tx, org, LimitName::Devices, 1)?;
+    if let Some(why) = devices::mistaken(serial) {
+        return Err(problem(Code::Invalid, format!("id: {why}")));
+    }
     let checked = wishes.checked(tx, org)?;
     if !devices::insert_by_hand(tx, uid, org, serial, name, by, now)? {
         return Err(problem(Code::Exists, format!("id: a device with the id {serial} is listed already; edit that one")));

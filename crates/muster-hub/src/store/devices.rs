@@ -9,6 +9,7 @@ use muster_proto::mqtt::Facts;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::{Error, Result};
+use crate::random;
 
 /// A device as it is stored.
 #[derive(Debug, Clone)]
@@ -157,7 +158,33 @@ pub fn by_serial(connection: &Connection, org: &OrgId, serial: &str) -> Result<O
     statement.query_row([org.as_str(), serial], device).optional()?.transpose()
 }
 
-/// What a text names in an organization: a uid, a serial number, or a name or pairing code that several may bear, in this order.
+/// Why a serial number is refused that would be taken for something which the hub gives: whoever reads a pairing code off a device
+/// must not let in another one that chose it as its serial number.
+pub(crate) fn mistaken(serial: &Serial) -> Option<String> {
+    let kind = if random::is_pairing_code(serial.as_str()) {
+        "a pairing code"
+    } else if serial.as_str().parse::<DeviceUid>().is_ok() {
+        "the uid of a device"
+    } else {
+        return None;
+    };
+    Some(format!("the serial number {:?} has the form of {kind}, and would be taken for one", serial.as_str()))
+}
+
+/// The uids of the devices of an organization (`?1`) that bear a text (`?2`) as serial number or as name.
+pub(super) const BEARERS: &str =
+    "SELECT uid FROM devices WHERE org = ?1 AND serial = ?2 UNION SELECT uid FROM devices WHERE org = ?1 AND name = ?2";
+
+/// Of those that bear one serial number or name, the ones that are meant: a device chooses its serial number itself, and one that
+/// was not let in takes nothing from one that was.
+pub(super) fn meant<T>(bearers: &mut Vec<T>, is_admitted: impl Fn(&T) -> bool) {
+    if bearers.iter().any(&is_admitted) {
+        bearers.retain(is_admitted);
+    }
+}
+
+/// What a text names in an organization. A uid, which the hub made, names one device; a serial number, a name or a pairing code
+/// may be borne by several: then all of them are given, as none of them may take another's place.
 ///
 /// # Errors
 /// When the database fails.
@@ -167,16 +194,21 @@ pub fn named(connection: &Connection, org: &OrgId, text: &str) -> Result<Vec<Dev
     {
         return Ok(vec![found]);
     }
-    if let Some(found) = by_serial(connection, org, text)? {
-        return Ok(vec![found]);
+    let rows = |uids: &str, text: &str| -> Result<Vec<DeviceRow>> {
+        let mut statement =
+            connection.prepare_cached(&format!("SELECT {COLUMNS} FROM devices d WHERE d.uid IN ({uids}) ORDER BY d.uid LIMIT 20"))?;
+        let rows = statement.query_map([org.as_str(), text], device)?;
+        rows.map(|row| row?).collect()
+    };
+    let mut found = rows(BEARERS, text)?;
+    meant(&mut found, |device| device.admission == Admission::Admitted);
+    let waiting = "SELECT uid FROM enrolments WHERE org = ?1 AND pairing_code = ?2 AND state IN ('pending', 'replacement')";
+    for device in rows(waiting, &text.to_uppercase())? {
+        if !found.iter().any(|other| other.uid == device.uid) {
+            found.push(device);
+        }
     }
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM devices d WHERE d.org = ?1 AND (d.name = ?2 OR d.uid IN
-             (SELECT e.uid FROM enrolments e WHERE e.org = ?1 AND e.pairing_code = upper(?2) AND e.state IN ('pending', 'replacement')))
-         ORDER BY d.uid LIMIT 20"
-    ))?;
-    let rows = statement.query_map([org.as_str(), text], device)?;
-    rows.map(|row| row?).collect()
+    Ok(found)
 }
 
 /// Devices of an organization in the order of their uids, after `after`.

@@ -130,6 +130,12 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
         return refuse(tx, &held, ask, full);
     }
     let listed = devices::by_serial(tx, org, serial.as_str())?;
+    if listed.is_none()
+        && let Some(why) = devices::mistaken(serial)
+    {
+        let why = format!("{why}; give the device another one: identity.serial in its configuration");
+        return refuse(tx, &held, ask, Problem::new(Code::Invalid, why));
+    }
     // Before the token's use is counted: a device that finds no place has cost nothing.
     if listed.is_none()
         && let Some(full) = limits::refusal(tx, org, LimitName::Devices, 1)?

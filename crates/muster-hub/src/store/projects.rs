@@ -8,7 +8,7 @@ use muster_proto::id::{DeviceUid, OrgId, ProjectId, TeamId};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::orgs::{parse_project_role, visibility_text};
-use super::{Result, limits};
+use super::{Result, devices, limits};
 
 /// What a project says of itself, and how much is in it.
 #[derive(Debug, Clone, Default)]
@@ -171,27 +171,32 @@ pub(crate) fn remove_team(tx: &Transaction<'_>, org: &OrgId, project: &ProjectId
 pub(crate) struct Candidate {
     pub uid: DeviceUid,
     pub serial: String,
+    pub admitted: bool,
     pub projects: BTreeSet<ProjectId>,
 }
 
-/// What a text names in an organization: a uid, a serial number, or a name that several may bear, in this order.
+/// What a text names in an organization: a uid, or a serial number or a name that several may bear.
 pub(crate) fn candidates(connection: &Connection, org: &OrgId, text: &str) -> Result<Vec<Candidate>> {
-    const COLUMNS: &str = "d.uid, d.serial, (SELECT group_concat(p.project) FROM device_projects p WHERE p.uid = d.uid)";
-    for filter in ["d.uid = ?2 AND d.org = ?1", "d.org = ?1 AND d.serial = ?2", "d.org = ?1 AND d.name = ?2"] {
-        let mut statement =
-            connection.prepare_cached(&format!("SELECT {COLUMNS} FROM devices d WHERE {filter} ORDER BY d.uid LIMIT 20"))?;
+    let ask = |which: &str| -> Result<Vec<Candidate>> {
+        let mut statement = connection.prepare_cached(&format!(
+            "SELECT d.uid, d.serial, d.admission = 'admitted', (SELECT group_concat(p.project) FROM device_projects p WHERE p.uid = d.uid)
+             FROM devices d WHERE {which} ORDER BY d.uid LIMIT 20"
+        ))?;
         let mut rows = statement.query([org.as_str(), text])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            let projects: Option<String> = row.get(2)?;
+            let projects: Option<String> = row.get(3)?;
             let projects = projects.iter().flat_map(|list| list.split(',')).map(str::parse).collect::<std::result::Result<_, _>>()?;
-            found.push(Candidate { uid: row.get::<_, String>(0)?.parse()?, serial: row.get(1)?, projects });
+            found.push(Candidate { uid: row.get::<_, String>(0)?.parse()?, serial: row.get(1)?, admitted: row.get(2)?, projects });
         }
-        if !found.is_empty() {
-            return Ok(found);
-        }
+        Ok(found)
+    };
+    let mut found = ask("d.uid = ?2 AND d.org = ?1")?;
+    if found.is_empty() {
+        found = ask(&format!("d.uid IN ({})", devices::BEARERS))?;
+        devices::meant(&mut found, |device| device.admitted);
     }
-    Ok(Vec::new())
+    Ok(found)
 }
 
 /// Whether a device is in a project; `None` if the organization has no such device.
