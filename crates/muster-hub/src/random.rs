@@ -31,7 +31,10 @@ const PAIRING_LETTERS: &[u8] = b"ABCDEFGHJKMNPQRSTVWXYZ23456789";
 /// Whether a text has the form of a pairing code, in either case.
 pub fn is_pairing_code(text: &str) -> bool {
     text.len() == 9
-        && text.bytes().enumerate().all(|(at, byte)| if at == 4 { byte == b'-' } else { PAIRING_LETTERS.contains(&byte.to_ascii_uppercase()) })
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if at == 4 { byte == b'-' } else { PAIRING_LETTERS.contains(&byte.to_ascii_uppercase()) })
 }
 
 /// `ABCD-2345`: eight characters of an alphabet without 0, 1, I, L, O and U, so that it can be read out on the telephone.

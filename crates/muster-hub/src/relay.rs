@@ -14,6 +14,7 @@ mod upgrade;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -67,12 +68,14 @@ pub struct End {
     pub message: String,
     /// An account's e-mail, `device:{uid}` or `hub`.
     pub by: String,
+    /// The address that it was asked from, where a person asked.
+    pub from: Option<IpAddr>,
 }
 
 impl End {
     /// An end that the hub decided.
     pub fn by_hub(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), by: "hub".to_owned() }
+        Self { code: code.to_owned(), message: message.into(), by: "hub".to_owned(), from: None }
     }
 }
 
@@ -273,7 +276,7 @@ impl Relay {
     pub fn device_event(&self, uid: &DeviceUid, event: &DeviceEvent) {
         let DeviceEventKind::SessionFailed { session, code, message } = &event.kind else { return };
         let Some(live) = self.find(session).filter(|live| live.uid == *uid) else { return };
-        let end = End { code: code.clone(), message: message.clone(), by: format!("device:{uid}") };
+        let end = End { code: code.clone(), message: message.clone(), by: format!("device:{uid}"), from: None };
         self.0.tasks.spawn_on(async move { live.end(end).await }, &self.0.runtime);
     }
 
@@ -407,7 +410,7 @@ impl Relay {
             actor: end.by.clone(),
             action: "session.end",
             target: live.id.to_string(),
-            from: None,
+            from: end.from,
             details: json!({
                 "device": live.uid, "user": live.email, "code": end.code, "reason": end.message,
                 "to_device": to_device, "to_client": to_client, "seconds": clock::now().saturating_sub(live.created_at) / 1000,

@@ -148,12 +148,22 @@ impl OrgAccess {
     /// # Errors
     /// `not_found`, `forbidden` or `archived`.
     pub fn require_in(&self, action: Action, text: &str) -> ApiResult<ProjectId> {
+        let id = self.require_in_any(action, text)?;
+        let (_, project) = self.project(text)?;
+        if project.archived && rights::changes_project(action) {
+            return Err(ApiError::new(Code::Archived, format!("project {id} is archived: it is read-only")));
+        }
+        Ok(id)
+    }
+
+    /// The same in an archived project too: for what only takes away, such as a door that would open again with the project.
+    ///
+    /// # Errors
+    /// `not_found` or `forbidden`.
+    pub fn require_in_any(&self, action: Action, text: &str) -> ApiResult<ProjectId> {
         let (id, project) = self.project(text)?;
         if !self.covers(action) || !rights::allows(action, self.role, Some(project.role)) {
             return Err(self.forbidden(action));
-        }
-        if project.archived && rights::changes_project(action) {
-            return Err(ApiError::new(Code::Archived, format!("project {id} is archived: it is read-only")));
         }
         Ok(id)
     }

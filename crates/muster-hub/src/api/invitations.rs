@@ -52,8 +52,13 @@ pub(super) fn routes() -> Vec<Route> {
 fn may_invite(access: &OrgAccess, place: &Place) -> ApiResult<()> {
     let Place::Project(project, role) = place else { return access.require(Action::ManageMembers) };
     access.require_in(Action::ManageParticipants, project.as_str())?;
+    may_give(access, project, *role)
+}
+
+/// Nobody lets somebody in, or keeps them out, above the own role.
+fn may_give(access: &OrgAccess, project: &muster_proto::id::ProjectId, role: ProjectRole) -> ApiResult<()> {
     let own = access.projects.get(project).map(|project| project.role);
-    if own.is_none_or(|own| own < *role) {
+    if own.is_none_or(|own| own < role) {
         let own = own.map_or("nothing", ProjectRole::as_str);
         return Err(ApiError::new(Code::Forbidden, format!("you have no more than {own} in {project} and cannot give {}", role.as_str())));
     }
@@ -159,12 +164,27 @@ fn link(state: &App, token: &Token) -> String {
     format!("{}/invite#{token}", state.endpoints.https)
 }
 
+/// What is done with an invitation that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taking {
+    /// It is sent again: the project must be open.
+    Forward,
+    /// It is taken back, also while the project is archived: its link would be good again with the project.
+    Back,
+}
+
 /// An invitation of this organization that waits, which the person may see to.
-async fn pending(state: &AppState, access: &OrgAccess, id: &str) -> ApiResult<InvitationRow> {
+async fn pending(state: &AppState, access: &OrgAccess, id: &str, taking: Taking) -> ApiResult<InvitationRow> {
     let by_id = id.to_owned();
     let found = state.store.read(move |db| invitations::by_id(db, &by_id)).await?;
     let found = found.filter(|row| row.org == access.org).ok_or_else(|| ApiError::not_found("invitation", id))?;
-    may_invite(access, &found.place)?;
+    match &found.place {
+        Place::Project(project, role) if taking == Taking::Back => {
+            access.require_in_any(Action::ManageParticipants, project.as_str())?;
+            may_give(access, project, *role)?;
+        }
+        place => may_invite(access, place)?,
+    }
     if !found.is_pending() {
         let how = if found.accepted_at.is_some() { "was accepted" } else { "was revoked" };
         return Err(ApiError::new(Code::Conflict, format!("the invitation of {} {how} already", found.email)));
@@ -173,7 +193,7 @@ async fn pending(state: &AppState, access: &OrgAccess, id: &str) -> ApiResult<In
 }
 
 async fn resend(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Path<(String, String)>) -> ApiResult<Json<Invitation>> {
-    let row = pending(&state, &access, &id).await?;
+    let row = pending(&state, &access, &id, Taking::Forward).await?;
     let now = clock::now();
     let mail = state.mailer.first_state();
     let wait = row.renewed_at + MAIL_EVERY - now;
@@ -199,7 +219,7 @@ async fn resend(State(state): State<AppState>, access: OrgAccess, Path((_, id)):
 }
 
 async fn revoke(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Path<(String, String)>) -> ApiResult<StatusCode> {
-    let row = pending(&state, &access, &id).await?;
+    let row = pending(&state, &access, &id, Taking::Back).await?;
     let entry = access.entry("invitation.revoke", &row.email).with(json!({ "id": row.id }));
     let work = move |tx: &Transaction<'_>| {
         still_pending(invitations::by_id(tx, &id)?)?;

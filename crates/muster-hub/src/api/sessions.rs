@@ -266,7 +266,7 @@ async fn end(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Pa
         access.require_in(Action::EndSession, row.project.as_str())?;
     }
     let email = access.person.email;
-    let end = End { code: "cancelled".into(), message: format!("ended by {email}"), by: email };
+    let end = End { code: "cancelled".into(), message: format!("ended by {email}"), by: email, from: access.person.from };
     if !state.relay.end(&row.id, end).await {
         return Err(ApiError::new(Code::SessionEnded, row.end_reason.unwrap_or_else(|| "the session is over".to_owned())));
     }
@@ -278,7 +278,10 @@ async fn find(state: &AppState, access: &OrgAccess, id: &str) -> ApiResult<Sessi
     let wanted: SessionId = id.parse().map_err(|_| missing())?;
     let row = state.store.read(move |db| sessions::by_id(db, &wanted)).await?.ok_or_else(missing)?;
     let seen = visible_projects(access).is_none_or(|projects| projects.contains(&row.project));
-    if row.org == access.org && (seen || row.email == access.person.email) { Ok(row) } else { Err(missing()) }
+    // One's own, whatever became of the role; but a token that is limited to a project has nothing of another one.
+    let within = access.person.only_project.as_ref().is_none_or(|only| *only == row.project);
+    let own = row.email == access.person.email && within;
+    if row.org == access.org && (seen || own) { Ok(row) } else { Err(missing()) }
 }
 
 fn shown(relay: &Relay, row: SessionRow) -> Session {

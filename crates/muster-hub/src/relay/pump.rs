@@ -93,7 +93,7 @@ impl Pump {
                         Side::Client => ("the user", self.live.email.clone()),
                         Side::Device => ("the device", format!("device:{}", self.live.uid)),
                     };
-                    return Poll::Ready(End { code: "closed".into(), message: format!("ended by {who}"), by });
+                    return Poll::Ready(End { code: "closed".into(), message: format!("ended by {who}"), by, from: None });
                 }
             }
         }

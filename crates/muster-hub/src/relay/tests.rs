@@ -214,7 +214,14 @@ async fn messages_pass_both_ways_and_are_counted() {
     })
     .await;
 
-    assert!(hub.relay.end(&tickets.id, End { code: "ended".into(), message: "by hand".into(), by: "ada@example.com".into() }).await);
+    assert!(
+        hub.relay
+            .end(
+                &tickets.id,
+                End { code: "ended".into(), message: "by hand".into(), by: "ada@example.com".into(), from: Some([192, 0, 2, 7].into()) }
+            )
+            .await
+    );
     let close = Control::Close { code: "ended".into(), message: "by hand".into() }.encode();
     for socket in [&mut client, &mut device] {
         assert_eq!(text(socket).await, close);
@@ -231,6 +238,7 @@ async fn messages_pass_both_ways_and_are_counted() {
         .await
         .unwrap();
     assert_eq!((events[0].action.as_str(), events[0].actor.as_str()), ("session.end", "ada@example.com"));
+    assert_eq!(events[0].from.as_deref(), Some("192.0.2.7"), "where the person ended it from");
     assert_eq!(events[0].details["to_client"], rounds * 65_540);
     assert!(!hub.relay.end(&tickets.id, End::by_hub("again", "again")).await);
 

@@ -6,7 +6,7 @@ use muster_proto::id::{OrgId, Serial};
 use muster_proto::problem::{Code, Problem};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::Result;
+use super::{Result, orgs};
 
 /// An enrolment token with what proves it.
 pub(crate) struct Held {
@@ -149,6 +149,13 @@ pub(crate) fn refusal(connection: &Connection, held: &Held, serial: &Serial, now
     {
         let why = format!("the enrolment token {id} is used up: it was good for {uses} and as many have enrolled; ask for a new one");
         return say(Code::TokenUsedUp, why);
+    }
+    if let Some(project) = &token.project
+        && !orgs::project_is_open(connection, &held.org, project)?
+    {
+        let why =
+            format!("the enrolment token {id} is for the project {project}, which is archived: restore it, or ask for a token of another");
+        return say(Code::Archived, why);
     }
     if held.limited {
         let mut statement =

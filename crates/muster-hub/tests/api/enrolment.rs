@@ -41,6 +41,56 @@ async fn a_pending_device_is_admitted_within_a_second_and_gets_a_certificate_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_serial_number_passes_for_what_names_another_device() {
+    let world = World::new().await;
+    let token = world.enrolment_token(json!({ "project": "lab" })).await;
+    let victim = Device::new("victim-1").enrol(&world, &token).await.ok(200);
+    let code = victim["pairing_code"].as_str().unwrap();
+    let admitted = world.admitted("robot-1").await;
+    let row = world.owner.get("/v1/orgs/acme/devices/robot-1").await.ok(200);
+    let uid = row["uid"].as_str().unwrap();
+    world.owner.patch("/v1/orgs/acme/devices/robot-1", json!({ "name": "welder" })).await.ok(200);
+
+    // The code that somebody reads off a device, in either case, and the uid that the hub gave.
+    for (serial, what) in [(code, "a pairing code"), (&code.to_lowercase(), "a pairing code"), (uid, "the uid of a device")] {
+        let told = Device::new(serial).enrol(&world, &token).await.problem("invalid").detail;
+        assert!(told.contains(what) && told.contains("identity.serial"), "{told}");
+        let told = world.owner.post("/v1/orgs/acme/devices", json!({ "id": serial })).await.problem("invalid").detail;
+        assert!(told.starts_with("id: ") && told.contains(what), "{told}");
+    }
+    // A name: as long as it waits it takes nothing from the device that belongs; then neither is meant alone.
+    Device::new("welder").enrol(&world, &token).await.ok(200);
+    assert_eq!(world.owner.get("/v1/orgs/acme/devices/welder").await.ok(200)["uid"], row["uid"]);
+    let put = |add: &'static str| world.owner.post("/v1/orgs/acme/projects/lab/devices", json!({ "add": [add] }));
+    put("welder").await.ok(200);
+    let listed = world.owner.get("/v1/orgs/acme/devices?filter=id%20%3D%20%22welder%22").await.ok(200);
+    let rogue = listed["items"][0]["uid"].as_str().unwrap().to_owned();
+    world.owner.send("POST", &format!("/v1/orgs/acme/devices/{rogue}/admit"), None).await.ok(200);
+    let told = world.owner.get("/v1/orgs/acme/devices/welder").await.problem("conflict").detail;
+    assert!(told.contains(uid) && told.contains(&rogue), "{told}");
+    put("welder").await.problem("conflict");
+
+    let row = world.owner.send("POST", &format!("/v1/orgs/acme/devices/{code}/admit"), None).await.ok(200);
+    assert_eq!(row["id"], "victim-1");
+    drop(admitted);
+    world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_an_archived_project_lets_nobody_in() {
+    let world = World::new().await;
+    let token = world.enrolment_token(json!({ "project": "lab", "admit": "auto", "uses": 1 })).await;
+    world.owner.post("/v1/orgs/acme/projects/lab/archive", json!({})).await.ok(200);
+    let device = Device::new("robot-1");
+    let told = device.enrol(&world, &token).await.problem("archived").detail;
+    assert!(told.contains("lab, which is archived"), "{told}");
+    world.owner.post("/v1/orgs/acme/projects/lab/restore", json!({})).await.ok(200);
+    // It was not used up by that.
+    assert_eq!(device.enrol(&world, &token).await.ok(200)["state"], "admitted");
+    world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_bad_token_has_its_own_answer() {
     let world = World::new().await;
     let device = Device::new("robot-1");

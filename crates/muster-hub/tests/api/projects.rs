@@ -85,6 +85,9 @@ async fn an_archived_project_is_read_only_until_it_is_restored() {
     owner.post("/v1/orgs/acme/teams", json!({ "id": "crew" })).await.ok(201);
     owner.put(&format!("{LAB}/teams/crew"), json!({ "role": "view" })).await.ok(200);
     world.collaborates("gus@guest.example", "acme", "lab", "view").await;
+    let invite = json!({ "email": "eve@guest.example", "project": "lab", "project_role": "view" });
+    let invited = owner.post("/v1/orgs/acme/invitations", invite).await.ok(201);
+    let invited = format!("/v1/orgs/acme/invitations/{}", invited["id"].as_str().unwrap());
     let archived = owner.post(&format!("{LAB}/archive"), json!({})).await.ok(200);
     assert!(archived["archived_at"].as_i64().unwrap() > 0);
     assert_eq!(owner.post(&format!("{LAB}/archive"), json!({})).await.ok(200), archived, "twice is once");
@@ -106,6 +109,9 @@ async fn an_archived_project_is_read_only_until_it_is_restored() {
     for path in [LAB.to_owned(), format!("{LAB}/participants"), format!("{LAB}/teams"), "/v1/orgs/acme/devices/robot-1/usage".into()] {
         owner.get(&path).await.ok(200);
     }
+    // A door into it is closed all the same: it would open again with the project.
+    owner.post(&format!("{invited}/resend"), Value::Null).await.problem("archived");
+    owner.delete(&invited).await.ok(204);
     let restored = owner.post(&format!("{LAB}/restore"), json!({})).await.ok(200);
     assert!(restored.get("archived_at").is_none());
     owner.post(&format!("{LAB}/restore"), json!({})).await.ok(200);

@@ -221,7 +221,7 @@ async fn a_session_ends_with_the_token_that_opened_it_withdrawn_or_run_out() {
 
     // It runs out without anybody's doing.
     let mut live = scene.open(&token_of_short).await;
-    let soon = "UPDATE access_tokens SET expires_at = unixepoch('subsec') * 1000 + 1500 WHERE id = ?1";
+    let soon = "UPDATE access_tokens SET expires_at = unixepoch('subsec') * 1000 + 4000 WHERE id = ?1";
     scene.hub.running.state.store.write(move |tx| Ok(tx.execute(soon, [short])?)).await.unwrap();
     live.lives().await;
     for leg in [&mut live.client, &mut live.device] {
@@ -232,6 +232,27 @@ async fn a_session_ends_with_the_token_that_opened_it_withdrawn_or_run_out() {
     // Whatever ends a token counts: a new password withdraws all others.
     scene.sql("DELETE FROM access_tokens WHERE account = (SELECT id FROM accounts WHERE email = 'ben@guest.example')").await;
     other.ends(&scene.hub, "forbidden", "was withdrawn").await;
+    scene.hub.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_project_has_nothing_of_its_persons_sessions_in_another() {
+    let mut scene = Scene::new().await;
+    scene.sql("INSERT INTO projects (org, id, name, visibility, created_at) VALUES ('acme', 'attic', 'Attic', 'private', 0)").await;
+    let in_attic = "participants (org, project, account, role, since) SELECT 'acme', 'attic', id, 'operate', 0";
+    let ben = scene.person("ben@guest.example", &[PARTICIPANT, in_attic]).await;
+    let narrow = json!({ "name": "attic", "org": "acme", "project": "attic" });
+    let made = scene.hub.call(&ben, "POST", "/v1/tokens", &narrow).await.unwrap();
+    let narrow = made["token"].as_str().unwrap();
+    let mut live = scene.open(&ben).await;
+    let path = format!("/v1/orgs/acme/sessions/{}", live.ticket.session);
+    for method in ["GET", "DELETE"] {
+        let refused = scene.hub.call(narrow, method, &path, &Value::Null).await.unwrap_err();
+        assert!(refused.is(muster_proto::problem::Code::NotFound), "{method}: {refused}");
+    }
+    live.lives().await;
+    scene.hub.call(&ben, "DELETE", &path, &Value::Null).await.unwrap();
+    live.ends(&scene.hub, "cancelled", "ended by ben@guest.example").await;
     scene.hub.running.stop().await;
 }
 
