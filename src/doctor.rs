@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::{Ask, ask};
 use crate::daemon::{proxy, wall_clock};
 use crate::state::{Enrolled, PendingRequest, State};
-use crate::{log, policy, serial};
+use crate::{guard, log, policy, serial};
 
 /// One dial of the doctor: a person waits.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -103,6 +103,13 @@ pub(crate) async fn run(config: &Config, json: bool) -> ExitCode {
 /// Disk, policy, daemon, serial number.
 fn local(config: &Config, state: &State, report: &mut Report) {
     let disk = state.prepare().map(|()| format!("The state directory {} can be written.", state.dir().display()));
+    if guard::is_possible() {
+        report.add("key", Verdict::Ok, "Terminals and commands that run as the daemon's user are kept from the device's key.");
+    } else {
+        let why = "This kernel has no Landlock (Linux 5.13, `lsm=`): whoever may have a terminal or run commands as the daemon's user can read the \
+                   device's key. Name another user in the policy, or allow neither.";
+        report.add("key", Verdict::Warning, why);
+    }
     if report.result("disk", disk.map_err(|error| error.to_string()))
         && let Some(free) = free_space(state.dir()).filter(|free| *free < SPACE_MIN)
     {

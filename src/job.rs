@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::account::Account;
 use crate::control::Ask;
 use crate::daemon::steady_millis;
+use crate::guard::Hidden;
 use crate::log::{self, debug, error, info, warn};
 use crate::runs::folder::{self, Begun, Folder, Job};
 use crate::signals;
@@ -176,7 +177,9 @@ impl Supervisor {
         if let Some(cancel) = self.folder.cancel() {
             return self.end(RunEnd::without_process(RunOutcome::Cancelled, "cancelled", cancel.reason)).await;
         }
-        let started = match command::start(&self.job, &Account::own()) {
+        let account = Account::own();
+        let hidden = Hidden::of(&account, self.folder.state_dir(), &self.job.control);
+        let started = match command::start(&self.job, &hidden.at_home(account), &hidden) {
             Ok(started) => started,
             Err(error) => {
                 let end = command::failure(&self.job, &error);

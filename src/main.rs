@@ -22,6 +22,7 @@ mod daemon;
 mod doctor;
 mod enrol;
 mod facts;
+mod guard;
 mod job;
 mod local;
 mod log;

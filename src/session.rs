@@ -27,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::account::Account;
+use crate::guard::Hidden;
 use crate::log::{self, debug, error, info, warn};
 use crate::policy::{Decision, Limits, Request, Target, Watched};
 use crate::state::{State, write_atomic};
@@ -97,6 +98,8 @@ async fn session(order: Order) -> anyhow::Result<Ended> {
     let relay = Relay { endpoint: open.relay.parse()?, ticket: open.ticket, dialer: Dialer::new(tls).via(proxy) };
 
     let account = Account::own();
+    let hidden = Hidden::of(&account, state.dir(), &control);
+    let account = hidden.at_home(account);
     let mut policy = Watched::open(policy);
     let visitor = Visitor { session: open.session.clone(), user: open.user, role: open.role, project: open.project.to_string() };
     let whole = Request { user: &visitor.user, role: &visitor.role, own_user: &account.name, target: Target::Session };
@@ -114,7 +117,7 @@ async fn session(order: Order) -> anyhow::Result<Ended> {
         open.reason.map(|reason| format!(", reason: {reason}")).unwrap_or_default()
     );
     let session = visitor.session.clone();
-    let server = Server::new(visitor, account, policy, clock, control);
+    let server = Server::new(visitor, account, hidden, policy, clock, control);
     let driver = Driver::new(Side::Device, session, relay, server.clone());
     let handle = driver.handle();
     if let Some((code, message)) = refused {

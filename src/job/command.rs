@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, set_parent_process_death_signal, setsid};
 
 use super::processes::MARK;
 use crate::account::Account;
+use crate::guard::Hidden;
 use crate::runs::folder::Job;
 
 /// Where programs are looked for.
@@ -22,10 +23,11 @@ pub(super) struct Started {
 }
 
 /// Starts it, as the leader of a session of its own.
-pub(super) fn start(job: &Job, account: &Account) -> io::Result<Started> {
+pub(super) fn start(job: &Job, account: &Account, hidden: &Hidden) -> io::Result<Started> {
     let mut command = command(job, account)?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     lead_session(&mut command);
+    hidden.bind(&mut command)?;
     let mut child = command.spawn()?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     match (pid, child.stdout.take(), child.stderr.take()) {

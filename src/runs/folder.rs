@@ -180,6 +180,11 @@ impl Folder {
         &self.path
     }
 
+    /// The state directory that it lies in.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.path.parent().and_then(Path::parent).unwrap_or(&self.path)
+    }
+
     /// Whether the run was ever taken: it is there, or it is over.
     pub(crate) fn is_known(&self) -> bool {
         self.path.exists() || self.over.exists()

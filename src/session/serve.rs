@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::target::{self, Failure};
 use super::terminal::{self, Plan, Terminal};
 use crate::account::Account;
+use crate::guard::Hidden;
 use crate::log::{debug, info, warn};
 use crate::policy::{Decision, Dial, Grant, Request, Target, Watched};
 
@@ -47,6 +48,7 @@ pub(super) struct Server(Rc<Inner>);
 struct Inner {
     visitor: Visitor,
     account: Account,
+    hidden: Hidden,
     policy: RefCell<Watched>,
     clock: Clock,
     control: PathBuf,
@@ -63,10 +65,11 @@ enum Way {
 }
 
 impl Server {
-    pub(super) fn new(visitor: Visitor, account: Account, policy: Watched, clock: Clock, control: PathBuf) -> Self {
+    pub(super) fn new(visitor: Visitor, account: Account, hidden: Hidden, policy: Watched, clock: Clock, control: PathBuf) -> Self {
         Self(Rc::new(Inner {
             visitor,
             account,
+            hidden,
             policy: RefCell::new(policy),
             clock,
             control,
@@ -154,7 +157,8 @@ impl Server {
     async fn terminal(&self, handle: &Handle, stream: StreamId, wanted: &Wanted, grant: &Grant) {
         let Visitor { session, user, .. } = &self.0.visitor;
         let account = &self.0.account;
-        let plan = Plan { wanted, account, run_as: grant.run_as.as_deref(), session: session.as_str(), visitor: user };
+        let plan =
+            Plan { wanted, account, hidden: &self.0.hidden, run_as: grant.run_as.as_deref(), session: session.as_str(), visitor: user };
         let (terminal, io, child) = match terminal::start(&plan) {
             Ok(started) => started,
             Err(error) => {

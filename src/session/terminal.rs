@@ -17,6 +17,7 @@ use tokio::process::{Child, Command};
 
 use super::{pipe, processes};
 use crate::account::Account;
+use crate::guard::Hidden;
 use crate::signals::signal_of;
 
 /// Where programs are looked for; a login shell's own files add to it.
@@ -36,6 +37,8 @@ pub(super) struct Terminal {
 pub(super) struct Plan<'a> {
     pub(super) wanted: &'a Wanted,
     pub(super) account: &'a Account,
+    /// What it is kept away from.
+    pub(super) hidden: &'a Hidden,
     /// Become this user first; the policy allows it.
     pub(super) run_as: Option<&'a str>,
     /// For the process's environment.
@@ -58,6 +61,7 @@ pub(super) fn start(plan: &Plan<'_>) -> io::Result<(Terminal, Io, Child)> {
         (Some(master), io, true)
     };
     lead_session(&mut command, controlling);
+    plan.hidden.bind(command.as_std_mut())?;
     // A worker that is killed takes its processes with it as far as it can: the terminal hangs up.
     let child = command.spawn()?;
     let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));

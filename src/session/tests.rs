@@ -55,7 +55,10 @@ impl Ends {
         // As root the worker gives nothing away by itself, so the tests' worker takes itself for somebody else.
         let account = Account { name: worker.into(), shell: "/bin/sh".into(), home: dir.path().into(), is_root: false };
         let control = dir.path().join("control.sock");
-        let server = Server::new(visitor, account, Watched::open(path), Clock::default(), control);
+        let state = dir.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::write(state.join("key.pem"), "the device's key").unwrap();
+        let server = Server::new(visitor, account, Hidden::below([&state, &state]), Watched::open(path), Clock::default(), control);
         let device = Driver::new(Side::Device, id.clone(), relay.relay("device"), server.clone());
         tokio::task::spawn_local(device.run());
         let exits = Exits::default();
@@ -178,6 +181,21 @@ fn a_command_without_a_terminal_passes_bytes_as_they_are_and_sees_the_end_of_its
         assert!(got.starts_with(&data), "the bytes were changed");
         assert_eq!(&got[data.len()..], b"not a tty\n");
         condition("its code comes", || *ends.exits.borrow() == [(Some(3), None)]).await;
+    });
+}
+
+#[test]
+fn a_terminal_does_not_read_the_devices_key() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        let at = ends.dir.path().display().to_string();
+        let line = format!("cat {at}/state/key.pem; echo key=$?; cat {at}/policy.toml && echo all else is there");
+        let target = Target::Terminal(Terminal { cols: 0, rows: 0, ..wanted(Some(&line)) });
+        let (_, mut near) = ends.open(target).await.unwrap();
+        let mut got = String::new();
+        near.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got.contains("the device's key"), !crate::guard::is_possible(), "{got}");
+        assert!(got.contains("key=1") && got.ends_with("all else is there\n"), "{got}");
     });
 }
 

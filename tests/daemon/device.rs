@@ -1,5 +1,6 @@
 //! One device: a folder with its configuration, and the daemon's processes on it.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 pub(crate) struct Device {
     folder: tempfile::TempDir,
     running: Option<Child>,
+    user: Option<u32>,
 }
 
 impl Device {
@@ -40,7 +42,7 @@ impl Device {
              [heartbeat]\nevery_s = 1\n[usage]\nsample_every_s = 1\npublish_every_s = 1\n[log]\nlevel = \"debug\"\nsamples = true\n{more}"
         );
         std::fs::write(folder.path().join("config.toml"), text).unwrap();
-        Self { folder, running: None }
+        Self { folder, running: None, user: None }
     }
 
     /// A device that a hub admitted, and that runs.
@@ -77,7 +79,21 @@ impl Device {
     /// Starts the daemon. Its log goes to `daemon.log`.
     pub(crate) fn start(&mut self) {
         let log = std::fs::OpenOptions::new().append(true).create(true).open(self.path("daemon.log")).unwrap();
-        self.running = Some(self.command().arg("run").stdin(Stdio::null()).stderr(log).spawn().unwrap());
+        let mut command = self.command();
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        self.running = Some(command.arg("run").stdin(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Where these tests are root's, the device is given to a user without privileges, as under its unit.
+    pub(crate) fn without_privileges(&mut self) {
+        const NOBODY: u32 = 65_534;
+        if rustix::process::geteuid().is_root() {
+            let given = Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(self.folder.path()).status().unwrap();
+            assert!(given.success());
+            self.user = Some(NOBODY);
+        }
     }
 
     /// The daemon's process number.

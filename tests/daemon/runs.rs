@@ -218,6 +218,36 @@ fn an_order_that_comes_after_its_cancel_is_not_begun_by_this_daemon_nor_the_next
 }
 
 #[test]
+fn a_run_reads_neither_the_devices_key_nor_what_is_kept_of_runs() {
+    let hub = StubHub::start();
+    let mut device = Device::new("");
+    assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
+    fs::create_dir(device.path("beside")).unwrap();
+    device.without_privileges();
+    device.start();
+    wait_for("its birth", || hub.births().pop());
+    wait_for("a spool", || device.path("state/spool").exists().then_some(()));
+    let (state, beside) = (device.path("state").display().to_string(), device.path("beside").display().to_string());
+    let line = format!(
+        "cat {state}/key.pem {state}/identity.json; echo key=$?; cat {state}/runs/{RUN}/job.json; echo order=$?; \
+         echo forged >> {state}/runs/{RUN}/reports; echo bill=$?; rm -r {state}/spool; echo spool=$?; \
+         head -c 9 /proc/{}/environ; echo daemon=$?; echo x > {beside}/x; echo beside=$?; id -u",
+        device.pid()
+    );
+    start(&hub, RUN, &shell(&line));
+    let end = end(&hub, RUN);
+    assert_eq!((end.outcome, end.exit_code), (RunOutcome::Done, Some(0)));
+    let (out, err) = (text(&hub, RUN, RunStream::Stdout), text(&hub, RUN, RunStream::Stderr));
+    assert_eq!(out.lines().count(), 7, "{out}{err}");
+    for (name, well) in [("key", false), ("order", false), ("bill", false), ("spool", false), ("daemon", false), ("beside", true)] {
+        assert_eq!(pid(&out, name) == 0, well, "{name}: {out}{err}");
+    }
+    assert!(err.matches("Permission denied").count() >= 5, "{err}");
+    assert!(fs::read_to_string(device.path("state/key.pem")).unwrap().contains("PRIVATE KEY"));
+    assert_ne!(out.lines().last(), Some("0"), "it ran as root");
+}
+
+#[test]
 fn what_cannot_be_started_says_why() {
     let hub = StubHub::start();
     let _device = device(&hub);
