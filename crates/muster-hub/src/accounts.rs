@@ -131,6 +131,25 @@ impl LoginLimit {
         Ok(())
     }
 
+    /// Takes one of what an address may do without saying who it is, such as to begin a login, or says how many seconds to wait.
+    ///
+    /// # Errors
+    /// The seconds until the next attempt.
+    pub fn attempt_from(&self, what: &'static str, from: Option<IpAddr>, burst: u32, refill: Millis, now: Millis) -> Result<(), u32> {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= ENTRIES {
+            evict(&mut buckets, now);
+        }
+        // No e-mail begins so.
+        let bucket = buckets.entry((Some(format!("\0{what}")), from)).or_insert(Bucket { full_at: now });
+        let wait = bucket.full_at - now - (i64::from(burst) - 1) * refill;
+        if wait > 0 {
+            return Err(u32::try_from(wait / SECOND + 1).unwrap_or(u32::MAX));
+        }
+        bucket.full_at = bucket.full_at.max(now) + refill;
+        Ok(())
+    }
+
     /// The password was right: what this account used up from this address is forgotten.
     pub fn succeeded(&self, email: &str, from: Option<IpAddr>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(Some(email.to_owned()), from));
@@ -186,6 +205,17 @@ mod tests {
         assert_eq!(limit.attempt("a@x", here, 1000 + i64::from(wait) * SECOND), Ok(()));
         limit.succeeded("a@x", here);
         assert_eq!(limit.attempt("a@x", here, 1000), Ok(()));
+    }
+
+    #[test]
+    fn strangers_are_bounded_by_their_address() {
+        let limit = LoginLimit::default();
+        let here: Option<IpAddr> = Some([10, 0, 0, 1].into());
+        let refused = (0..10).filter(|_| limit.attempt_from("login", here, 4, SECOND, 0).is_err()).count();
+        assert_eq!(refused, 6);
+        assert_eq!(limit.attempt_from("login", Some([10, 0, 0, 2].into()), 4, SECOND, 0), Ok(()));
+        assert_eq!(limit.attempt_from("login", here, 4, SECOND, 2 * SECOND), Ok(()));
+        assert_eq!(limit.attempt("a@x", here, 0), Ok(()), "and logins by password go on");
     }
 
     #[test]

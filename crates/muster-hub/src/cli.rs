@@ -145,6 +145,11 @@ enum User {
         /// The account's e-mail
         email: String,
     },
+    /// Forgets who an account is at the provider of single sign-on: the next person who proves its e-mail there has it
+    Unlink {
+        /// The account's e-mail
+        email: String,
+    },
     /// Makes somebody an owner of the hub
     Owner {
         /// The account's e-mail
@@ -219,6 +224,10 @@ fn execute(cli: Cli) -> Result<()> {
                 bail!("others can read {}: chmod 600; where other people use this machine, one of them may have a copy", list.join(", "));
             }
             println!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
+            if let Some(oidc) = &config.oidc {
+                let redirect = crate::sso::redirect_uri(&config.public_url.to_string()).map_err(|why| anyhow!(why))?;
+                println!("register at {} ({}) the redirect URI {redirect}", oidc.issuer, oidc.name);
+            }
             Ok(())
         }
         Command::BrokerConfig { broker: Broker::Mosquitto(args) } => mosquitto(args, &load()?),
@@ -364,6 +373,16 @@ fn user(command: User, config: &Config) -> Result<()> {
                 if account.closed_at.is_some() { stored::reopen(tx, account.id, &account.name, None) } else { Ok(()) }
             })?;
             eprintln!("{email} may log in again; `muster-hub user password {email}` gives it a password where it has none");
+        }
+        User::Unlink { email } => {
+            let email = changed(&store, &email, "account.unlink", |tx, account| {
+                if crate::store::sso::unlink(tx, account.id)? {
+                    return Ok(());
+                }
+                let why = format!("{} is nobody at a provider of single sign-on", account.email);
+                Err(crate::store::problem(muster_proto::problem::Code::NotFound, why))
+            })?;
+            eprintln!("{email} is nobody's at the provider any more; `muster-hub user disable {email}` ends what it has here as well");
         }
         User::Owner { email, remove } => {
             let email = changed(&store, &email, "account.hub_owner", move |tx, account| {

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 pub use billing::{Limits, Rates, Retention};
 use muster_proto::limits::HEARTBEAT_EVERY;
-pub use people::{AutoJoin, Login, Mail, Oidc, Security};
+pub(crate) use people::is_loopback;
+pub use people::{AutoJoin, Login, Mail, NewAccounts, Oidc, Security};
 pub use reader::Mistake;
 use reader::Reader;
 
@@ -280,8 +281,8 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let heartbeat = reader.seconds("presence.heartbeat_every_s", 1..=300).map_or(HEARTBEAT_EVERY, Duration::from_secs);
     let (billing, limits, retention) = (billing::rates(reader), billing::limits(reader), billing::retention(reader));
     let (login, mail, oidc) = (people::login(reader), people::mail(reader), people::oidc(reader));
-    if oidc.is_some() {
-        reader.mistake("oidc.issuer", "single sign-on is not in this version yet: leave it empty");
+    if !login.password && oidc.is_none() && !reader.has_mistake("oidc.issuer") {
+        reader.mistake("login.password", "false leaves no way to log in: configure [oidc] first, or leave password login on");
     }
     let level = reader.parsed("log.level", |text| match text {
         "error" => Ok(tracing::Level::ERROR),
@@ -397,12 +398,14 @@ mod tests {
         let config = parse(base, &[]).unwrap();
         assert!(config.login.password && config.mail.is_none() && config.oidc.is_none());
         let text = format!(
-            "{base}[login]\npassword = false\n[mail]\nserver = \"smtp.a.example:587\"\nfrom = \"Muster <m@a.example>\"\n\
+            "{base}[login]\npassword = false\n[oidc]\nissuer = \"https://id.a.example/realm\"\nclient_id = \"muster\"\n[mail]\nserver = \"smtp.a.example:587\"\nfrom = \"Muster <m@a.example>\"\n\
              username = \"m\"\npassword = \"swordfish\"\n"
         );
         let config = parse(&text, &[]).unwrap();
         assert!(!config.login.password && !format!("{config:?}").contains("swordfish"));
         assert_eq!(config.mail.unwrap().security, Security::StartTls);
+        let oidc = config.oidc.unwrap();
+        assert_eq!((oidc.name.as_str(), oidc.new_accounts), ("id.a.example/realm", NewAccounts::Everyone));
         for (bad, key) in [
             ("[login]\npassword = 1\n", "login.password"),
             ("[mail]\nserver = \"smtp.a.example\"\n", "mail.server"),
@@ -410,7 +413,17 @@ mod tests {
             ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nsecurity = \"none\"\n", "mail.security"),
             ("[mail]\nserver = \"smtp.a.example:25\"\nfrom = \"m@a\"\nusername = \"m\"\n", "mail.password"),
             ("[oidc]\nissuer = \"http://id.example\"\n", "oidc.issuer"),
-            ("[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\n", "oidc.issuer"),
+            ("[login]\npassword = false\n", "login.password"),
+            ("[oidc]\nclient_id = \"m\"\n", "oidc.issuer"),
+            ("[oidc]\nissuer = \"https://id.example/?a=b\"\nclient_id = \"m\"\n", "oidc.issuer"),
+            ("[oidc]\nissuer = \"https://u@id.example/\"\nclient_id = \"m\"\n", "oidc.issuer"),
+            ("[oidc]\nissuer = \"http://10.0.0.1\"\nclient_id = \"m\"\n", "oidc.issuer"),
+            (
+                "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nclient_secret_file = \"/nowhere/secret\"\n",
+                "oidc.client_secret_file",
+            ),
+            ("[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nca_file = \"/nowhere/ca.pem\"\n", "oidc.ca_file"),
+            ("[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nnew_accounts = \"some\"\n", "oidc.new_accounts"),
             ("[oidc]\nissuer = \"https://id.example\"\n", "oidc.client_id"),
             (
                 "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"m\"\nauto_join = [{ domain = \"com\", org = \"acme\" }]\n",

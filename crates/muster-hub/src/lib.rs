@@ -33,6 +33,7 @@ pub mod relay;
 pub mod rights;
 pub mod runs;
 pub mod serve;
+pub mod sso;
 pub mod standings;
 pub mod state;
 pub mod store;

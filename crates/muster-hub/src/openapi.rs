@@ -88,6 +88,9 @@ fn described(operation: &Operation) -> Value {
         described["requestBody"] = json!({ "required": true, "content": image() });
     } else if operation.body == "csv" {
         described["requestBody"] = json!({ "required": true, "content": { "text/csv": { "schema": { "type": "string" } } } });
+    } else if operation.body == "form" {
+        let content = json!({ "application/x-www-form-urlencoded": { "schema": { "type": "object" } } });
+        described["requestBody"] = json!({ "required": true, "content": content });
     } else if !operation.body.is_empty() {
         let (kind, required) = operation.body.strip_suffix('?').map_or((operation.body, true), |kind| (kind, false));
         described["requestBody"] = json!({ "required": required, "content": { "application/json": { "schema": kind_of(kind) } } });

@@ -35,6 +35,7 @@ use crate::mqtt::{Endpoint, Lanes};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::runs::Runs;
+use crate::sso::Provider;
 use crate::standings::Standings;
 use crate::state::{Admissions, App, AppState, Endpoints};
 use crate::store::{Store, tokens};
@@ -126,6 +127,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     ingest.on_event(Arc::new(move |uid, event| told.device_event(uid, event)));
 
     let endpoints = Endpoints::new(&config, https.port(), mqtt.map_or(0, |address| address.port()));
+    let sso = config.oidc.clone().map(|settings| Provider::new(settings, &endpoints.https)).transpose()?;
     let state: AppState = Arc::new(App {
         config,
         store,
@@ -138,6 +140,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         ingest: ingest.clone(),
         lanes,
         mqtt: way.endpoint(),
+        sso,
         mailer,
         relay,
         runs: runs.clone(),

@@ -20,6 +20,7 @@ use crate::mqtt::{self, Lanes};
 use crate::registry::Registry;
 use crate::relay::Relay;
 use crate::runs::Runs;
+use crate::sso::Provider;
 use crate::standings::Standings;
 use crate::store::Store;
 
@@ -51,6 +52,8 @@ pub struct App {
     pub lanes: Lanes,
     /// The embedded MQTT endpoint, for `/mqtt`; none with an external broker.
     pub mqtt: Option<mqtt::Endpoint>,
+    /// Single sign-on, where there is some.
+    pub sso: Option<Provider>,
     /// What mails invitations.
     pub mailer: Mailer,
     /// Remote sessions.

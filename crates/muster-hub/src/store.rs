@@ -25,6 +25,7 @@ pub(crate) mod projects;
 pub mod runs;
 pub(crate) mod service_accounts;
 pub mod sessions;
+pub mod sso;
 pub(crate) mod storage;
 mod sums;
 pub(crate) mod teams;

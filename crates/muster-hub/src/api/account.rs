@@ -67,6 +67,9 @@ async fn prove(state: &App, person: &Person, password: String) -> ApiResult<()> 
 
 async fn password(State(state): State<AppState>, person: Person, Body(wanted): Body<PasswordPut>) -> ApiResult<StatusCode> {
     person.require_person("change the password")?;
+    if !state.config.login.password {
+        return Err(ApiError::new(Code::Forbidden, "this hub has no password login: people log in with single sign-on"));
+    }
     accounts::check_new_password(&wanted.new).map_err(|why| ApiError::new(Code::Invalid, format!("new: {why}")))?;
     prove(&state, &person, wanted.old).await?;
     let hashed = accounts::hash_slowly(wanted.new).await?;
@@ -87,7 +90,8 @@ async fn close(State(state): State<AppState>, person: Person, Body(wanted): Body
         return Err(ApiError::new(Code::Invalid, format!("email: write the account's own e-mail, {}, to close it", person.email)));
     }
     let account = person.account;
-    if state.store.read(move |db| stored::has_password(db, account)).await? {
+    // Where passwords open nothing, none is asked for.
+    if state.config.login.password && state.store.read(move |db| stored::has_password(db, account)).await? {
         let password = wanted.password.ok_or_else(|| ApiError::new(Code::Invalid, "password: is needed to close the account"))?;
         prove(&state, &person, password).await?;
     }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, StatusCode, header};
 
+use super::text::is_hidden;
 use crate::random;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:36rem;margin:3rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}\
@@ -15,7 +16,7 @@ h1{font-size:1.4rem}code,.code{font:14px/1.4 ui-monospace,monospace;background:#
 button{font:inherit;margin:1rem .6rem 0 0;padding:.4rem 1rem}.bad{color:#a00}.big{font-size:1.6rem;letter-spacing:.1em}\
 @media(prefers-color-scheme:dark){body{background:#161616;color:#eee}code,.code{background:#2a2a2a}.bad{color:#f88}}";
 
-/// A page: its body is trusted HTML, made of literals alone.
+/// A page: its body is trusted HTML; what anybody else wrote comes into it through [`escape`] alone.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
     pub(super) status: StatusCode,
@@ -23,20 +24,20 @@ pub(super) struct Page {
     pub(super) body: String,
     /// Allowed by its digest.
     pub(super) script: &'static str,
-    /// Whether a form of the page posts to the hub.
-    pub(super) form: bool,
+    /// Where forms of the page may lead (`form-action`).
+    pub(super) form: String,
 }
 
 impl Page {
     /// A page that only says something.
     pub(super) fn new(title: &'static str, body: String) -> Self {
-        Self { status: StatusCode::OK, title, body, script: "", form: false }
+        Self { status: StatusCode::OK, title, body, script: "", form: "'none'".to_owned() }
     }
 
     fn policy(&self) -> String {
         let digest = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(random::sha256(text.as_bytes())));
         let script = if self.script.is_empty() { "'none'".to_owned() } else { digest(self.script) };
-        let form = if self.form { "'self'" } else { "'none'" };
+        let form = &self.form;
         format!(
             "default-src 'none'; style-src {}; script-src {script}; connect-src 'self'; form-action {form}; base-uri 'none'; \
              frame-ancestors 'none'",
@@ -72,9 +73,31 @@ impl IntoResponse for Page {
     }
 }
 
+/// A text inside HTML, between tags or in a quoted attribute.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c if c != '\n' && is_hidden(c) => escaped.extend(c.escape_unicode()),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_stays_text() {
+        assert_eq!(escape("<b title='\"'>&ü\u{202e}"), "&lt;b title=&#39;&quot;&#39;&gt;&amp;ü\\u{202e}");
+    }
 
     #[test]
     fn nothing_from_outside() {

@@ -10,7 +10,7 @@ use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::{Value, json};
 
-use super::text::is_hidden;
+use super::text::{is_hidden, shows};
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::accounts::{self, PASSWORD_MAX};
 use crate::audit::Entry;
@@ -141,6 +141,13 @@ pub(super) fn check_name(name: &str) -> ApiResult<()> {
         return Err(ApiError::new(Code::Invalid, format!("name: a token's name has 1 to {NAME_MAX} printable characters")));
     }
     Ok(())
+}
+
+/// A display name for somebody whose own may be missing or odd: then the part of the e-mail before the @.
+pub(crate) fn display_name_of(name: Option<&str>, email: &str) -> String {
+    let tidied = |text: &str| -> String { text.chars().filter(|c| !is_hidden(*c)).take(NAME_MAX).collect::<String>().trim().to_owned() };
+    let named = name.map(tidied).filter(|name| shows(name));
+    named.unwrap_or_else(|| tidied(email.split('@').next().unwrap_or(email)))
 }
 
 pub(super) fn check_days(days: u32) -> ApiResult<()> {

@@ -1,10 +1,13 @@
 //! `[login]`, `[mail]` and `[oidc]`: how people come in, and how invitations go out.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use lettre::message::Mailbox;
 use muster_proto::id::OrgId;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use super::reader::Reader;
 use super::{Secret, is_host};
@@ -58,9 +61,20 @@ pub struct Oidc {
     /// What people call the provider.
     pub name: String,
     /// Authorities for its certificate, instead of the system's.
-    pub ca_file: Option<PathBuf>,
+    pub authorities: Option<Vec<CertificateDer<'static>>>,
+    /// Who gets an account at the first login.
+    pub new_accounts: NewAccounts,
     /// Who becomes a viewer where, by the domain of a verified e-mail.
     pub auto_join: Vec<AutoJoin>,
+}
+
+/// Who gets an account at the first login by single sign-on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewAccounts {
+    /// Everybody whom the provider lets in with a verified e-mail: for a provider of one's own people.
+    Everyone,
+    /// Whose mail domain stands in `auto_join`, or whose e-mail was invited: for a provider where anybody can sign up.
+    Expected,
 }
 
 /// People of a mail domain become viewers of an organization.
@@ -95,7 +109,7 @@ pub(super) fn mail(reader: &mut Reader) -> Option<Mail> {
         reader.mistake(key, "is needed as well: a user name and a password go together");
     }
     let security = security.unwrap_or(if port == 465 { Security::Tls } else { Security::StartTls });
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let loopback = is_loopback(&host);
     if security == Security::None && !loopback {
         reader.mistake("mail.security", "none is only for a mail server on this machine: invitations would pass in the clear");
     }
@@ -119,9 +133,15 @@ fn server(text: &str) -> Result<(String, u16), String> {
 
 pub(super) fn oidc(reader: &mut Reader) -> Option<Oidc> {
     let issuer = reader.parsed("oidc.issuer", |text| if text.is_empty() { Ok(None) } else { issuer(text).map(Some) });
-    let (client_id, client_secret) = (reader.text("oidc.client_id"), reader.secret("oidc.client_secret"));
+    let client_id = reader.text("oidc.client_id");
+    let client_secret = reader.parsed("oidc.client_secret_file", |path| secret_in(Path::new(path)));
     let name = reader.text("oidc.name");
-    let ca_file = reader.path("oidc.ca_file");
+    let authorities = reader.parsed("oidc.ca_file", |path| certificates_in(Path::new(path)));
+    let new_accounts = reader.parsed("oidc.new_accounts", |text| match text {
+        "everyone" => Ok(NewAccounts::Everyone),
+        "expected" => Ok(NewAccounts::Expected),
+        other => Err(format!("{other:?} is not known; write everyone or expected")),
+    });
     let auto_join = reader.tables("oidc.auto_join", &["domain", "org"], |fields| {
         let [domain, org] = fields else { return Err("needs domain and org".to_owned()) };
         let domain = domain.trim_start_matches('@').to_lowercase();
@@ -131,25 +151,59 @@ pub(super) fn oidc(reader: &mut Reader) -> Option<Oidc> {
         let org = org.parse::<OrgId>().map_err(|error| format!("org: {error}"))?;
         Ok(AutoJoin { domain, org })
     });
-    let issuer = issuer.flatten()?;
+    let Some(issuer) = issuer.flatten() else {
+        if client_id.is_some() && !reader.has_mistake("oidc.issuer") {
+            reader.mistake("oidc.issuer", "is needed as well: the provider, to the letter as it names itself");
+        }
+        return None;
+    };
     if client_id.is_none() {
         reader.mistake("oidc.client_id", "is needed: what the hub is called at the provider");
     }
-    let name = name.unwrap_or_else(|| issuer.split("://").nth(1).unwrap_or(&issuer).to_owned());
-    Some(Oidc { issuer, client_id: client_id?, client_secret, name, ca_file, auto_join })
+    let name = name.unwrap_or_else(|| issuer.split("://").nth(1).unwrap_or(&issuer).trim_end_matches('/').to_owned());
+    let new_accounts = new_accounts.unwrap_or(NewAccounts::Everyone);
+    Some(Oidc { issuer, client_id: client_id?, client_secret, name, authorities, new_accounts, auto_join })
+}
+
+/// The first line of a file that nobody else can read.
+fn secret_in(path: &Path) -> Result<Secret, String> {
+    let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let mode = std::fs::metadata(path).map_err(cannot)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(format!("others can read {} (mode {mode:o}): chmod 600, and let the hub's user own it", path.display()));
+    }
+    let text = std::fs::read_to_string(path).map_err(cannot)?;
+    match text.lines().next().map(str::trim) {
+        Some(secret) if !secret.is_empty() => Ok(Secret(secret.to_owned())),
+        _ => Err(format!("{} is empty: it holds the secret that the provider gave, on one line", path.display())),
+    }
+}
+
+fn certificates_in(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
+        Ok(list) if !list.is_empty() => Ok(list),
+        Ok(_) => Err(format!("{} holds no certificate", path.display())),
+        Err(error) => Err(format!("{} is not valid PEM: {error}", path.display())),
+    }
 }
 
 fn issuer(text: &str) -> Result<String, String> {
     let url: http::Uri = text.parse().map_err(|error| format!("{text:?} is not a URL ({error})"))?;
     let host = url.host().unwrap_or_default();
-    let loopback = host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match url.scheme_str() {
         Some("https") => {}
-        Some("http") if loopback => {}
+        Some("http") if is_loopback(host) => {}
         _ => return Err(format!("{text:?} must begin with https://; http is only for a provider on this machine")),
     }
-    if host.is_empty() || url.query().is_some() || text.contains('#') {
+    let named = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if host.is_empty() || named || url.query().is_some() || text.contains(['#', '?']) {
         return Err(format!("{text:?} is not an issuer: it has a host, perhaps a path, and nothing else"));
     }
     Ok(text.to_owned())
+}
+
+/// Whether a host of a URL is this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }

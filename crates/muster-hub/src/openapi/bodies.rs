@@ -51,6 +51,12 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "name?:string add_projects?:[string] remove_projects?:[string] fields?:any add_labels?:[string] remove_labels?:[string]",
     ),
     ("DevicePage", "items:[Device] next?:string total:int"),
+    (
+        "DeviceLogin",
+        "device_code:string user_code:string verification_uri:string verification_uri_complete:string expires_in:int interval:int",
+    ),
+    ("DeviceLoginPoll", "device_code:string"),
+    ("DeviceLoginStart", "token_name?:string"),
     ("DeviceReplace", "pairing_code?:string"),
     ("DeviceSelf", "uid:string org:string name:string admission:Admission presence:PresenceState why:string now:millis"),
     ("EnrolRequest", "token:string serial:string csr:string facts:any"),
@@ -102,6 +108,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
         "org:string org_name:string email:string role?:OrgRole project?:string project_name?:string project_role?:ProjectRole \
          invited_by:string expires_at:millis has_account:bool password_login:bool",
     ),
+    ("LoginCode", "code:string verifier:string redirect_uri:string token_name?:string"),
     ("LoginMethods", "password:bool oidc?:OidcMethod"),
     ("LoginRequest", "email:string password:string token_name?:string"),
     ("Me", "email:string name:string hub_owner:bool has_password:bool orgs:[Org]"),
@@ -216,7 +223,7 @@ mod tests {
     fn every_body_has_exactly_the_fields_of_its_type() {
         let mut types = types![
             BulkRequest BulkResult DeviceAdd DevicePage Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
-            AccessToken AccessTokenCreate AccountClose LoginMethods MeEdit OidcMethod PasswordPut ServiceAccount ServiceAccountCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
+            AccessToken AccessTokenCreate AccountClose DeviceLogin DeviceLoginPoll DeviceLoginStart LoginCode LoginMethods MeEdit OidcMethod PasswordPut ServiceAccount ServiceAccountCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
             EnrolmentTokenCreate HubInfo Identity Invitation InvitationAccept InvitationAccepted InvitationCreate
             InvitationLook InvitationLooked LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant
             ParticipantPut PresenceChange Project ProjectCreate ProjectDevices ProjectEdit ProjectTeam ProjectTeamPut RenewRequest RoleIn

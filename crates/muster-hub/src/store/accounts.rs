@@ -83,6 +83,15 @@ pub fn by_email(connection: &Connection, email: &str) -> Result<Option<Account>>
     Ok(statement.query_row([email.to_lowercase()], account).optional()?)
 }
 
+/// The account of a number.
+///
+/// # Errors
+/// When the database fails.
+pub fn by_id(connection: &Connection, id: i64) -> Result<Option<Account>> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts WHERE id = ?1"))?;
+    Ok(statement.query_row([id], account).optional()?)
+}
+
 /// Sets an account's password.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0007_billing", include_str!("../../migrations/0007_billing.sql")),
     ("0008_runs", include_str!("../../migrations/0008_runs.sql")),
     ("0009_proved_accounts", include_str!("../../migrations/0009_proved_accounts.sql")),
+    ("0010_auto_joins", include_str!("../../migrations/0010_auto_joins.sql")),
     ("0011_asked_with", include_str!("../../migrations/0011_asked_with.sql")),
 ];
 

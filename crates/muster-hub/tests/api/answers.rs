@@ -85,6 +85,13 @@ async fn everything_that_is_described_is_there_and_guarded() {
         "/v1/login",
         "/invite",
         "/v1/login/methods",
+        "/v1/login/oidc/start",
+        "/v1/login/oidc/callback",
+        "/v1/login/oidc/confirm",
+        "/v1/login/code",
+        "/v1/login/device",
+        "/v1/login/device/token",
+        "/login/device",
         "/v1/invitations/look",
         "/v1/invitations/accept",
     ];

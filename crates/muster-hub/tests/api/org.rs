@@ -242,6 +242,7 @@ async fn furnish(world: &World, org: &'static str, n: u8) {
         "INSERT INTO accounts (email, name, created_at, kind, org) VALUES ('bot@{org}.service', 'Bot', 0, 'service', '{org}');
          INSERT INTO accounts (email, name, created_at) VALUES ('guest-{n}@guest.example', 'Guest', 0), ('crew-{n}@{org}.example', 'Crew', 0);
          INSERT INTO members SELECT '{org}', id, 'member', 0 FROM accounts WHERE email IN ('bot@{org}.service', 'crew-{n}@{org}.example');
+         INSERT INTO auto_joins SELECT '{org}', id, 0 FROM accounts WHERE email = 'crew-{n}@{org}.example';
          INSERT INTO projects (org, id, name, visibility, created_at) VALUES ('{org}', 'yard', 'Yard', 'private', 0);
          INSERT INTO participants SELECT '{org}', 'yard', id, 'view', 0 FROM accounts WHERE email = 'guest-{n}@guest.example';
          INSERT INTO teams (org, id, name, created_at) VALUES ('{org}', 'crew', 'Crew', 0);
