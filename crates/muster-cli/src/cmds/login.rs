@@ -3,11 +3,14 @@
 //! Nothing secret is sent to a hub before its authority is trusted: by a token's pin, by `--fingerprint`,
 //! by a saved login, or by a person who compared the fingerprint.
 
+mod browser;
+mod device;
+
 use std::path::Path;
 
 use clap::Args;
 use muster_link::http::CallError;
-use muster_proto::api::{AccessToken, LoginRequest, Me, Page, Project};
+use muster_proto::api::{AccessToken, LoginMethods, LoginRequest, Me, Page, Project};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use muster_proto::token::{Pin, Token, TokenKind};
@@ -24,20 +27,22 @@ use crate::tty;
 /// `muster login`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --token (or MUSTER_TOKEN) that token is saved; else the hub is asked for a new one by e-mail and password.
+With --token (or MUSTER_TOKEN) that token is saved; else the hub is asked for a new one: by single sign-on in a browser where the hub
+has that, else by e-mail and password. Where no browser can be opened, a code is shown that is confirmed in a browser elsewhere.
 The first contact with a hub that has its own certificate authority shows the authority's fingerprint and asks;
 `muster-hub init` prints it. A token names the authority itself, and nothing is asked.
 
 Examples:
   muster login https://hub.example.com:8443
   muster login https://hub.example.com:8443 --token mp1....
+  muster login hub.example.com --device-code      on a machine without a browser
   pass show hub | muster login hub.example.com --email ann@example.com --password-stdin
   muster login https://lab.example.com --name lab      a second hub, chosen with --profile")]
 pub struct LoginArgs {
     /// The hub's address, such as https://hub.example.com:8443
     #[arg(value_name = "HUB")]
     url: Option<String>,
-    /// The account's e-mail
+    /// The account's e-mail, to log in with its password
     #[arg(long)]
     email: Option<String>,
     /// Read the password from standard input
@@ -46,6 +51,15 @@ pub struct LoginArgs {
     /// Read a personal access token from standard input
     #[arg(long, conflicts_with_all = ["email", "password_stdin"])]
     token_stdin: bool,
+    /// Log in by single sign-on, in a browser on this computer
+    #[arg(long, conflicts_with_all = ["email", "password_stdin", "token_stdin"])]
+    sso: bool,
+    /// Log in by single sign-on, with a code that is confirmed in a browser on any machine
+    #[arg(long, conflicts_with_all = ["email", "password_stdin", "token_stdin", "sso"])]
+    device_code: bool,
+    /// Print the address instead of opening a browser
+    #[arg(long, conflicts_with_all = ["email", "password_stdin", "token_stdin", "device_code"])]
+    no_browser: bool,
     /// The fingerprint of the hub's certificate authority, to trust it without a question
     #[arg(long, value_name = "FINGERPRINT")]
     fingerprint: Option<String>,
@@ -83,7 +97,7 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
     let wanted = args.fingerprint.as_deref().map(parse_pin).transpose()?;
     let given = if args.token_stdin {
         Some(tty::line()?)
-    } else if args.email.is_none() {
+    } else if args.email.is_none() && !args.sso && !args.device_code && !args.no_browser {
         globals.token.clone().filter(|token| !token.is_empty())
     } else {
         None
@@ -98,7 +112,7 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
         }
         None => {
             let pin = trusted(&url, wanted, &book).await?;
-            (by_password(&url, pin, args.email, args.password_stdin).await?, true)
+            (fresh_token(&url, pin, &args).await?, true)
         }
     };
     let Saved { me, name, org, project } = save(globals, &path, &url, &token, made_by_login, args.name).await?;
@@ -206,6 +220,49 @@ async fn trusted(url: &str, wanted: Option<Pin>, book: &Book) -> Result<Pin, Fai
     }
 }
 
+/// How somebody logs in who brings no token.
+#[derive(Debug, PartialEq, Eq)]
+enum Way {
+    Password,
+    /// With this provider, in a browser here.
+    Browser(String),
+    DeviceCode,
+}
+
+/// The way that the hub offers and the person asked for.
+fn way(url: &str, methods: &LoginMethods, args: &LoginArgs, interactive: bool) -> Result<Way, Failure> {
+    let sso = args.sso || args.device_code || args.no_browser;
+    match &methods.oidc {
+        None if sso => {
+            let why = format!("the hub at {url} has no single sign-on");
+            Err(Failure::usage(why).hint("log in with e-mail and password: muster login HUB --email EMAIL"))
+        }
+        _ if args.email.is_some() && !methods.password => {
+            let why = format!("the hub at {url} has no password login");
+            Err(Failure::usage(why).hint("log in by single sign-on: muster login HUB --sso, or --device-code"))
+        }
+        Some(_) if args.device_code => Ok(Way::DeviceCode),
+        Some(oidc) if args.email.is_none() && (sso || interactive) => Ok(Way::Browser(oidc.name.clone())),
+        Some(_) if args.email.is_none() => Err(Failure::usage("nobody can be asked for a password here")
+            .hint("give --sso or --device-code for single sign-on, --email and --password-stdin, or --token")),
+        _ => Ok(Way::Password),
+    }
+}
+
+async fn fresh_token(url: &str, pin: Pin, args: &LoginArgs) -> Result<Token, Failure> {
+    let methods: LoginMethods = Hub::new(url, pin, None, None)?.get("/v1/login/methods").await?;
+    match way(url, &methods, args, tty::interactive())? {
+        Way::Password => by_password(url, pin, args.email.clone(), args.password_stdin).await,
+        Way::DeviceCode => device::by_device_code(url, pin).await,
+        Way::Browser(provider) if args.no_browser => browser::by_browser(url, pin, &provider, |_| false).await,
+        Way::Browser(_) if !browser::can_open() => {
+            note("No browser can be opened here.");
+            device::by_device_code(url, pin).await
+        }
+        Way::Browser(provider) => browser::by_browser(url, pin, &provider, browser::open).await,
+    }
+}
+
 async fn by_password(url: &str, pin: Pin, email: Option<String>, from_stdin: bool) -> Result<Token, Failure> {
     if !from_stdin && !tty::interactive() {
         return Err(Failure::usage("nobody can be asked for the password here").hint("give --email and --password-stdin, or --token"));
@@ -224,6 +281,11 @@ async fn by_password(url: &str, pin: Pin, email: Option<String>, from_stdin: boo
         }
         Err(error) => return Err(error.into()),
     };
+    checked(made, pin)
+}
+
+/// The token of a login, if it is this hub's.
+fn checked(made: AccessToken, pin: Pin) -> Result<Token, Failure> {
     let token = Token::parse(&made.token.unwrap_or_default(), TokenKind::Personal)
         .map_err(|error| Failure::new(Exit::Failed, format!("the hub's answer to the login holds no usable token: {error}")))?;
     // The pin is the trust of every later contact: it must be the one that was just verified.
@@ -346,6 +408,34 @@ pub async fn whoami(context: &Context) -> Result<u8, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_way_in_is_what_the_hub_offers_and_the_person_asked_for() {
+        use muster_proto::api::OidcMethod;
+        let args = |flags: &[&str]| {
+            let line = ["muster", "login", "hub"].iter().chain(flags);
+            let crate::cli::Command::Login(args) = <crate::cli::Cli as clap::Parser>::try_parse_from(line).unwrap().command else {
+                panic!()
+            };
+            args
+        };
+        let oidc = || Some(OidcMethod { name: "Acme".into(), issuer: "https://id".into() });
+        let chosen = |password, oidc, flags: &[&str], interactive| {
+            way("https://hub", &LoginMethods { password, oidc }, &args(flags), interactive).map_err(|failure| failure.to_string())
+        };
+        let browser = || Ok(Way::Browser("Acme".into()));
+        assert_eq!(chosen(true, None, &[], true), Ok(Way::Password));
+        assert_eq!(chosen(true, oidc(), &[], true), browser());
+        assert_eq!(chosen(true, oidc(), &["--email", "a@b"], true), Ok(Way::Password));
+        assert_eq!(chosen(false, oidc(), &["--sso"], false), browser());
+        assert_eq!(chosen(false, oidc(), &["--no-browser"], false), browser());
+        assert_eq!(chosen(false, oidc(), &["--device-code"], false), Ok(Way::DeviceCode));
+        for (flags, why) in [(&["--sso"][..], "no single sign-on"), (&["--device-code"][..], "no single sign-on")] {
+            assert!(chosen(true, None, flags, true).unwrap_err().contains(why));
+        }
+        assert!(chosen(false, oidc(), &["--email", "a@b"], true).unwrap_err().contains("no password login"));
+        assert!(chosen(true, oidc(), &[], false).unwrap_err().contains("nobody can be asked"));
+    }
 
     #[test]
     fn fingerprints() {

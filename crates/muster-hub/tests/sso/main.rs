@@ -4,6 +4,7 @@
 
 mod attacks;
 mod browser;
+mod cli;
 mod devices;
 mod hostile;
 mod hub;
