@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use muster_proto::Millis;
 use muster_proto::api::{AccessToken, LoginCode};
 use muster_proto::problem::{Code, Problem};
-use openidconnect::url::form_urlencoded;
+use openidconnect::url::{Url, form_urlencoded};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
@@ -84,14 +84,33 @@ fn pace(state: &App, what: &'static str, parts: &Parts, burst: u32, refill: Mill
 }
 
 async fn start(State(state): State<AppState>, parts: Parts) -> Response {
-    let goal = match goal_of(&parts) {
-        Ok(goal) => goal,
-        Err(why) => return pages::refused(StatusCode::BAD_REQUEST, why),
-    };
-    match begin(&state, &parts, &goal).await {
-        Ok(response) => response,
-        Err(error) => turn_back(&goal, &error.0),
+    if let Some(home) = elsewhere(&state, &parts) {
+        return see_other(&home).unwrap_or_else(|error| refused(&parts, error));
     }
+    match goal_of(&parts) {
+        Ok(goal) => begin(&state, &parts, &goal).await.unwrap_or_else(|error| turn_back(&parts, &goal, error)),
+        Err(why) => refused(&parts, ApiError::new(Code::Invalid, why)),
+    }
+}
+
+/// The same address at the hub's public place, for a browser that came by another name: its cookie would be lost on the way back.
+fn elsewhere(state: &App, parts: &Parts) -> Option<String> {
+    let public = Url::parse(&state.endpoints.https).ok()?;
+    let host = parts.headers.get(header::HOST)?.to_str().ok()?;
+    let here = Url::parse(&format!("https://{host}")).ok()?;
+    let same = (here.host_str(), here.port_or_known_default()) == (public.host_str(), public.port_or_known_default());
+    // Once: something between may give every request another name.
+    if same || field(parts, "moved").is_some() {
+        return None;
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    Some(format!("{}/v1/login/oidc/start?{query}&moved=1", state.endpoints.https))
+}
+
+/// Says no: as a page to a browser, as a problem to whatever else asks.
+fn refused(parts: &Parts, error: ApiError) -> Response {
+    let accepts = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepts.contains("text/html") { pages::refused(&error.0) } else { error.into_response() }
 }
 
 /// What a browser that begins asks for. Only this computer's loopback is a place to be sent to.
@@ -143,17 +162,12 @@ async fn begin(state: &AppState, parts: &Parts, goal: &Goal) -> ApiResult<Respon
 async fn callback(State(state): State<AppState>, parts: Parts) -> Response {
     let row = match brought(&state, &parts, field(&parts, "state")).await {
         Ok(row) => row,
-        Err(error) => return pages::refused(status(&error.0), &error.0.detail),
+        Err(error) => return refused(&parts, error),
     };
     match from_json(&row.goal) {
-        goal @ Some(Goal::Loopback { .. } | Goal::Device { .. }) => {
-            let goal = goal.expect("it was just seen");
-            match came_back(&state, &parts, row, &goal).await {
-                Ok(page) => page,
-                Err(error) => turn_back(&goal, &error.0),
-            }
-        }
-        _ => pages::refused(StatusCode::BAD_REQUEST, &begin_again().0.detail),
+        // The secret of a page is no state.
+        None | Some(Goal::Confirm { .. }) => refused(&parts, begin_again()),
+        Some(goal) => came_back(&state, &parts, row, &goal).await.unwrap_or_else(|error| turn_back(&parts, &goal, error)),
     }
 }
 
@@ -208,17 +222,13 @@ async fn came_back(state: &AppState, parts: &Parts, row: LoginRow, goal: &Goal) 
     Ok(match (goal, device) {
         (_, Some(device)) => pages::confirm_device(&device, &email, &notes, &secret, now),
         (Goal::Loopback { redirect, .. }, None) => pages::confirm_loopback(redirect, &state.endpoints.https, &email, &notes, &secret),
-        _ => pages::refused(StatusCode::BAD_REQUEST, &begin_again().0.detail),
+        _ => return Err(begin_again()),
     })
 }
 
 /// The person pressed a button of the page.
-async fn confirm(State(state): State<AppState>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    match confirmed(&state, &parts, Request::from_parts(parts.clone(), body)).await {
-        Ok(response) => response,
-        Err(error) => pages::refused(status(&error.0), &error.0.detail),
-    }
+async fn confirm(State(state): State<AppState>, parts: Parts, request: Request) -> Response {
+    confirmed(&state, &parts, request).await.unwrap_or_else(|error| refused(&parts, error))
 }
 
 async fn confirmed(state: &AppState, parts: &Parts, request: Request) -> ApiResult<Response> {
@@ -226,8 +236,8 @@ async fn confirmed(state: &AppState, parts: &Parts, request: Request) -> ApiResu
         parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
     let body = extract::received(request, state, || "this is more than the page sends".to_owned()).await?;
     // Browsers say where a form was sent from; the secret in the page and the cookie decide.
-    let elsewhere = parts.headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin");
-    if !is_form || elsewhere {
+    let foreign = parts.headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin");
+    if !is_form || foreign {
         return Err(begin_again());
     }
     let told = |name: &str| form_urlencoded::parse(&body).find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
@@ -240,8 +250,8 @@ async fn confirmed(state: &AppState, parts: &Parts, request: Request) -> ApiResu
     match *goal {
         Goal::Loopback { redirect, challenge, state: theirs } => {
             if !yes {
-                let no = Problem::new(Code::Forbidden, "the login was refused in the browser");
-                return Ok(turn_back(&Goal::Loopback { redirect, challenge, state: theirs }, &no));
+                let no = ApiError::new(Code::Forbidden, "the login was refused in the browser");
+                return Ok(turn_back(parts, &Goal::Loopback { redirect, challenge, state: theirs }, no));
             }
             let secret = secret();
             let (key, kept) = (digest(&secret), CodeRow { account, challenge, redirect: redirect.clone() });
@@ -305,15 +315,15 @@ fn file(
 }
 
 /// Tells a browser, and the `muster` that waits behind it, why it came to nothing.
-fn turn_back(goal: &Goal, problem: &Problem) -> Response {
+fn turn_back(parts: &Parts, goal: &Goal, error: ApiError) -> Response {
     if let Goal::Loopback { redirect, state, .. } = goal {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        query.append_pair("error", &problem.code).append_pair("error_description", &problem.detail).append_pair("state", state);
+        query.append_pair("error", &error.0.code).append_pair("error_description", &error.0.detail).append_pair("state", state);
         if let Ok(response) = see_other(&format!("{redirect}?{}", query.finish())) {
             return response;
         }
     }
-    pages::refused(status(problem), &problem.detail)
+    refused(parts, error)
 }
 
 fn failed(error: Failed) -> ApiError {
@@ -344,10 +354,6 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(';'));
     let mut ours = cookies.filter_map(|cookie| cookie.trim().strip_prefix(COOKIE)?.strip_prefix('='));
     ours.next().filter(|value| value.len() == 43 && is_token(value)).map(str::to_owned)
-}
-
-fn status(problem: &Problem) -> StatusCode {
-    StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn secret() -> String {

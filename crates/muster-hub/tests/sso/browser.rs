@@ -75,7 +75,7 @@ impl Browser {
         let parsed = Url::parse(url).unwrap();
         let host = format!("{}:{}", parsed.host_str().unwrap(), parsed.port_or_known_default().unwrap());
         let path = parsed.query().map_or_else(|| parsed.path().to_owned(), |query| format!("{}?{query}", parsed.path()));
-        let mut request = http::Request::builder().method(method).uri(path).header("host", &host);
+        let mut request = http::Request::builder().method(method).uri(path).header("host", &host).header("accept", "text/html,*/*;q=0.8");
         let cookies: Vec<String> =
             self.cookies.iter().filter(|((of, _), _)| *of == host).map(|((_, name), value)| format!("{name}={value}")).collect();
         if !cookies.is_empty() {

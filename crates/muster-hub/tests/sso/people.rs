@@ -20,6 +20,13 @@ async fn the_first_login_makes_an_account_and_the_subject_is_whose_it_is() {
     let (_, tokens) = hub.ask_as(&token, "GET", "/v1/tokens", Value::Null).await;
     assert_eq!((&tokens["items"][0]["name"], &tokens["items"][0]["scope"]), (&json!("muster login on lap"), &json!("full")));
 
+    // By another name of the hub, whose cookie would not come back from the provider: the browser is led home first.
+    let (mut browser, waiting) = (hub.browser(), Waiting::new());
+    let moved = browser.send("GET", &waiting.address(&hub.url().replace("127.0.0.1", "localhost")), None).await;
+    assert_eq!(moved.location(), Some(format!("{}&moved=1", waiting.address(&hub.url()))));
+    let page = browser.follow(moved).await;
+    browser.log_in(page, ANN).await.says("as <b>ann@new.example</b>");
+
     // Another e-mail, verified or not: still the same person, and nobody else's account.
     for login in ["s-ann|ada@acme.example|yes", "s-ann|ann.married@new.example|no", "s-ann||no"] {
         let token = hub.log_in(login).await;

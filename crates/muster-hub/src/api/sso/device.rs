@@ -14,7 +14,7 @@ use muster_proto::api::{AccessToken, DeviceLogin, DeviceLoginPoll, DeviceLoginSt
 use muster_proto::problem::{Code, Problem};
 use serde_json::json;
 
-use super::{LOGIN_DAYS, Route, check_name, digest, field, file, may_enter, new_token, pace, pages, provider, secret};
+use super::{LOGIN_DAYS, Route, check_name, digest, field, file, may_enter, new_token, pace, pages, provider, refused, secret};
 use crate::api::{ApiError, ApiResult, Body};
 use crate::audit::Entry;
 use crate::auth;
@@ -85,13 +85,13 @@ async fn begin(
 async fn page(State(state): State<AppState>, parts: Parts) -> Response {
     let provider = match provider(&state) {
         Ok(provider) => provider,
-        Err(error) => return pages::refused(StatusCode::NOT_FOUND, &error.0.detail),
+        Err(error) => return refused(&parts, error),
     };
     match field(&parts, "code").filter(|code| !code.is_empty()) {
         None => pages::ask_code(),
         Some(code) => match normal(&code) {
             Some(code) => pages::go_on(&code, &provider.settings().name),
-            None => pages::refused(StatusCode::BAD_REQUEST, "this is no code of muster login --device-code: it looks like ABCD-2345"),
+            None => refused(&parts, ApiError::new(Code::Invalid, "this is no code of muster login --device-code: it looks like ABCD-2345")),
         },
     }
 }

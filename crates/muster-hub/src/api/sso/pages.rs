@@ -3,6 +3,7 @@
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use muster_proto::Millis;
+use muster_proto::problem::Problem;
 
 use super::super::page::{Page, escape};
 use crate::clock::SECOND;
@@ -11,8 +12,9 @@ use crate::store::sso::DeviceRow;
 const TITLE: &str = "Muster login";
 
 /// Says why it came to nothing.
-pub(super) fn refused(status: StatusCode, why: &str) -> Response {
-    Page { status, ..Page::new(TITLE, format!("<p class=bad>{}</p>", escape(&sentence(why)))) }.into_response()
+pub(super) fn refused(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Page { status, ..Page::new(TITLE, format!("<p class=bad>{}</p>", escape(&sentence(&problem.detail)))) }.into_response()
 }
 
 /// Says something.
