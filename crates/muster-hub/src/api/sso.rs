@@ -147,7 +147,7 @@ async fn begin(state: &AppState, parts: &Parts, goal: &Goal) -> ApiResult<Respon
     let provider = provider(state)?;
     pace(state, "login", parts, BEGIN_BURST, SECOND)?;
     let (secret, nonce, verifier) = (secret(), self::secret(), self::secret());
-    let url = provider.authorize(&secret, &nonce, &verifier).await.map_err(failed)?;
+    let url = provider.authorize(&secret, &nonce, &verifier).await.map_err(|error| failed(&error))?;
     let browser = cookie(&parts.headers).unwrap_or_else(self::secret);
     let now = clock::now();
     let row =
@@ -200,7 +200,7 @@ async fn came_back(state: &AppState, parts: &Parts, row: LoginRow, goal: &Goal) 
         return Err(ApiError::new(Code::Forbidden, format!("{name} did not let you in ({told})")));
     }
     let code = field(parts, "code").ok_or_else(|| ApiError::new(Code::Invalid, format!("{name} sent no code along")))?;
-    let who = provider.exchange(&code, &row.nonce, &row.verifier).await.map_err(failed)?;
+    let who = provider.exchange(&code, &row.nonce, &row.verifier).await.map_err(|error| failed(&error))?;
     let (settings, from, now) = (provider.settings().clone(), auth::address(parts), clock::now());
     let admitted = state.store.write(move |tx| admit::admit(tx, &who, &settings, from, now)).await?;
     let device = match goal {
@@ -326,7 +326,7 @@ fn turn_back(parts: &Parts, goal: &Goal, error: ApiError) -> Response {
     refused(parts, error)
 }
 
-fn failed(error: Failed) -> ApiError {
+fn failed(error: &Failed) -> ApiError {
     match error {
         Failed::Down { .. } => ApiError::new(Code::Unavailable, error.to_string()),
         Failed::Refused { .. } => {
