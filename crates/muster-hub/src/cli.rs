@@ -343,7 +343,7 @@ fn user(command: User, config: &Config) -> Result<()> {
                 stored::set_hub_owner(tx, account, hub_owner)?;
                 Entry::of_hub(None, "account.create", address.as_str()).with(serde_json::json!({ "hub_owner": hub_owner })).ok(tx)?;
                 if let Some(org) = &org {
-                    if orgs::standing(tx, org, account)?.is_none() {
+                    if orgs::role_in(tx, org, account)?.is_none() {
                         return Err(crate::store::problem(
                             muster_proto::problem::Code::NotFound,
                             format!("there is no organization {org}"),

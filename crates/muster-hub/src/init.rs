@@ -138,21 +138,20 @@ fn account(tx: &Transaction<'_>, email: &str) -> store::Result<i64> {
 }
 
 fn places(tx: &Transaction<'_>, account: i64, org: &OrgId, project: Option<&ProjectId>) -> store::Result<()> {
-    let standing = orgs::standing(tx, org, account)?;
-    match &standing {
+    match orgs::role_in(tx, org, account)? {
         None => {
             orgs::create(tx, org, org.as_str(), account, clock::now())?;
             Entry::of_hub(Some(org.clone()), "org.create", org.as_str()).ok(tx)?;
         }
         // Whoever may write the database may do this; the records say that it was done here.
-        Some(standing) if standing.role != Some(muster_proto::api::OrgRole::Owner) => {
+        Some(role) if role != Some(muster_proto::api::OrgRole::Owner) => {
             orgs::set_member(tx, org, account, muster_proto::api::OrgRole::Owner, clock::now())?;
             Entry::of_hub(Some(org.clone()), "member.put", account.to_string()).with(json!({ "role": "owner" })).ok(tx)?;
         }
         Some(_) => {}
     }
     let Some(project) = project else { return Ok(()) };
-    if standing.is_some_and(|standing| standing.projects.iter().any(|known| known.id == *project)) {
+    if orgs::has_project(tx, org, project)? {
         return Ok(());
     }
     orgs::create_project(tx, org, project, project.as_str(), Visibility::Internal, clock::now())?;
@@ -204,9 +203,10 @@ mod tests {
         }
         let config = Config::load(&first.config, []).unwrap();
         let (_, store) = serve::open(&config).unwrap();
-        let standing = store.read_blocking(|db| orgs::standing(db, &"acme".parse().unwrap(), 1)).unwrap().unwrap();
-        assert_eq!((standing.role, standing.projects.len()), (Some(OrgRole::Owner), 1));
+        let role = store.read_blocking(|db| orgs::role_in(db, &"acme".parse().unwrap(), 1)).unwrap();
+        assert_eq!(role, Some(Some(OrgRole::Owner)));
         let count = |sql: &'static str| store.read_blocking(move |db| Ok(db.query_row(sql, [], |row| row.get::<_, i64>(0))?)).unwrap();
+        assert_eq!(count("SELECT count(*) FROM projects WHERE org = 'acme'"), 1);
         assert_eq!((count("SELECT count(*) FROM accounts"), count("SELECT count(*) FROM access_tokens")), (1, 1));
 
         // Another owner gets an account and a token; and what was forgotten the first time is made.

@@ -106,7 +106,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     close_keys(&config.data_dir)?;
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
-    let standings = Standings::of(&store);
+    let standings = Standings::open(&store).await?;
     let registry = Registry::open(&store).await?;
     let mailer = Mailer::new(&config)?;
     let metrics = Metrics::default();

@@ -1,7 +1,7 @@
-//! What people have in organizations, in memory: a warm permission check asks no database.
+//! What people have in organizations, in memory: a permission check asks no database, also right after a change.
 //!
-//! What is per organization is shared; an account holds its roles alone. The store tells what a commit touched, before whoever
-//! wrote gets an answer: an organization whose rights changed is forgotten whole and read again at the next question.
+//! What gives roles is held as the tables have it, and what an account has is made of it at its first question. The store tells
+//! whose rights a commit touched before whoever wrote gets an answer: that is read again, and nothing else is.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -13,11 +13,15 @@ use muster_proto::id::{OrgId, ProjectId};
 use rusqlite::{Connection, Transaction};
 
 use crate::rights;
+use crate::store::roles::{self, OfAccount, OfOrg};
 use crate::store::touched::{Observer, Touched};
-use crate::store::{self, Store, orgs};
+use crate::store::{self, Store};
 
-/// Most accounts held over all organizations. When more are asked for, all are forgotten: they are cheap to read again.
-const HELD_MAX: usize = 20_000;
+/// Most standings that are kept over all organizations. When there are more, all are dropped: they are quick to make again.
+const KEPT_MAX: usize = 20_000;
+
+/// So many accounts of an organization are read again one by one; where more were touched, the organization is.
+const ONE_BY_ONE_MAX: usize = 64;
 
 /// What one account has in one organization.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,55 +116,65 @@ impl Projects {
     }
 }
 
-/// The cache. Clones share it.
+/// All of it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Standings(Arc<Mutex<Held>>);
 
 #[derive(Debug, Default)]
 struct Held {
     orgs: HashMap<OrgId, InOrg>,
-    accounts: usize,
-    /// Grows with every change: what was read before one is not kept after it.
-    changes: u64,
+    /// Standings that are kept.
+    kept: usize,
+    /// Reading failed after a commit: the database is asked until it succeeds.
+    stale: bool,
 }
 
-#[derive(Debug, Default)]
+/// An organization: what gives roles there, and the standings that were made of it.
+#[derive(Debug)]
 struct InOrg {
-    projects: HashMap<ProjectId, Arc<ProjectAbout>>,
-    accounts: HashMap<i64, Arc<Standing>>,
+    name: String,
+    created_at: Millis,
+    /// By id.
+    projects: Vec<Arc<ProjectAbout>>,
+    accounts: HashMap<i64, OfAccount>,
+    teams: HashMap<String, Vec<(ProjectId, ProjectRole)>>,
+    kept: HashMap<i64, Arc<Standing>>,
 }
 
 impl Standings {
-    /// A cache of this store.
-    pub fn of(store: &Store) -> Self {
+    /// Loads what gives roles, and follows every commit from then on.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn open(store: &Store) -> store::Result<Self> {
         let standings = Self::default();
         store.observe(Arc::new(standings.clone()));
-        standings
+        // On the writer's thread: nothing is committed between the reading and the following.
+        let loading = standings.clone();
+        store.write(move |tx| loading.load(tx)).await?;
+        Ok(standings)
     }
 
     /// What an account has in an organization; `None` if that is nothing, or there is no such organization.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database has to be asked, and fails.
     pub async fn get(&self, store: &Store, org: &OrgId, account: i64) -> store::Result<Option<Arc<Standing>>> {
         if let Some(held) = self.held(org, account) {
-            return Ok(Some(held));
+            return Ok(held);
         }
-        let (this, org) = (self.clone(), org.clone());
-        // The snapshot is younger than this count: a change that it does not show has counted on before the answer is kept.
-        let changes = self.lock().changes;
-        store.read(move |db| this.load(db, &org, account, changes)).await
+        let org = org.clone();
+        store.read(move |db| Ok(read(db, &org, account)?.map(Arc::new))).await
     }
 
-    /// [`Standings::get`] where a connection is at hand, on a thread that may block, outside of a write.
+    /// [`Standings::get`] where a connection is at hand, on a thread that may block.
     ///
     /// # Errors
-    /// When the database fails.
+    /// When the database has to be asked, and fails.
     pub fn get_on(&self, db: &Connection, org: &OrgId, account: i64) -> store::Result<Option<Arc<Standing>>> {
         match self.held(org, account) {
-            Some(held) => Ok(Some(held)),
-            // The connection's snapshot may be older than the last change: it is not kept.
-            None => Ok(read(db, org, account, &HashMap::new())?.map(Arc::new)),
+            Some(held) => Ok(held),
+            None => Ok(read(db, org, account)?.map(Arc::new)),
         }
     }
 
@@ -169,31 +183,70 @@ impl Standings {
     /// # Errors
     /// When the database fails.
     pub fn inside(tx: &Transaction<'_>, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
-        read(tx, org, account, &HashMap::new())
+        read(tx, org, account)
     }
 
-    fn held(&self, org: &OrgId, account: i64) -> Option<Arc<Standing>> {
-        self.lock().orgs.get(org)?.accounts.get(&account).cloned()
-    }
-
-    fn load(&self, db: &Connection, org: &OrgId, account: i64, changes: u64) -> store::Result<Option<Arc<Standing>>> {
-        let known = self.lock().orgs.get(org).map(|held| held.projects.clone()).unwrap_or_default();
-        let Some(standing) = read(db, org, account, &known)?.map(Arc::new) else { return Ok(None) };
+    /// What memory says: nothing while it is not in line with the database.
+    #[allow(clippy::option_option, reason = "outside: whether it is known; inside: whether there is something")]
+    fn held(&self, org: &OrgId, account: i64) -> Option<Option<Arc<Standing>>> {
         let mut held = self.lock();
-        if held.changes == changes {
-            if held.accounts >= HELD_MAX {
-                held.orgs.clear();
-                held.accounts = 0;
-            }
-            let entry = held.orgs.entry(org.clone()).or_default();
-            for project in &standing.projects.0 {
-                entry.projects.entry(project.id.clone()).or_insert_with(|| Arc::clone(&project.about));
-            }
-            if entry.accounts.insert(account, Arc::clone(&standing)).is_none() {
-                held.accounts += 1;
+        let held = &mut *held;
+        if held.stale {
+            return None;
+        }
+        let Some(in_org) = held.orgs.get(org) else { return Some(None) };
+        if let Some(kept) = in_org.kept.get(&account) {
+            return Some(Some(Arc::clone(kept)));
+        }
+        let Some(standing) = in_org.standing(account).map(Arc::new) else { return Some(None) };
+        if held.kept >= KEPT_MAX {
+            held.orgs.values_mut().for_each(|in_org| in_org.kept.clear());
+            held.kept = 0;
+        }
+        if let Some(in_org) = held.orgs.get_mut(org) {
+            in_org.kept.insert(account, Arc::clone(&standing));
+            held.kept += 1;
+        }
+        Some(Some(standing))
+    }
+
+    fn load(&self, db: &Connection) -> store::Result<()> {
+        let mut orgs = HashMap::new();
+        for org in roles::orgs(db)? {
+            if let Some(found) = roles::of_org(db, &org, None)? {
+                orgs.insert(org, InOrg::of(found));
             }
         }
-        Ok(Some(standing))
+        *self.lock() = Held { orgs, kept: 0, stale: false };
+        Ok(())
+    }
+
+    fn follow(&self, db: &Connection, touched: &Touched) -> store::Result<()> {
+        if touched.everything || self.lock().stale {
+            return self.load(db);
+        }
+        for (org, what) in touched.orgs.iter().filter(|(_, what)| what.rights) {
+            if what.everyone || what.accounts.len() > ONE_BY_ONE_MAX {
+                let found = roles::of_org(db, org, None)?.map(InOrg::of);
+                let mut held = self.lock();
+                let before = match found {
+                    Some(found) => held.orgs.insert(org.clone(), found),
+                    None => held.orgs.remove(org),
+                };
+                held.kept -= before.map_or(0, |before| before.kept.len());
+                continue;
+            }
+            for account in &what.accounts {
+                let found = roles::of_account(db, org, *account)?;
+                let mut held = self.lock();
+                let held = &mut *held;
+                if let Some(in_org) = held.orgs.get_mut(org) {
+                    in_org.accounts.insert(*account, found);
+                    held.kept -= usize::from(in_org.kept.remove(account).is_some());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -201,45 +254,59 @@ impl Standings {
     }
 }
 
-fn read(db: &Connection, org: &OrgId, account: i64, known: &HashMap<ProjectId, Arc<ProjectAbout>>) -> store::Result<Option<Standing>> {
-    let Some(standing) = orgs::standing(db, org, account)? else { return Ok(None) };
-    let mut projects: Vec<ProjectAccess> = standing
-        .projects
-        .into_iter()
-        .filter_map(|project| {
-            let role = rights::project_role(standing.role, project.visibility, project.participant)?;
-            let (id, name, visibility) = (project.id, project.name, project.visibility);
-            let about = ProjectAbout { id, name, visibility, archived: project.archived, created_at: project.created_at };
-            let shared = known.get(&about.id).filter(|shared| ***shared == about).cloned();
-            Some(ProjectAccess { about: shared.unwrap_or_else(|| Arc::new(about)), role })
-        })
-        .collect();
-    projects.sort_by(|a, b| a.id.cmp(&b.id));
-    if standing.role.is_none() && projects.is_empty() {
-        return Ok(None);
+impl Observer for Standings {
+    /// Whose rights were touched is read again before whoever wrote gets an answer, and nobody else is.
+    fn committed(&self, db: &Connection, touched: &Touched) -> store::Result<()> {
+        let followed = self.follow(db, touched);
+        if followed.is_err() {
+            self.lock().stale = true;
+        }
+        followed
     }
-    Ok(Some(Standing {
-        name: standing.name,
-        created_at: standing.created_at,
-        role: standing.role,
-        projects: Projects(projects.into_boxed_slice()),
-    }))
 }
 
-impl Observer for Standings {
-    fn committed(&self, _db: &Connection, touched: &Touched) -> store::Result<()> {
-        let mut held = self.lock();
-        if touched.everything {
-            held.orgs.clear();
-            (held.accounts, held.changes) = (0, held.changes + 1);
+impl InOrg {
+    fn of(found: OfOrg) -> Self {
+        let about = |project: roles::Project| {
+            let roles::Project { id, name, visibility, created_at, archived } = project;
+            Arc::new(ProjectAbout { id, name, visibility, archived, created_at })
+        };
+        let mut projects: Vec<Arc<ProjectAbout>> = found.projects.into_iter().map(about).collect();
+        projects.sort_by(|a, b| a.id.cmp(&b.id));
+        Self {
+            name: found.name,
+            created_at: found.created_at,
+            projects,
+            accounts: found.accounts,
+            teams: found.teams,
+            kept: HashMap::new(),
         }
-        for (org, _) in touched.orgs.iter().filter(|(_, what)| what.rights) {
-            let gone = held.orgs.remove(org).map_or(0, |gone| gone.accounts.len());
-            held.accounts -= gone;
-            held.changes += 1;
-        }
-        Ok(())
     }
+
+    fn standing(&self, account: i64) -> Option<Standing> {
+        let given = self.accounts.get(&account)?;
+        let mut in_projects: Vec<Option<ProjectRole>> = vec![None; self.projects.len()];
+        let by_team = given.teams.iter().filter_map(|team| self.teams.get(team)).flatten();
+        for (project, role) in given.projects.iter().chain(by_team) {
+            if let Ok(at) = self.projects.binary_search_by(|about| about.id.cmp(project)) {
+                in_projects[at] = in_projects[at].max(Some(*role));
+            }
+        }
+        let projects = self.projects.iter().zip(in_projects).filter_map(|(about, participant)| {
+            let role = rights::project_role(given.role, about.visibility, participant)?;
+            Some(ProjectAccess { about: Arc::clone(about), role })
+        });
+        let projects: Box<[ProjectAccess]> = projects.collect();
+        if given.role.is_none() && projects.is_empty() {
+            return None;
+        }
+        Some(Standing { name: self.name.clone(), created_at: self.created_at, role: given.role, projects: Projects(projects) })
+    }
+}
+
+fn read(db: &Connection, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
+    let found = roles::of_org(db, org, Some(account))?;
+    Ok(found.and_then(|found| InOrg::of(found).standing(account)))
 }
 
 #[cfg(test)]
@@ -247,12 +314,12 @@ mod tests {
     use muster_proto::problem::Code;
 
     use super::*;
-    use crate::store::accounts;
+    use crate::store::{accounts, orgs};
 
     async fn acme() -> (tempfile::TempDir, Store, Standings, OrgId) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("hub.db")).unwrap();
-        let standings = Standings::of(&store);
+        let standings = Standings::open(&store).await.unwrap();
         let org: OrgId = "acme".parse().unwrap();
         let made = org.clone();
         let work = move |tx: &rusqlite::Transaction<'_>| {
@@ -291,6 +358,88 @@ mod tests {
         let of = org.clone();
         store.write(move |tx| orgs::remove_participant(tx, &of, &lab, 2)).await.unwrap();
         assert!(standings.get(&store, &org, 2).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn only_those_are_made_again_whose_rights_changed() {
+        let (_dir, store, standings, org) = acme().await;
+        let held = |account| standings.held(&org, account).unwrap();
+        let sizes = || {
+            let held = standings.lock();
+            (held.kept, held.orgs.len())
+        };
+        let set = async |account, role| {
+            let of = org.clone();
+            store.write(move |tx| orgs::set_member(tx, &of, account, role, 0)).await.unwrap();
+        };
+        set(2, OrgRole::Viewer).await;
+        let (one, two) = (held(1).unwrap(), held(2).unwrap());
+        set(2, OrgRole::Member).await;
+        assert!(Arc::ptr_eq(&one, &held(1).unwrap()));
+        assert_eq!((two.role, held(2).unwrap().role), (Some(OrgRole::Viewer), Some(OrgRole::Member)));
+        // What may be anybody's is everybody's.
+        store.write(|tx| Ok(tx.execute("UPDATE projects SET visibility = 'internal'", [])?)).await.unwrap();
+        assert_eq!(held(2).unwrap().projects.len(), 1);
+        assert!(!Arc::ptr_eq(&one, &held(1).unwrap()));
+        let of = org.clone();
+        store.write(move |tx| orgs::remove_member(tx, &of, 2)).await.unwrap();
+        assert!(held(2).is_none());
+        assert_eq!(sizes(), (1, 1));
+        store
+            .write(|tx| Ok(tx.execute_batch("DELETE FROM participants; DELETE FROM members; DELETE FROM projects; DELETE FROM orgs")?))
+            .await
+            .unwrap();
+        assert!(held(1).is_none());
+        assert_eq!(sizes(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_read_is_asked_of_the_database() {
+        let (_dir, store, standings, org) = acme().await;
+        assert_eq!(standings.held(&org, 1).unwrap().unwrap().role, Some(OrgRole::Owner));
+        // A role that no version knows: nobody is let in by it, nor by what was held before.
+        store.write(|tx| Ok(tx.execute_batch("PRAGMA ignore_check_constraints = ON; UPDATE members SET role = 'king'")?)).await.unwrap();
+        assert!(standings.held(&org, 1).is_none());
+        assert!(standings.get(&store, &org, 1).await.is_err());
+        store.write(|tx| Ok(tx.execute_batch("UPDATE members SET role = 'viewer'; PRAGMA ignore_check_constraints = OFF")?)).await.unwrap();
+        assert_eq!(standings.held(&org, 1).unwrap().unwrap().role, Some(OrgRole::Viewer));
+    }
+
+    /// Memory, brought in line change by change, against all of it read afresh.
+    #[tokio::test]
+    async fn it_says_what_the_database_says() {
+        let (_dir, store, standings, org) = acme().await;
+        let mut compared = 0;
+        for (step, lab, hall) in [
+            ("INSERT INTO projects (org, id, name, visibility, created_at) VALUES ('acme', 'hall', 'Hall', 'internal', 0)", None, None),
+            ("INSERT INTO participants VALUES ('acme', 'hall', 2, 'connect', 0)", None, Some(ProjectRole::Connect)),
+            ("INSERT INTO members VALUES ('acme', 2, 'member', 0)", None, Some(ProjectRole::Operate)),
+            ("INSERT INTO teams (org, id, name, created_at) VALUES ('acme', 'crew', 'Crew', 0)", None, Some(ProjectRole::Operate)),
+            ("INSERT INTO team_members VALUES ('acme', 'crew', 2, 0)", None, Some(ProjectRole::Operate)),
+            (
+                "INSERT INTO project_teams (org, project, team, role, since) VALUES ('acme', 'lab', 'crew', 'maintain', 0)",
+                Some(ProjectRole::Maintain),
+                Some(ProjectRole::Operate),
+            ),
+            ("DELETE FROM members WHERE account = 2", Some(ProjectRole::Maintain), Some(ProjectRole::Connect)),
+            ("UPDATE projects SET archived_at = 1 WHERE id = 'hall'", Some(ProjectRole::Maintain), Some(ProjectRole::Connect)),
+            ("UPDATE participants SET role = 'admin' WHERE account = 2", Some(ProjectRole::Maintain), Some(ProjectRole::Admin)),
+            ("UPDATE project_teams SET role = 'operate'", Some(ProjectRole::Operate), Some(ProjectRole::Admin)),
+            ("DELETE FROM team_members", None, Some(ProjectRole::Admin)),
+            ("DELETE FROM participants", None, None),
+        ] {
+            store.write(move |tx| Ok(tx.execute_batch(step)?)).await.unwrap();
+            let held = standings.held(&org, 2).unwrap();
+            let role_in = |id: &str| held.as_ref()?.projects.get(&id.parse().unwrap()).map(|project| project.role);
+            assert_eq!((role_in("lab"), role_in("hall")), (lab, hall), "{step}");
+            for account in [1, 2, 3] {
+                let of = org.clone();
+                let there = store.read(move |db| read(db, &of, account)).await.unwrap().map(Arc::new);
+                assert_eq!(standings.held(&org, account).unwrap(), there, "{account} after {step}");
+                compared += usize::from(there.is_some());
+            }
+        }
+        assert!(compared > 20, "{compared}");
     }
 
     #[tokio::test]

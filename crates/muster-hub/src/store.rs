@@ -22,6 +22,7 @@ pub mod mqtt;
 pub(crate) mod org_deletion;
 pub mod orgs;
 pub(crate) mod projects;
+pub(crate) mod roles;
 pub mod runs;
 pub(crate) mod service_accounts;
 pub mod sessions;

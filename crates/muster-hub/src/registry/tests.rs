@@ -33,7 +33,7 @@ impl Hub {
     async fn new(many: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("hub.db")).unwrap();
-        let standings = Standings::of(&store);
+        let standings = Standings::open(&store).await.unwrap();
         let registry = Registry::open(&store).await.unwrap();
         let work = move |tx: &Transaction<'_>| {
             for email in ["ada@acme.example", "cy@guest.example"] {

@@ -29,64 +29,18 @@ pub(super) fn visibility_text(visibility: Visibility) -> &'static str {
     }
 }
 
-/// What one account has in one organization.
-#[derive(Debug, Clone)]
-pub(crate) struct Standing {
-    pub name: String,
-    pub created_at: Millis,
-    pub role: Option<OrgRole>,
-    pub projects: Vec<ProjectStanding>,
+/// An account's own role in an organization; the outer `None` if there is no such organization.
+#[allow(clippy::option_option, reason = "outside: whether there is the organization; inside: whether there is a role")]
+pub(crate) fn role_in(connection: &Connection, org: &OrgId, account: i64) -> Result<Option<Option<OrgRole>>> {
+    let mut statement =
+        connection.prepare_cached("SELECT m.role FROM orgs o LEFT JOIN members m ON m.org = o.id AND m.account = ?2 WHERE o.id = ?1")?;
+    let found = statement.query_row(params![org.as_str(), account], |row| row.get::<_, Option<String>>(0)).optional()?;
+    found.map(|role| role.as_deref().map(parse_org_role).transpose()).transpose()
 }
 
-/// A project, with what one account was given in it: the highest of its own participation and of its teams.
-#[derive(Debug, Clone)]
-pub(crate) struct ProjectStanding {
-    pub id: ProjectId,
-    pub name: String,
-    pub visibility: Visibility,
-    pub created_at: Millis,
-    pub archived: bool,
-    pub participant: Option<ProjectRole>,
-}
-
-/// Reads what an account has in an organization; `None` if there is no such organization.
-pub(crate) fn standing(connection: &Connection, org: &OrgId, account: i64) -> Result<Option<Standing>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT o.name, o.created_at, m.role FROM orgs o LEFT JOIN members m ON m.org = o.id AND m.account = ?2 WHERE o.id = ?1",
-    )?;
-    let found = statement
-        .query_row(params![org.as_str(), account], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?)))
-        .optional()?;
-    let Some((name, created_at, role)) = found else { return Ok(None) };
-    let mut statement = connection.prepare_cached(
-        "SELECT p.id, p.name, p.visibility, p.created_at, p.archived_at IS NOT NULL, a.role FROM projects p
-         LEFT JOIN participants a ON a.org = p.org AND a.project = p.id AND a.account = ?2 WHERE p.org = ?1 ORDER BY p.id",
-    )?;
-    let mut rows = statement.query(params![org.as_str(), account])?;
-    let mut projects = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (id, visibility, participant): (String, String, Option<String>) = (row.get(0)?, row.get(2)?, row.get(5)?);
-        projects.push(ProjectStanding {
-            id: id.parse()?,
-            name: row.get(1)?,
-            visibility: if visibility == "private" { Visibility::Private } else { Visibility::Internal },
-            created_at: row.get(3)?,
-            archived: row.get(4)?,
-            participant: participant.as_deref().map(parse_project_role).transpose()?,
-        });
-    }
-    let mut statement = connection.prepare_cached(
-        "SELECT t.project, t.role FROM team_members m JOIN project_teams t ON t.org = m.org AND t.team = m.team
-         WHERE m.account = ?2 AND m.org = ?1",
-    )?;
-    let mut rows = statement.query(params![org.as_str(), account])?;
-    while let Some(row) = rows.next()? {
-        let (id, role): (String, String) = (row.get(0)?, row.get(1)?);
-        if let Ok(at) = projects.binary_search_by(|project| project.id.as_str().cmp(&id)) {
-            projects[at].participant = projects[at].participant.max(Some(parse_project_role(&role)?));
-        }
-    }
-    Ok(Some(Standing { name, created_at, role: role.as_deref().map(parse_org_role).transpose()?, projects }))
+/// Whether there is a project, archived or not.
+pub(crate) fn has_project(connection: &Connection, org: &OrgId, project: &ProjectId) -> Result<bool> {
+    Ok(connection.prepare_cached("SELECT 1 FROM projects WHERE org = ?1 AND id = ?2")?.exists([org.as_str(), project.as_str()])?)
 }
 
 /// An organization as somebody with this role there sees it.

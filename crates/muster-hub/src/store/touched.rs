@@ -14,8 +14,9 @@ use rusqlite::{Connection, Transaction};
 
 use super::Result;
 
-/// What is noted of a row: a device, an organization's rights, or its custom fields.
+/// What is noted of a row: a device, an account's rights in an organization, everybody's there, or the custom fields.
 const DEVICE: &str = "device";
+const ACCOUNT: &str = "account";
 const RIGHTS: &str = "rights";
 const FIELDS: &str = "fields";
 
@@ -25,7 +26,7 @@ const TOKEN: &str = "token";
 /// What ends an access token, or moves its end. Its last use, which is written all day, is not watched.
 const TOKEN_ENDS: &[&str] = &["DELETE", "UPDATE OF expires_at"];
 
-/// Watched tables: what is noted, the expression of the organization, the expression of the uid. `$` is NEW or OLD.
+/// Watched tables: what is noted, the expression of the organization, that of the uid or account. `$` is NEW or OLD.
 const WATCHED: &[(&str, &str, &str, &str)] = &[
     ("devices", DEVICE, "$.org", "$.uid"),
     ("device_projects", DEVICE, "$.org", "$.uid"),
@@ -35,11 +36,11 @@ const WATCHED: &[(&str, &str, &str, &str)] = &[
     ("device_labels", DEVICE, "(SELECT d.org FROM devices d WHERE d.uid = $.uid)", "$.uid"),
     ("fields", FIELDS, "$.org", "''"),
     ("orgs", RIGHTS, "$.id", "''"),
-    ("members", RIGHTS, "$.org", "''"),
+    ("members", ACCOUNT, "$.org", "$.account"),
     ("projects", RIGHTS, "$.org", "''"),
-    ("participants", RIGHTS, "$.org", "''"),
+    ("participants", ACCOUNT, "$.org", "$.account"),
     ("teams", RIGHTS, "$.org", "''"),
-    ("team_members", RIGHTS, "$.org", "''"),
+    ("team_members", ACCOUNT, "$.org", "$.account"),
     ("project_teams", RIGHTS, "$.org", "''"),
 ];
 
@@ -59,6 +60,10 @@ pub struct Touched {
 pub struct InOrg {
     /// Members, projects, participants, teams, or the organization itself.
     pub rights: bool,
+    /// It may be anybody's rights: a project's visibility, a team's role, the organization itself.
+    pub everyone: bool,
+    /// Otherwise the rights of these accounts alone.
+    pub accounts: BTreeSet<i64>,
     /// Definitions of custom fields.
     pub fields: bool,
     /// Devices, with their projects, fields, labels and requests; also those that are gone.
@@ -76,6 +81,8 @@ impl Touched {
         for (org, more) in other.orgs {
             let held = self.orgs.entry(org).or_default();
             held.rights |= more.rights;
+            held.everyone |= more.everyone;
+            held.accounts.extend(more.accounts);
             held.fields |= more.fields;
             held.devices.extend(more.devices);
         }
@@ -151,7 +158,14 @@ fn take(tx: &Transaction<'_>) -> Result<Touched> {
         }
         let held = touched.orgs.entry(org.parse()?).or_default();
         match kind.as_str() {
-            RIGHTS => held.rights = true,
+            RIGHTS => (held.rights, held.everyone) = (true, true),
+            ACCOUNT => {
+                held.rights = true;
+                match uid.parse() {
+                    Ok(account) => drop(held.accounts.insert(account)),
+                    Err(_) => held.everyone = true,
+                }
+            }
             FIELDS => held.fields = true,
             _ => drop(held.devices.insert(uid.parse()?)),
         }
@@ -271,17 +285,21 @@ mod tests {
         let (uid, org): (DeviceUid, OrgId) = (UID.parse().unwrap(), "acme".parse().unwrap());
         let device =
             |touched: &Touched| touched.orgs.get(&acme_id()).is_some_and(|what| what.devices.len() == 1 && !what.rights && !what.fields);
-        let rights = |touched: &Touched| touched.orgs.get(&acme_id()).is_some_and(|what| what.devices.is_empty() && what.rights);
+        let rights =
+            |touched: &Touched| touched.orgs.get(&acme_id()).is_some_and(|what| what.devices.is_empty() && what.rights && what.everyone);
+        let ones = |touched: &Touched| {
+            touched.orgs.get(&acme_id()).is_some_and(|what| what.rights && !what.everyone && what.accounts.contains(&1))
+        };
         for (sql, right) in [
             ("UPDATE devices SET name = 'y'", &device as &dyn Fn(&Touched) -> bool),
             ("INSERT INTO device_projects VALUES ('daaaaaaaaaaaaaaa', 'acme', 'lab')", &device),
             ("INSERT INTO device_values VALUES ('daaaaaaaaaaaaaaa', 1, 'berlin')", &device),
             ("INSERT INTO device_labels VALUES ('daaaaaaaaaaaaaaa', 'blue')", &device),
             ("UPDATE device_values SET value = 'bonn'", &device),
-            ("INSERT OR IGNORE INTO members VALUES ('acme', 1, 'owner', 0)", &rights),
+            ("INSERT OR IGNORE INTO members VALUES ('acme', 1, 'owner', 0)", &ones),
             ("UPDATE orgs SET name = 'A' WHERE id = 'acme'", &rights),
-            ("INSERT INTO participants VALUES ('acme', 'lab', 1, 'admin', 0)", &rights),
-            ("DELETE FROM participants", &rights),
+            ("INSERT INTO participants VALUES ('acme', 'lab', 1, 'admin', 0)", &ones),
+            ("DELETE FROM participants", &ones),
             ("DELETE FROM device_projects", &device),
             ("UPDATE projects SET archived_at = 1", &rights),
         ] {
