@@ -39,7 +39,7 @@ macro_rules! actions {
 
 actions! {
     /// Rows of the device list; a collaborator sees those of the own projects.
-    SeeDevices: "see the organization's devices (a collaborator: those of the own projects)", Read, org Viewer, project View;
+    SeeDevices: "see the organization's devices: names, fields, labels, presence (a collaborator: those of the own projects)", Read, org Viewer, project View;
     /// Tokens with which devices are admitted at once.
     MakeAutoToken: "make or withdraw an enrolment token that admits by itself", Change, org Owner, project nobody;
     /// Tokens with which devices wait for an owner.
@@ -62,8 +62,8 @@ actions! {
     ManageFields: "define, change and delete custom fields", Change, org Owner, project nobody;
     /// Name, description, logo, deletion.
     ManageOrg: "change the organization's settings; delete it", Change, org Owner, project nobody;
-    /// Members, to look at.
-    SeeMembers: "see the organization's members and teams", Read, org Viewer, project nobody;
+    /// What is the organization's own, to look at: members, teams, shared views, custom fields that one's own devices do not have.
+    SeeMembers: "see the organization's members, teams, shared views and all its custom fields", Read, org Viewer, project nobody;
     /// Members, invitations, service accounts.
     ManageMembers: "invite, change and remove members; make service accounts", Change, org Owner, project nobody;
     /// Teams and who is in them.
@@ -88,8 +88,8 @@ actions! {
     Operate: "run commands on a device, copy files to it", Reach, org nobody, project Operate;
     /// Terminal, ssh, forward, copy from the device.
     Connect: "open a terminal, ssh, a forward; copy files from the device", Reach, org nobody, project Connect;
-    /// Usage, presence, sessions, runs.
-    ViewDevice: "see a device's details, usage, history, sessions, runs", Read, org Owner, project View;
+    /// What the list shows of a device only then: `Column::is_detail`; and its history.
+    ViewDevice: "see what a device states of itself, its usage, history, sessions, runs", Read, org Owner, project View;
     /// A session or a run of another person.
     EndSession: "end another person's session or run", Change, org Owner, project Maintain;
     /// One sample per second for a while.

@@ -60,8 +60,8 @@ fn value(device: &Device, name: &str, now: Millis) -> String {
         "last_seen" => time(device.last_seen),
         "since" => time(device.presence_since),
         "certificate" => device.certificate_expires_at.map(super::time::local).unwrap_or_default(),
-        "sessions" => device.sessions.to_string(),
-        "spooled" => device.spooled.to_string(),
+        "sessions" => device.sessions.map(|count| count.to_string()).unwrap_or_default(),
+        "spooled" => device.spooled.map(|count| count.to_string()).unwrap_or_default(),
         "mem" => sample.and_then(|sample| share(sample, "mem", "mem_total")).map(units::percent).unwrap_or_default(),
         "disk" => sample.and_then(fullest_disk).map(|(_, full)| units::percent(full)).unwrap_or_default(),
         "temp" => {

@@ -52,7 +52,7 @@ pub fn table(devices: &[Device], now: Millis) -> Table {
             value(sample.and_then(|sample| Some(units::percent(*sample.values.get("cpu")?)))),
             value(sample.and_then(|sample| Some(units::percent(share(sample, "mem", "mem_total")?)))),
             value(sample.and_then(fullest_disk).map(|(_, share)| units::percent(share))),
-            cell(if device.sessions > 0 { device.sessions.to_string() } else { String::new() }),
+            cell(device.sessions.filter(|count| *count > 0).map(|count| count.to_string()).unwrap_or_default()),
             styled(device.pairing_code.as_ref().or(device.replacement.as_ref()).cloned().unwrap_or_default(), Style::Yellow),
             cell(projects),
             styled(if device.id.as_str() == device.name { "" } else { device.id.as_str() }, Style::Dim),
@@ -93,9 +93,9 @@ pub fn block(device: &Device, now: Millis) -> Block {
         .maybe("since", device.presence_since.map(|t| local_ago(now, t)))
         .with("projects", none_or(device.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")))
         .maybe("labels", (!device.labels.is_empty()).then(|| device.labels.join(", ")))
-        .with("sessions", device.sessions.to_string())
+        .maybe("sessions", device.sessions.map(|count| count.to_string()))
         .maybe("agent", device.agent.as_deref())
-        .maybe("waiting samples", (device.spooled > 0).then(|| device.spooled.to_string()))
+        .maybe("waiting samples", device.spooled.filter(|count| *count > 0).map(|count| count.to_string()))
         .maybe("certificate ends", device.certificate_expires_at.map(|t| local_ago(now, t)))
         .with("filed", local_ago(now, device.created_at));
     if !device.fields.is_empty() || !device.missing.is_empty() {
@@ -193,8 +193,8 @@ pub(crate) mod tests {
             pairing_code: (admission == Admission::Pending).then(|| "ABCD-2345".into()),
             replacement: None,
             agent: Some("0.1.0".into()),
-            sessions: 1,
-            spooled: 0,
+            sessions: Some(1),
+            spooled: Some(0),
             certificate_expires_at: None,
             created_at: 0,
             manual: false,

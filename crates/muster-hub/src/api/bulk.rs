@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::decisions::{self, After, checked_reason};
 use super::edit::{Checked, Wishes, short};
-use super::listing::{Selection, checked_filter};
+use super::listing::{Selection, checked_filter, known};
 use super::{ApiError, ApiResult, Body, OrgAccess, Route};
 use crate::rights::Action;
 use crate::state::AppState;
@@ -112,7 +112,7 @@ enum Meant {
 async fn meant(state: &AppState, access: &OrgAccess, wanted: &BulkRequest) -> ApiResult<Meant> {
     let meant = match (&wanted.filter, &wanted.devices) {
         (Some(filter), None) => {
-            let list = state.registry.list(&access.org);
+            let list = known(state, access).await?;
             let plan = checked_filter(access, &list, filter)?;
             let (there, by) = (state.clone(), access.clone());
             Meant::Matching(state.store.read(move |_| Ok(list.matching(&Selection::viewer(&there, &by), &plan))).await?)

@@ -5,7 +5,7 @@ use axum::extract::State;
 use http::StatusCode;
 use muster_proto::api::{Admission, Device, DeviceAdd, DeviceEdit, LimitName};
 use muster_proto::id::{DeviceUid, Serial};
-use muster_proto::mqtt::{AdmissionNotice, encode};
+use muster_proto::mqtt::{AdmissionNotice, Facts, encode};
 use muster_proto::problem::Code;
 use muster_proto::topic::Down;
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::clock::{self, DAY};
 use crate::fields;
 use crate::mqtt::SendOptions;
 use crate::random;
-use crate::rights::Action;
+use crate::rights::{self, Action};
 use crate::state::AppState;
 use crate::store::devices::{self, DeviceRow, FieldValue};
 use crate::store::{self, limits, problem};
@@ -31,9 +31,11 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-/// A device as a person sees it: projects that the person has nothing in stay unknown.
+/// A device as a person sees it: projects that the person has nothing in stay unknown, and so do details without the right to view
+/// it. What is hidden here is absent in filters, orders and files as well: `Column::is_detail`.
 pub(super) fn shown(state: &AppState, access: &OrgAccess, device: DeviceRow) -> Device {
     let live = state.ingest.live().get(&device.uid);
+    let views = access.allows_on(Action::ViewDevice, &device);
     let sessions = state.relay.count_of(&device.uid);
     Device {
         why: why(&device, &live, &state.endpoints, clock::now()),
@@ -45,13 +47,13 @@ pub(super) fn shown(state: &AppState, access: &OrgAccess, device: DeviceRow) -> 
         presence: live.presence,
         presence_since: live.since,
         last_seen: live.last_seen,
-        facts: device.facts,
-        usage: live.usage,
+        facts: if views { device.facts } else { Facts::default() },
+        usage: live.usage.filter(|_| views),
         pairing_code: device.pairing_code,
         replacement: device.replacement,
         agent: device.agent,
-        sessions: u32::try_from(sessions).unwrap_or(u32::MAX),
-        spooled: live.spooled,
+        sessions: views.then(|| u32::try_from(sessions).unwrap_or(u32::MAX)),
+        spooled: views.then_some(live.spooled),
         certificate_expires_at: device.certificate_expires_at,
         created_at: device.created_at,
         manual: device.by_hand,
@@ -61,8 +63,11 @@ pub(super) fn shown(state: &AppState, access: &OrgAccess, device: DeviceRow) -> 
     }
 }
 
-/// Required fields that are empty.
+/// Required fields that are empty. What the organization wants of its devices is no collaborator's business.
 fn missing(state: &AppState, access: &OrgAccess, has: &[FieldValue]) -> Vec<String> {
+    if !rights::allows(Action::SeeMembers, access.role, None) {
+        return Vec::new();
+    }
     let list = state.registry.list(&access.org);
     let empty = list.fields.iter().filter(|(id, field)| field.required && !has.iter().any(|held| held.field == *id));
     empty.map(|(_, field)| field.key.clone()).collect()

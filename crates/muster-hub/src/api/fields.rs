@@ -1,4 +1,5 @@
-//! Custom fields: defined by owners, seen by whoever sees the list. Whatever would lose values says so first.
+//! Custom fields: defined by owners, seen by whoever belongs; a collaborator knows of those that his devices have a value for.
+//! Whatever would lose values says so first.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,6 +11,7 @@ use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::listing::known;
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Query, Route};
 use crate::clock;
 use crate::fields as rules;
@@ -32,7 +34,7 @@ struct Confirmed {
 }
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Field>>> {
-    let list = state.registry.list(&access.org);
+    let list = known(&state, &access).await?;
     Ok(Json(Page { items: list.fields.iter().map(|(_, field)| field.clone()).collect(), next: None }))
 }
 

@@ -1,5 +1,7 @@
 //! `GET /devices`: pages of the list by filter, order and view.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use muster_proto::api::{Admission, DevicePage, PresenceState, View};
@@ -12,6 +14,7 @@ use super::{ApiError, ApiResult, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Query, Route
 use crate::clock;
 use crate::query::{self, Column, Plan, QueryError, Schema, SortBy, order};
 use crate::registry::{List, Listing, Place, Viewer};
+use crate::rights::{self, Action};
 use crate::state::AppState;
 use crate::store::devices;
 
@@ -43,6 +46,17 @@ pub(super) struct Selection {
     scope: String,
 }
 
+/// An organization's list as the person may know it.
+pub(super) async fn known(state: &AppState, access: &OrgAccess) -> ApiResult<List> {
+    let list = state.registry.list(&access.org);
+    if rights::allows(Action::SeeMembers, access.role, None) {
+        return Ok(list);
+    }
+    // On a reader's thread: a collaborator's fields are those of his devices.
+    let standing = Arc::clone(&access.standing);
+    Ok(state.store.read(move |_| Ok(list.known_to(&standing))).await?)
+}
+
 /// Says what a filter or an order is compared with; everything that names columns goes through here.
 pub(super) fn with_schema<T>(access: &OrgAccess, list: &List, look: impl FnOnce(&Schema<'_>) -> T) -> T {
     let projects: Vec<&str> = access.projects.iter().map(|(id, _)| id.as_str()).collect();
@@ -69,11 +83,11 @@ pub(super) async fn select(state: &AppState, access: &OrgAccess, asked: &Asked) 
     if let Some(project) = &asked.project {
         access.project(project.as_str())?;
     }
+    let list = known(state, access).await?;
     let view = match &asked.view {
-        Some(name) => Some(views::named(state, access, name, None).await?.view),
+        Some(name) => Some(views::named(state, access, &list, name).await?),
         None => None,
     };
-    let list = state.registry.list(&access.org);
     let (given, kept) = (asked.filter.as_deref().unwrap_or_default(), view.as_ref().map_or("", |view| view.filter.as_str()));
     let mut plan = checked_filter(access, &list, given)?;
     if !kept.trim().is_empty() {

@@ -69,6 +69,13 @@ impl From<store::Error> for ApiError {
     }
 }
 
+/// For what is decided inside a transaction.
+impl From<ApiError> for store::Error {
+    fn from(error: ApiError) -> Self {
+        Self::Problem(error.0)
+    }
+}
+
 impl From<ca::CaError> for ApiError {
     fn from(error: ca::CaError) -> Self {
         Self::internal(&error)

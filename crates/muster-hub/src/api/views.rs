@@ -1,20 +1,27 @@
 //! Saved views: a name for a filter, an order and columns. One's own, and those that an organization shares.
+//!
+//! Shared ones are for whoever has a role in the organization, and not where they name a project that the person may not know of.
+//! A view is looked at again inside the transaction that changes it: nothing that somebody else changed meanwhile is lost.
 
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_proto::api::{Page, View, ViewCreate, ViewEdit};
 use muster_proto::problem::Code;
+use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::csv::checked_columns;
-use super::listing::{checked_filter, checked_order};
+use super::listing::{checked_filter, checked_order, known, with_schema};
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Query, Route, text};
 use crate::clock;
-use crate::rights::Action;
+use crate::query::{self, Schema};
+use crate::registry::List;
+use crate::rights::{self, Action};
 use crate::state::AppState;
 use crate::store::views::{self, ViewRow};
+use crate::store::{self, roles};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -32,17 +39,43 @@ struct Which {
 }
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<View>>> {
-    let account = access.person.account;
-    let rows = state.store.read(move |db| views::list(db, &access.org, account)).await?;
+    let list = known(&state, &access).await?;
+    let rows = state.store.read(move |db| visible(db, &access, &list)).await?;
     Ok(Json(Page { items: rows.into_iter().map(|row| row.view).collect(), next: None }))
 }
 
-/// A view by its name: one's own before a shared one.
-pub(super) async fn named(state: &AppState, access: &OrgAccess, name: &str, shared: Option<bool>) -> ApiResult<ViewRow> {
-    let (org, account) = (access.org.clone(), access.person.account);
-    let rows = state.store.read(move |db| views::list(db, &org, account)).await?;
+/// The views that the person may know of: one's own, then shared ones.
+fn visible(db: &Connection, access: &OrgAccess, list: &List) -> store::Result<Vec<ViewRow>> {
+    let mut rows = views::list(db, &access.org, access.person.account)?;
+    if !rights::allows(Action::SeeMembers, access.role, None) {
+        rows.retain(|row| !row.view.shared);
+    }
+    if rows.iter().any(|row| row.view.shared) {
+        let all = roles::projects(db, &access.org)?;
+        // One that fits nobody's list any more stays in sight, to be mended.
+        rows.retain(|row| !row.view.shared || fits(access, list, None, &row.view) || !fits(access, list, Some(&all), &row.view));
+    }
+    Ok(rows)
+}
+
+/// Whether a view's filter fits the list, with the projects that the person knows of or with these.
+fn fits(access: &OrgAccess, list: &List, projects: Option<&[String]>, view: &View) -> bool {
+    let these: Option<Vec<&str>> = projects.map(|projects| projects.iter().map(String::as_str).collect());
+    with_schema(access, list, |schema| {
+        query::filter(&view.filter, &Schema { projects: these.as_deref().unwrap_or(schema.projects), ..*schema }).is_ok()
+    })
+}
+
+fn find(db: &Connection, access: &OrgAccess, list: &List, name: &str, shared: Option<bool>) -> store::Result<ViewRow> {
+    let rows = visible(db, access, list)?;
     let found = rows.into_iter().find(|row| row.view.name == name && shared.is_none_or(|shared| row.view.shared == shared));
-    found.ok_or_else(|| ApiError::not_found("view", name))
+    found.ok_or_else(|| ApiError::not_found("view", name).into())
+}
+
+/// A view by its name: one's own before a shared one.
+pub(super) async fn named(state: &AppState, access: &OrgAccess, list: &List, name: &str) -> ApiResult<View> {
+    let (access, list, name) = (access.clone(), list.clone(), name.to_owned());
+    Ok(state.store.read(move |db| find(db, &access, &list, &name, None)).await?.view)
 }
 
 /// One's own views need no role, but a token that may change something.
@@ -50,11 +83,10 @@ fn may(access: &OrgAccess, shared: bool) -> ApiResult<()> {
     if shared { access.require(Action::ShareView) } else { access.require_scope(Action::ShareView) }
 }
 
-fn check(state: &AppState, access: &OrgAccess, view: &View) -> ApiResult<()> {
-    let list = state.registry.list(&access.org);
-    checked_filter(access, &list, &view.filter)?;
-    checked_order(access, &list, &view.sort)?;
-    checked_columns(access, &list, &view.columns)?;
+fn check(access: &OrgAccess, list: &List, view: &View) -> ApiResult<()> {
+    checked_filter(access, list, &view.filter)?;
+    checked_order(access, list, &view.sort)?;
+    checked_columns(access, list, &view.columns)?;
     Ok(())
 }
 
@@ -69,7 +101,7 @@ async fn create(State(state): State<AppState>, access: OrgAccess, Body(wanted): 
         changed_by: access.person.email.clone(),
         changed_at: clock::now(),
     };
-    check(&state, &access, &view)?;
+    check(&access, &known(&state, &access).await?, &view)?;
     let entry = access.entry("view.create", view.name.as_str()).with(json!({ "view": view }));
     let made = view.clone();
     let work = move |tx: &rusqlite::Transaction<'_>| {
@@ -87,26 +119,26 @@ async fn edit(
     Query(which): Query<Which>,
     Body(wanted): Body<ViewEdit>,
 ) -> ApiResult<Json<View>> {
-    let ViewRow { id, view: held } = named(&state, &access, &name, which.shared).await?;
-    may(&access, held.shared)?;
-    let view = View {
-        name: wanted.name.map(|name| text::name("name", name)).transpose()?.unwrap_or(held.name),
-        shared: held.shared,
-        filter: wanted.filter.unwrap_or(held.filter),
-        sort: wanted.sort.unwrap_or(held.sort),
-        columns: wanted.columns.unwrap_or(held.columns),
-        changed_by: access.person.email.clone(),
-        changed_at: clock::now(),
-    };
-    check(&state, &access, &view)?;
-    let entry = access.entry("view.edit", name).with(json!({ "view": view }));
-    let edited = view.clone();
+    let new_name = wanted.name.map(|name| text::name("name", name)).transpose()?;
+    let list = known(&state, &access).await?;
     let work = move |tx: &rusqlite::Transaction<'_>| {
-        views::update(tx, &access.org, access.person.account, id, &edited)?;
-        entry.ok(tx)
+        let ViewRow { id, view: held } = find(tx, &access, &list, &name, which.shared)?;
+        may(&access, held.shared)?;
+        let view = View {
+            name: new_name.unwrap_or(held.name),
+            shared: held.shared,
+            filter: wanted.filter.unwrap_or(held.filter),
+            sort: wanted.sort.unwrap_or(held.sort),
+            columns: wanted.columns.unwrap_or(held.columns),
+            changed_by: access.person.email.clone(),
+            changed_at: clock::now(),
+        };
+        check(&access, &list, &view)?;
+        views::update(tx, &access.org, access.person.account, id, &view)?;
+        access.entry("view.edit", name).with(json!({ "view": view })).ok(tx)?;
+        Ok(view)
     };
-    state.store.write(work).await?;
-    Ok(Json(view))
+    Ok(Json(state.store.write(work).await?))
 }
 
 async fn delete(
@@ -115,12 +147,12 @@ async fn delete(
     Path((_, name)): Path<(String, String)>,
     Query(which): Query<Which>,
 ) -> ApiResult<StatusCode> {
-    let ViewRow { id, view } = named(&state, &access, &name, which.shared).await?;
-    may(&access, view.shared)?;
-    let entry = access.entry("view.delete", name).with(json!({ "was": view }));
+    let list = known(&state, &access).await?;
     let work = move |tx: &rusqlite::Transaction<'_>| {
+        let ViewRow { id, view } = find(tx, &access, &list, &name, which.shared)?;
+        may(&access, view.shared)?;
         views::delete(tx, id)?;
-        entry.ok(tx)
+        access.entry("view.delete", name).with(json!({ "was": view })).ok(tx)
     };
     state.store.write(work).await?;
     Ok(StatusCode::NO_CONTENT)

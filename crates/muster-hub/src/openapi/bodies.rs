@@ -41,7 +41,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     (
         "Device",
         "id:string uid:string name:string admission:Admission presence:PresenceState why:string presence_since?:millis last_seen?:millis \
-         projects:[string] facts:any usage?:Sample pairing_code?:string replacement?:string agent?:string sessions:int spooled:int \
+         projects:[string] facts:any usage?:Sample pairing_code?:string replacement?:string agent?:string sessions?:int spooled?:int \
          certificate_expires_at?:millis created_at:millis manual:bool labels:[string] fields:any missing:[string]",
     ),
     ("DeviceAdd", "id:string name?:string fields?:any labels?:[string] projects?:[string]"),

@@ -181,6 +181,12 @@ pub fn is_free(key: &str) -> bool {
 }
 
 impl Column {
+    /// Whether only those see it who may view the device: for all others it is absent.
+    pub fn is_detail(&self) -> bool {
+        use Column as C;
+        matches!(self, C::Sessions | C::Spooled | C::Mem | C::Disk | C::Temp | C::Fact(_) | C::Usage(_))
+    }
+
     /// Whether its value changes by itself, without an edit.
     pub fn is_live(&self) -> bool {
         use Column as C;

@@ -3,11 +3,13 @@
 //! A page begins behind the last row of the one before, by that row's keys and uid: rows that come and go meanwhile neither
 //! repeat nor hide others. An order by something live, such as `-cpu`, is that of the moment; a device may move over the place.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use muster_proto::api::{Admission, PresenceState};
-use muster_proto::id::DeviceUid;
+use muster_proto::api::{Admission, Field, PresenceState};
+use muster_proto::id::{DeviceUid, ProjectId};
 use serde::{Deserialize, Serialize};
 
 use super::List;
@@ -102,6 +104,55 @@ impl List {
         Found { uids: found.into_iter().map(|(_, entry)| entry.uid.clone()).collect(), total, next }
     }
 
+    /// The list as somebody may know it: a collaborator knows of those custom fields and choices that the own devices have.
+    #[must_use]
+    pub fn known_to(&self, standing: &Standing) -> Self {
+        if rights::allows(Action::SeeMembers, standing.role, None) {
+            return self.clone();
+        }
+        // Each field, whether a device has a value for it, and the choices that none was seen to have so far.
+        let mut known: Vec<(i64, &Field, bool, Vec<&String>)> =
+            self.fields.iter().map(|(id, field)| (*id, field, false, field.choices.iter().collect())).collect();
+        for entry in self.rows.iter().filter(|entry| may(standing, Action::SeeDevices, entry)) {
+            let mut open = false;
+            for (id, _, seen, choices) in known.iter_mut().filter(|(_, _, seen, choices)| !seen || !choices.is_empty()) {
+                if let Some((_, cell)) = entry.values.iter().find(|(field, _)| field == id) {
+                    *seen = true;
+                    if let Value::Text(text) = cell.value() {
+                        choices.retain(|choice| *choice != text);
+                    }
+                }
+                open |= !*seen || !choices.is_empty();
+            }
+            if !open {
+                break;
+            }
+        }
+        let fields = known.into_iter().filter(|(_, _, seen, _)| *seen).map(|(id, field, _, unseen)| {
+            let mut field = field.clone();
+            field.choices.retain(|choice| !unseen.contains(&choice));
+            (id, field)
+        });
+        let fields: Vec<(i64, Field)> = fields.collect();
+        Self { fields: Arc::new(fields), rows: Arc::clone(&self.rows) }
+    }
+
+    /// How many devices each project has, and how many of these are online.
+    pub fn by_project(&self, live: &Live) -> HashMap<&ProjectId, (u32, u32)> {
+        let mut counts: HashMap<&ProjectId, (u32, u32)> = HashMap::new();
+        for rows in self.rows.chunks(AT_ONCE) {
+            let look = live.look();
+            for entry in rows {
+                let online = look.of(&entry.uid).is_some_and(|live| live.presence() == PresenceState::Online);
+                for project in &entry.projects {
+                    let (devices, there) = counts.entry(project).or_default();
+                    (*devices, *there) = (*devices + 1, *there + u32::from(online));
+                }
+            }
+        }
+        counts
+    }
+
     /// All that pass, in the order of their uids.
     pub fn matching(&self, viewer: &Viewer<'_>, plan: &Plan) -> Vec<DeviceUid> {
         let mut uids = Vec::new();
@@ -116,7 +167,7 @@ impl List {
             for uid in uids {
                 let Ok(at) = self.rows.binary_search_by(|entry| entry.uid.cmp(uid)) else { continue };
                 let entry = &*self.rows[at];
-                let row = Shown { entry, list: self, standing: viewer.standing, live: look.of(uid), sessions: &viewer.sessions };
+                let row = Shown::of(entry, self, viewer, look.of(uid));
                 let values: Vec<Value<'_>> = columns.iter().map(|column| row.value(column)).collect();
                 take(&values);
             }
@@ -131,7 +182,7 @@ impl List {
                 if !all && !viewer.sees(entry) {
                     continue;
                 }
-                let row = Shown { entry, list: self, standing: viewer.standing, live: look.of(&entry.uid), sessions: &viewer.sessions };
+                let row = Shown::of(entry, self, viewer, look.of(&entry.uid));
                 if plan.passes(&row) {
                     take(&row);
                 }
@@ -148,11 +199,17 @@ fn compare(order: &[SortBy], a: &[Key<'_>], a_uid: &DeviceUid, b: &[Key<'_>], b_
 
 impl Viewer<'_> {
     fn sees(&self, entry: &Entry) -> bool {
-        entry.projects.iter().any(|id| {
-            let role = self.standing.projects.get(id).map(|project| project.role);
-            role.is_some() && rights::allows(Action::SeeDevices, self.standing.role, role)
-        })
+        may(self.standing, Action::SeeDevices, entry)
     }
+}
+
+/// Whether somebody may do it to a device, in the organization or in a project that it is in.
+fn may(standing: &Standing, action: Action, entry: &Entry) -> bool {
+    rights::allows(action, standing.role, None)
+        || entry.projects.iter().any(|project| {
+            let role = standing.projects.get(project).map(|project| project.role);
+            role.is_some() && rights::allows(action, standing.role, role)
+        })
 }
 
 /// A row as somebody sees it now.
@@ -162,10 +219,26 @@ struct Shown<'a, 'l> {
     standing: &'a Standing,
     live: Option<Seen<'l>>,
     sessions: &'l HashMap<DeviceUid, usize>,
+    /// Whether the person may view the device; looked at where a column asks.
+    views: OnceCell<bool>,
+}
+
+impl<'a, 'l> Shown<'a, 'l> {
+    fn of(entry: &'a Entry, list: &'a List, viewer: &'l Viewer<'a>, live: Option<Seen<'l>>) -> Self {
+        Self { entry, list, standing: viewer.standing, live, sessions: &viewer.sessions, views: OnceCell::new() }
+    }
+
+    /// Nothing that the person may not see, and no trace of it in a filter or an order.
+    fn hides(&self, column: &Column) -> bool {
+        column.is_detail() && !*self.views.get_or_init(|| may(self.standing, Action::ViewDevice, self.entry))
+    }
 }
 
 impl<'a> Row<'a> for Shown<'a, '_> {
     fn value(&self, column: &Column) -> Value<'a> {
+        if self.hides(column) {
+            return Value::Absent;
+        }
         let entry = self.entry;
         let text = |text: Option<&'a str>| text.map_or(Value::Absent, Value::Text);
         let time = |time: Option<i64>| time.map_or(Value::Absent, Value::Time);
@@ -195,6 +268,8 @@ impl<'a> Row<'a> for Shown<'a, '_> {
             Column::Label => Value::List(entry.labels.iter().map(|label| &**label).collect()),
             Column::Code => text(entry.code.as_deref()),
             Column::Replacement => Value::Bool(entry.replacement),
+            // What the organization wants of its devices is no collaborator's business.
+            Column::Missing if !rights::allows(Action::SeeMembers, self.standing.role, None) => Value::List(Vec::new()),
             Column::Missing => {
                 let missing =
                     self.list.fields.iter().filter(|(id, field)| field.required && !entry.values.iter().any(|(has, _)| has == id));

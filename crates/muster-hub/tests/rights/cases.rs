@@ -9,6 +9,8 @@ use crate::targets::Fresh;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum On {
     Org,
+    /// What is the organization's own: hidden from whoever has no role in the organization itself.
+    Own,
     Project,
     Device,
     /// A project and a device: whoever sees one of them only may get either.
@@ -278,8 +280,8 @@ pub(crate) const CASES: &[Case] = &[
     call(ManageFields, On::Org, Fresh::Field, "DELETE", FIELD).gone(FIELDS, "key={field}"),
     all("GET", VIEWS),
     call(ShareView, On::Org, Fresh::Nothing, "POST", VIEWS).with(r#"{"name":"{new}","shared":true}"#).then(VIEWS, "name={new}"),
-    call(ShareView, On::Org, Fresh::View, "PATCH", VIEW).with(r#"{"filter":"name = \"{new}\""}"#),
-    call(ShareView, On::Org, Fresh::View, "DELETE", VIEW).gone(VIEWS, "name={view}"),
+    call(ShareView, On::Own, Fresh::View, "PATCH", VIEW).with(r#"{"filter":"name = \"{new}\""}"#),
+    call(ShareView, On::Own, Fresh::View, "DELETE", VIEW).gone(VIEWS, "name={view}"),
 
     call(DeleteDevice, On::Device, Fresh::Device, "DELETE", DEVICE).gone(DEVICE, ""),
     call(DeleteUnadmitted, On::Device, Fresh::Pending, "DELETE", DEVICE).gone(DEVICE, ""),

@@ -6,6 +6,7 @@
 mod after;
 mod caller;
 mod cases;
+mod details;
 mod foreign;
 mod fuzz;
 mod grid;

@@ -48,6 +48,7 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
     }
     let sees = match case.on {
         On::Org => true,
+        On::Own => !of_org(&everywhere).is_empty(),
         On::Project => !of_project(standing.hats).is_empty(),
         On::Device | On::Both => !standing.hats.is_empty(),
     };
@@ -59,7 +60,7 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
     if case.on == On::Both && of_project(standing.hats).is_empty() {
         return Expected::Refused(vec!["not_found", "forbidden"]);
     }
-    if !may(row, if case.on == On::Org { &everywhere } else { standing.hats }) {
+    if !may(row, if matches!(case.on, On::Org | On::Own) { &everywhere } else { standing.hats }) {
         return Expected::Refused(vec!["forbidden"]);
     }
     if scope < row.1 {
@@ -70,7 +71,7 @@ fn expected(case: &Case, standing: &Standing) -> Expected {
         Archived::Shut => true,
         Archived::ShutByProject => !may(row, &of_org(standing.hats)),
     };
-    if standing.place == "attic" && shut && (case.on != On::Org || case.shut.is_some()) {
+    if standing.place == "attic" && shut && (!matches!(case.on, On::Org | On::Own) || case.shut.is_some()) {
         return Expected::Refused(vec!["archived", "forbidden"]);
     }
     match case.but {

@@ -58,9 +58,9 @@ pub struct Device {
     pub last_seen: Option<Millis>,
     /// Projects that share it and that the caller sees.
     pub projects: Vec<ProjectId>,
-    /// What it says of itself.
+    /// What it says of itself; empty for whoever may see the device and not view it.
     pub facts: Facts,
-    /// Its newest sample.
+    /// Its newest sample, for whoever may view the device.
     pub usage: Option<Sample>,
     /// While pending: the code that the device shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,10 +70,12 @@ pub struct Device {
     pub replacement: Option<String>,
     /// The daemon's version.
     pub agent: Option<String>,
-    /// Open sessions.
-    pub sessions: u32,
-    /// Samples that wait on the device, as its last heartbeat said.
-    pub spooled: u64,
+    /// Open sessions, for whoever may view the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u32>,
+    /// Samples that wait on the device, as its last heartbeat said; for whoever may view it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spooled: Option<u64>,
     /// End of its certificate.
     pub certificate_expires_at: Option<Millis>,
     /// When filed.

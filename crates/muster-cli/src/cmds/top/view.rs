@@ -79,8 +79,8 @@ pub(super) fn device(device: &Device, history: &History, now: Millis, columns: u
     let age = device.usage.as_ref().map_or("no sample yet".to_owned(), |sample| format!("sample {}", ago(now, sample.t)));
     let seen = device.last_seen.map(|seen| format!("seen {}", ago(now, seen))).unwrap_or_default();
     let mut head = format!("{}{serial}  {}  {seen}  {age}", Style::Bold.paint(&name, color), style.paint(&word, color));
-    if device.sessions > 0 {
-        head.push_str(&format!("  {} sessions", device.sessions));
+    if let Some(count) = device.sessions.filter(|count| *count > 0) {
+        head.push_str(&format!("  {count} sessions"));
     }
     let mut lines = vec![head];
     if device.presence != PresenceState::Online || device.admission != Admission::Admitted {
