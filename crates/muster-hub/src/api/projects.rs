@@ -41,23 +41,27 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Project>>> {
     let org = access.org.clone();
-    let mut numbers = state.store.read(move |db| projects::numbers(db, &org, None)).await?;
-    let items = access.projects.iter().map(|(id, project)| filled(&state, id, project, numbers.remove(id).unwrap_or_default()));
-    Ok(Json(Page { items: items.collect(), next: None }))
+    let (list, there) = (state.registry.list(&access.org), state.clone());
+    let work = move |db: &rusqlite::Connection| {
+        let (mut numbers, counts) = (projects::numbers(db, &org, None)?, list.by_project(there.ingest.live()));
+        let filled = |(id, project): (&ProjectId, &ProjectAccess)| {
+            filled(id, project, numbers.remove(id).unwrap_or_default(), counts.get(id).copied().unwrap_or_default())
+        };
+        Ok(access.projects.iter().map(filled).collect())
+    };
+    Ok(Json(Page { items: state.store.read(work).await?, next: None }))
 }
 
-/// A project with its numbers.
-fn filled(state: &AppState, id: &ProjectId, project: &ProjectAccess, numbers: Numbers) -> Project {
-    let live = state.ingest.live();
-    let online = numbers.devices.iter().filter(|uid| live.is_online(uid)).count();
+/// A project with its numbers: its devices, admitted or not, and those of them that are online.
+fn filled(id: &ProjectId, project: &ProjectAccess, numbers: Numbers, (devices, online): (u32, u32)) -> Project {
     Project {
         id: id.clone(),
         name: project.name.clone(),
         description: numbers.description,
         visibility: project.visibility,
         role: project.role,
-        devices: u32::try_from(numbers.devices.len()).unwrap_or(u32::MAX),
-        online: u32::try_from(online).unwrap_or(u32::MAX),
+        devices,
+        online,
         sessions: numbers.sessions,
         runs: numbers.runs,
         members: numbers.members,
@@ -75,7 +79,7 @@ async fn change(
     id: ProjectId,
     work: impl FnOnce(&Transaction<'_>) -> store::Result<()> + Send + 'static,
 ) -> ApiResult<Json<Project>> {
-    let of = id.clone();
+    let (of, org) = (id.clone(), access.org.clone());
     let work = move |tx: &Transaction<'_>| {
         work(tx)?;
         let access = access.inside(tx)?;
@@ -86,7 +90,8 @@ async fn change(
         }
     };
     let (project, numbers) = state.store.write(work).await?;
-    Ok(Json(filled(state, &id, &project, numbers)))
+    let counts = state.registry.list(&org).of_project(state.ingest.live(), &id);
+    Ok(Json(filled(&id, &project, numbers, counts)))
 }
 
 async fn create(
@@ -116,7 +121,8 @@ async fn show(State(state): State<AppState>, access: OrgAccess, Path((_, project
     let (_, project) = access.project(id.as_str())?;
     let (org, of) = (access.org.clone(), id.clone());
     let numbers = state.store.read(move |db| projects::numbers(db, &org, Some(&of))).await?.remove(&id).unwrap_or_default();
-    Ok(Json(filled(&state, &id, project, numbers)))
+    let counts = state.registry.list(&access.org).of_project(state.ingest.live(), &id);
+    Ok(Json(filled(&id, project, numbers, counts)))
 }
 
 /// Settings. An archived project is read-only; its restoring is a request of its own.

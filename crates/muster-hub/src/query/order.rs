@@ -187,7 +187,8 @@ impl Kept {
 
 /// The order of texts for people: `robot-2` before `robot-10`, capitals beside small letters. Equal only for equal texts.
 pub fn natural(a: &str, b: &str) -> Ordering {
-    let (mut x, mut y) = (a, b);
+    let same = same(a, b);
+    let (mut x, mut y) = (&a[same..], &b[same..]);
     loop {
         let (Some(c), Some(d)) = (x.chars().next(), y.chars().next()) else {
             // One is the other's beginning; or they differ only in what does not count, and then by their letters.
@@ -208,6 +209,15 @@ pub fn natural(a: &str, b: &str) -> Ordering {
             return found;
         }
     }
+}
+
+/// How many bytes are the same at the beginning of both, up to a whole character and no further than before a number.
+fn same(a: &str, b: &str) -> usize {
+    let mut same = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    while !a.is_char_boundary(same) || !b.is_char_boundary(same) {
+        same -= 1;
+    }
+    same - a[..same].bytes().rev().take_while(u8::is_ascii_digit).count()
 }
 
 /// The digits at the beginning, without leading zeros, and the rest.

@@ -153,6 +153,15 @@ impl List {
         counts
     }
 
+    /// How many devices one project has, and how many of these are online.
+    pub fn of_project(&self, live: &Live, project: &ProjectId) -> (u32, u32) {
+        let (mut devices, mut online) = (0, 0);
+        for entry in self.rows.iter().filter(|entry| entry.projects.contains(project)) {
+            (devices, online) = (devices + 1, online + u32::from(live.is_online(&entry.uid)));
+        }
+        (devices, online)
+    }
+
     /// All that pass, in the order of their uids.
     pub fn matching(&self, viewer: &Viewer<'_>, plan: &Plan) -> Vec<DeviceUid> {
         let mut uids = Vec::new();

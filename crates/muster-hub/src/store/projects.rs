@@ -15,8 +15,6 @@ use super::{Result, devices, limits};
 pub(crate) struct Numbers {
     pub description: Option<String>,
     pub archived_at: Option<Millis>,
-    /// Its devices, admitted or not.
-    pub devices: Vec<DeviceUid>,
     /// Living sessions in its name.
     pub sessions: u32,
     /// Runs in its name that have not ended.
@@ -25,7 +23,7 @@ pub(crate) struct Numbers {
     pub members: u32,
 }
 
-/// The numbers of an organization's projects, or of one of them.
+/// The numbers of an organization's projects, or of one of them. Devices are counted in memory, by the registry.
 pub(crate) fn numbers(connection: &Connection, org: &OrgId, only: Option<&ProjectId>) -> Result<BTreeMap<ProjectId, Numbers>> {
     let only = only.map(ProjectId::as_str);
     // Owners and, where it is internal, members are counted once; the others come from participation and teams.
@@ -49,16 +47,7 @@ pub(crate) fn numbers(connection: &Connection, org: &OrgId, only: Option<&Projec
         let id: ProjectId = row.get::<_, String>(0)?.parse()?;
         let (description, archived_at) = (row.get(1)?, row.get(2)?);
         let (sessions, runs, members) = (row.get(3)?, row.get(4)?, row.get(5)?);
-        numbers.insert(id, Numbers { description, archived_at, devices: Vec::new(), sessions, runs, members });
-    }
-    let mut statement =
-        connection.prepare_cached("SELECT project, uid FROM device_projects WHERE org = ?1 AND (?2 IS NULL OR project = ?2)")?;
-    let mut rows = statement.query(params![org.as_str(), only])?;
-    while let Some(row) = rows.next()? {
-        let project: ProjectId = row.get::<_, String>(0)?.parse()?;
-        if let Some(numbers) = numbers.get_mut(&project) {
-            numbers.devices.push(row.get::<_, String>(1)?.parse()?);
-        }
+        numbers.insert(id, Numbers { description, archived_at, sessions, runs, members });
     }
     Ok(numbers)
 }
