@@ -23,6 +23,35 @@ pub fn read(cell: &str) -> &str {
     }
 }
 
+/// The first cell whose quotes are wrong: the line on which it begins, and what is wrong. A reader would take everything up to the
+/// next quote for one cell, and say nothing.
+pub fn misquoted(body: &[u8], delimiter: u8) -> Option<(u64, &'static str)> {
+    enum At {
+        Begin,
+        Plain,
+        Quoted,
+        /// The quoted cell has ended, or a quote is written twice.
+        Quote,
+    }
+    let (mut at, mut line, mut began) = (At::Begin, 1, 1);
+    for byte in body {
+        at = match (at, *byte) {
+            (At::Quoted, b'"') => At::Quote,
+            (At::Quoted, _) => At::Quoted,
+            (At::Quote, b'"') => At::Quoted,
+            (_, byte) if byte == delimiter || byte == b'\n' || byte == b'\r' => At::Begin,
+            (At::Begin, b'"') => {
+                began = line;
+                At::Quoted
+            }
+            (At::Begin | At::Plain, _) => At::Plain,
+            (At::Quote, _) => return Some((began, "a quoted cell goes on behind its second quote; a quote inside is written twice: \"\"")),
+        };
+        line += u64::from(*byte == b'\n');
+    }
+    matches!(at, At::Quoted).then_some((began, "a quote is opened here and never closed"))
+}
+
 /// One line.
 pub fn line<'a>(cells: impl IntoIterator<Item = Cow<'a, str>>) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -39,6 +68,26 @@ pub fn number(n: Option<impl ToString>) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quotes_that_do_not_close() {
+        for (text, found) in [
+            ("id,name\n1,\"a, b\"\n", None),
+            ("id,name\r\n1,\"say \"\"a\"\"\"\r\n", None),
+            ("id,name\n1,5\" pipe\n", None),
+            ("id,name\n1,\"two\nlines\"\n2,\"\"", None),
+            ("id;name\n1;\"a;b\"", None),
+            ("", None),
+            ("id,name\n1,\"two\nlines\"\n2,\"b\n3,c\n", Some((4, "never closed"))),
+            ("\"id,name", Some((1, "never closed"))),
+            ("id,name\n1,\"b\n2,\"c\"\n", Some((2, "behind its second quote"))),
+        ] {
+            let delimiter = if text.contains(';') { b';' } else { b',' };
+            let told = misquoted(text.as_bytes(), delimiter);
+            assert_eq!(told.map(|told| told.0), found.map(|found| found.0), "{text:?}");
+            assert!(told.zip(found).is_none_or(|(told, found)| told.1.contains(found.1)), "{told:?}");
+        }
+    }
 
     #[test]
     fn formulas_become_texts_and_come_back() {

@@ -57,6 +57,9 @@ async fn list(State(state): State<AppState>, access: OrgAccess, bearer: Bearer, 
     let asker = Asker::of(&state, &access, bearer);
     let follow = asked.follow == Some(true);
     match asked.format.unwrap_or(if follow { Format::Jsonl } else { Format::Json }) {
+        _ if follow && asked.cursor.is_some() => {
+            Err(ApiError::new(Code::Invalid, "cursor: what is followed has no pages; name the last event that you have with after"))
+        }
         Format::Jsonl if follow => tail::answer(asker, filter, asked.after).await,
         _ if follow => Err(ApiError::new(Code::Invalid, "format: what is followed comes as jsonl")),
         format @ (Format::Jsonl | Format::Csv) => {

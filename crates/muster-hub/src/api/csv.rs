@@ -226,6 +226,9 @@ fn read(access: &OrgAccess, list: &List, body: &[u8]) -> ApiResult<File> {
     let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // Spreadsheets of half the world write semicolons.
     let delimiter = if !first.contains(&b',') && first.contains(&b';') { b';' } else { b',' };
+    if let Some((line, why)) = csv_text::misquoted(body, delimiter) {
+        return Err(ApiError::new(Code::Invalid, format!("line {line}: {why}; nothing was imported")));
+    }
     let mut reader = ::csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).has_headers(false).from_reader(body);
     let (mut file, mut record) = (File::default(), ::csv::StringRecord::new());
     let mut headers: Option<Vec<(String, Meaning)>> = None;
