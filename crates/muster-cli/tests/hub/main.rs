@@ -2,6 +2,7 @@
 
 mod commands;
 mod devices;
+mod list;
 mod logins;
 mod organization;
 mod people;
