@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use muster_proto::Millis;
 use muster_proto::api::{OrgRole, ProjectRole, Visibility};
 use muster_proto::id::{OrgId, ProjectId};
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 use crate::rights;
 use crate::store::roles::{self, OfAccount, OfOrg};
@@ -182,7 +182,7 @@ impl Standings {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn inside(tx: &Transaction<'_>, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
+    pub fn inside(tx: &Connection, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
         read(tx, org, account)
     }
 

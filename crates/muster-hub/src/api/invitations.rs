@@ -24,6 +24,7 @@ use crate::audit::Entry;
 use crate::auth::{self, Person};
 use crate::clock::{self, DAY, SECOND};
 use crate::rights::Action;
+use crate::standings::Standings;
 use crate::state::{App, AppState};
 use crate::store::accounts::{self as stored, Account};
 use crate::store::invitations::{self, InvitationRow, Place};
@@ -287,12 +288,11 @@ fn opened(connection: &Connection, token: &Token, now: Millis) -> store::Result<
 
 /// Whether who invited still has the right: who left, or has less, leaves no doors behind.
 fn still_may(connection: &Connection, row: &InvitationRow, inviter: i64) -> store::Result<bool> {
-    let Some(standing) = orgs::standing(connection, &row.org, inviter)? else { return Ok(false) };
+    let Some(standing) = Standings::inside(connection, &row.org, inviter)? else { return Ok(false) };
     Ok(match &row.place {
         Place::Org(_) => rights::allows(Action::ManageMembers, standing.role, None),
         Place::Project(project, gives) => {
-            let there = standing.projects.iter().find(|known| known.id == *project);
-            let role = there.and_then(|there| rights::project_role(standing.role, there.visibility, there.participant));
+            let role = standing.projects.get(project).map(|project| project.role);
             rights::allows(Action::ManageParticipants, standing.role, role) && role.is_some_and(|role| role >= *gives)
         }
     })
