@@ -218,7 +218,7 @@ fn one(
     checked: &Checked,
     device: &DeviceRow,
 ) -> store::Result<Option<After>> {
-    let require = |action: Action| access.require_on(action, device).map_err(|error| store::Error::Problem(error.0));
+    let require = |action: Action| access.require_on(action, device).map_err(store::Error::from);
     let by = access.person.email.as_str();
     let entry = |name: &'static str| access.entry(name, device.uid.as_str()).with(json!({ "bulk": true, "serial": device.serial }));
     match action {
@@ -235,17 +235,11 @@ fn one(
             decisions::revoke_in(tx, device, order.reason.as_deref(), by, entry("device.revoke"))
         }
         BulkAction::Delete => {
-            require(if device.admitted_at.is_none() { Action::DeleteUnadmitted } else { Action::DeleteDevice })?;
+            decisions::may_delete(access, device)?;
             decisions::delete_in(tx, device, entry("device.delete")).map(Some)
         }
         BulkAction::Assign | BulkAction::Unassign | BulkAction::Edit => {
-            if order.wishes.edits() {
-                require(Action::EditDevice)?;
-            }
-            // As for one device: nobody takes into his project what he only sees.
-            if !order.wishes.join.is_empty() {
-                require(Action::AssignDevice)?;
-            }
+            order.wishes.may(access, device)?;
             if !order.wishes.apply(tx, device, checked)? {
                 return Ok(None);
             }

@@ -171,6 +171,14 @@ pub(super) fn revoke_in(
     })))
 }
 
+/// Lets only those go on who may take a device off the list as it is inside the transaction.
+pub(super) fn may_delete(access: &OrgAccess, device: &DeviceRow) -> ApiResult<()> {
+    if !access.sees(device) {
+        return Err(ApiError::not_found("device", device.uid.as_str()));
+    }
+    access.require_on(if device.admitted_at.is_none() { Action::DeleteUnadmitted } else { Action::DeleteDevice }, device)
+}
+
 /// Takes a device off the list, inside a transaction.
 pub(super) fn delete_in(tx: &Transaction<'_>, device: &DeviceRow, entry: Entry) -> store::Result<After> {
     devices::delete(tx, &device.uid, clock::now())?;

@@ -154,22 +154,16 @@ async fn edit(
         leave: Wishes::projects(&access, "remove_projects", &wanted.remove_projects)?,
     };
     wishes.check()?;
-    if wishes.edits() {
-        access.require_on(Action::EditDevice, &device)?;
-    }
-    // Otherwise who maintains one project could take in any device that he only sees, and would have it in his hands.
-    if !wishes.join.is_empty() {
-        access.require_on(Action::AssignDevice, &device)?;
-    }
-    let entry = access.entry("device.edit", device.uid.as_str()).with(wishes.told());
-    let uid = device.uid.clone();
+    let (uid, by) = (device.uid.clone(), access.clone());
     let work = move |tx: &rusqlite::Transaction<'_>| {
         let device = decisions::fresh(tx, &uid)?;
+        wishes.may(&by, &device)?;
         let checked = wishes.checked(tx, &device.org)?;
         wishes.apply(tx, &device, &checked)?;
-        entry.ok(tx)
+        by.entry("device.edit", uid.as_str()).with(wishes.told()).ok(tx)?;
+        Ok(device)
     };
-    let ((), changed) = change(&state, &device.uid, work).await?;
+    let (device, changed) = change(&state, &device.uid, work).await?;
     if let Some(name) = name.filter(|name| *name != device.name && device.admission == Admission::Admitted) {
         tell_name(&state, &device, name).await;
     }
@@ -187,10 +181,12 @@ async fn tell_name(state: &AppState, device: &DeviceRow, name: String) {
 
 async fn delete(State(state): State<AppState>, access: OrgAccess, Path((_, device)): Path<(String, String)>) -> ApiResult<StatusCode> {
     let device = access.device(&state, &device).await?;
-    access.require_on(if device.admitted_at.is_none() { Action::DeleteUnadmitted } else { Action::DeleteDevice }, &device)?;
-    let entry = access.entry("device.delete", device.uid.as_str());
     let uid = device.uid.clone();
-    let work = move |tx: &rusqlite::Transaction<'_>| decisions::delete_in(tx, &decisions::fresh(tx, &uid)?, entry);
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        let device = decisions::fresh(tx, &uid)?;
+        decisions::may_delete(&access, &device)?;
+        decisions::delete_in(tx, &device, access.entry("device.delete", uid.as_str()))
+    };
     let after = state.store.write(work).await?;
     decisions::follow(&state, device.uid, after).await;
     Ok(StatusCode::NO_CONTENT)

@@ -73,6 +73,22 @@ impl Wishes {
         self.name.is_some() || !self.values.is_empty() || !self.add_labels.is_empty() || !self.remove_labels.is_empty()
     }
 
+    /// Lets only those go on who may do it to a device as it is inside the transaction.
+    pub(super) fn may(&self, access: &OrgAccess, device: &DeviceRow) -> ApiResult<()> {
+        // Who does not see it any more is told no more than of one that is not there.
+        if !access.sees(device) {
+            return Err(ApiError::not_found("device", device.uid.as_str()));
+        }
+        if self.edits() {
+            access.require_on(Action::EditDevice, device)?;
+        }
+        // Otherwise who maintains one project could take in any device that he only sees, and would have it in his hands.
+        if !self.join.is_empty() {
+            access.require_on(Action::AssignDevice, device)?;
+        }
+        Ok(())
+    }
+
     /// Checks values against the fields that there are, and projects; all mistakes together.
     pub(super) fn checked(&self, tx: &Transaction<'_>, org: &OrgId) -> store::Result<Checked> {
         for project in self.join.iter().chain(&self.leave) {
