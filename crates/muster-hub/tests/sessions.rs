@@ -255,3 +255,40 @@ impl Whole {
         assert_eq!(made, 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_at_the_same_time_are_as_many_as_there_may_be() {
+    let hub = Whole::start().await;
+    let papers = hub.device(A).await;
+    let mut link = hub.linked(A, &papers).await;
+    let sql = "INSERT INTO limits (org, scope, name, most) VALUES ('acme', 'own', 'sessions', 1)";
+    hub.running.state.store.write(move |tx| Ok(tx.execute(sql, [])?)).await.unwrap();
+    let first = hub.open(A, &json!({})).await.unwrap();
+    for _ in 0..3 {
+        let refused = hub.open(A, &json!({})).await.err().unwrap();
+        assert_eq!(refused.code, "limit_reached", "{refused}");
+        assert!(
+            refused.detail.contains("1 sessions at the same time") && refused.detail.contains("muster limit set sessions"),
+            "{refused}"
+        );
+    }
+    let count = |db: &rusqlite::Connection| Ok(db.query_row("SELECT count(*) FROM sessions", [], |row| row.get::<_, i64>(0))?);
+    assert_eq!(hub.running.state.store.read(count).await.unwrap(), 1, "one that was refused leaves no record");
+    hub.call(&hub.token, "DELETE", &format!("/v1/orgs/acme/sessions/{}", first.session), &Value::Null).await.unwrap();
+    // Its place is free once its end is in the record; the device hears of no other than these two.
+    let deadline = tokio::time::Instant::now() + WAIT;
+    let second = loop {
+        match hub.open(A, &json!({})).await {
+            Ok(second) => break second,
+            Err(refused) => assert!(refused.code == "limit_reached" && tokio::time::Instant::now() < deadline, "{refused}"),
+        }
+    };
+    let mut opened = Vec::new();
+    while opened.last() != Some(&second.session) {
+        if let SessionOrder::Open(open) = order(&link.packet().await.unwrap()) {
+            opened.push(open.session);
+        }
+    }
+    assert_eq!(opened, [first.session, second.session]);
+    hub.running.stop().await;
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::world::{Client, Device, World};
+use crate::world::{Answer, Client, Device, World};
 
 async fn set(client: &Client, scope: &str, name: &str, most: Option<u64>) -> Value {
     client.patch("/v1/orgs/acme/limits", json!({ "scope": scope, "limits": [{ "name": name, "most": most }] })).await.ok(200)
@@ -152,4 +152,82 @@ async fn an_invitation_holds_a_place() {
     set(&world.owner, "own", "users", Some(3)).await;
     world.owner.post("/v1/orgs/acme/service-accounts", service).await.ok(201);
     assert_eq!(of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "users")["used"], 3);
+}
+
+/// The sentence of a refusal at a limit: how many there may be, how many there are, and what to do.
+#[track_caller]
+fn at_limit(answer: &Answer, what: &str, name: &str) {
+    let detail = answer.problem("limit_reached").detail;
+    assert!(detail.contains(what) && detail.contains(&format!("muster limit set {name} NUMBER")), "{detail}");
+    assert!(detail.contains("an owner of acme set this limit"), "{detail}");
+}
+
+/// All rows that a request for devices or runs could leave.
+async fn rows(world: &World) -> Vec<i64> {
+    let read = |db: &rusqlite::Connection| {
+        let count = |table: &str| db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
+        let tables = ["devices", "device_labels", "device_projects", "runs", "run_output", "mqtt_queue"];
+        Ok(tables.iter().map(|table| count(table)).collect::<rusqlite::Result<_>>()?)
+    };
+    world.hub.state.store.read(read).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_by_hand_and_from_a_file_are_all_refused_or_all_entered() {
+    let world = World::new().await;
+    let devices = "/v1/orgs/acme/devices";
+    world.owner.post(devices, json!({ "id": "SN-1", "name": "first" })).await.ok(201);
+    set(&world.owner, "own", "devices", Some(2)).await;
+    world.owner.post(devices, json!({ "id": "SN-2" })).await.ok(201);
+    let before = rows(&world).await;
+    at_limit(&world.owner.post(devices, json!({ "id": "SN-3", "labels": ["blue"], "projects": ["lab"] })).await, "2 devices", "devices");
+    assert_eq!(rows(&world).await, before);
+    let import = async |query: &str, file: &str| {
+        let headers = [("content-type", "text/csv")];
+        world.owner.raw("POST", &format!("{devices}/import{query}"), &headers, file.as_bytes().to_vec()).await
+    };
+    // One line changes what is there, and two are new: a trial says it as well.
+    let file = "id,name,labels\nSN-1,other,blue\nSN-3,,\nSN-4,,\n";
+    for query in ["?dry_run=true", ""] {
+        let answer = import(query, file).await;
+        at_limit(&answer, "2 devices on its list and has 2, and 2 more were asked for", "devices");
+        assert_eq!(rows(&world).await, before, "{query}");
+        assert_eq!(world.owner.get(&format!("{devices}/SN-1")).await.ok(200)["name"], "first");
+    }
+    assert_eq!(import("", "id,name\nSN-1,other\n").await.ok(200)["updated"], 1, "what adds nothing is not refused");
+    set(&world.owner, "own", "devices", Some(4)).await;
+    assert_eq!(import("", file).await.ok(200)["created"], 2);
+    let of = async |action: &str, result: &str| {
+        world.audit().await.iter().filter(|event| event["action"] == action && event["result"] == result).count()
+    };
+    assert_eq!((of("device.add", "limit_reached").await, of("device.import", "limit_reached").await), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_at_the_same_time_are_as_many_as_there_may_be() {
+    let world = World::new().await;
+    let device = world.admitted("R-1").await;
+    set(&world.owner, "own", "runs", Some(3)).await;
+    let path = format!("/v1/orgs/acme/devices/{}/runs", device.uid);
+    let start = || {
+        let (owner, path) = (world.owner.clone(), path.clone());
+        tokio::spawn(async move { owner.post(&path, json!({ "command": { "argv": ["true"] } })).await })
+    };
+    let mut made = Vec::new();
+    for answer in futures_util::future::join_all((0..10).map(|_| start())).await {
+        let answer = answer.unwrap();
+        if answer.status == 201 {
+            made.push(answer.json()["id"].as_str().unwrap().to_owned());
+        } else {
+            at_limit(&answer, "3 runs at the same time", "runs");
+        }
+    }
+    assert_eq!(made.len(), 3);
+    let filed = rows(&world).await;
+    assert_eq!((filed[3], filed[5]), (3, 3), "a run that was refused leaves no record and no order");
+    assert_eq!(of(&world.owner.get("/v1/orgs/acme/limits").await.ok(200), "runs")["used"], 3);
+    // The place of one that has ended is free.
+    world.owner.post(&format!("/v1/orgs/acme/runs/{}/cancel", made[0]), json!({})).await.ok(200);
+    assert_eq!(start().await.unwrap().status, 201);
+    at_limit(&start().await.unwrap(), "3 runs", "runs");
 }
