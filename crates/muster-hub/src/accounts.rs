@@ -1,14 +1,15 @@
 //! Passwords and logins: argon2id, off the async threads, and a bound on guessing.
 //!
-//! An unknown account costs the same time as a known one with a wrong password, and both read the same.
+//! An unknown account costs the same work as a known one with a wrong password, and both read the same.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Argon2, Params};
 use muster_proto::Millis;
 use muster_proto::problem::Code;
 use tokio::sync::Semaphore;
@@ -70,17 +71,15 @@ pub async fn hash_slowly(password: String) -> Result<String, ApiError> {
     tokio::task::spawn_blocking(move || hash(&password)).await.map_err(|_| stopping())
 }
 
-/// Whether a password is the one of a hash. `None`, for an account that does not exist, takes as long.
-pub async fn verify(password: String, hashed: Option<String>) -> bool {
-    let Ok(_permit) = CHECKS.acquire().await else { return false };
-    tokio::task::spawn_blocking(move || verify_now(&password, hashed.as_deref())).await.unwrap_or(false)
-}
-
-fn verify_now(password: &str, hashed: Option<&str>) -> bool {
+/// Whether a password is the one of a hash, and the work that it took to find out: blocks of memory, times the passes over them.
+/// `None`, for an account that has none or does not exist, takes as much.
+fn verify_now(password: &str, hashed: Option<&str>) -> (bool, u64) {
     static NOBODY: OnceLock<String> = OnceLock::new();
     let nobody = NOBODY.get_or_init(|| hash("nobody has this password"));
-    let Ok(parsed) = PasswordHash::new(hashed.unwrap_or(nobody)) else { return false };
-    Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok() && hashed.is_some()
+    let Ok(parsed) = PasswordHash::new(hashed.unwrap_or(nobody)) else { return (false, 0) };
+    let right = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok() && hashed.is_some();
+    let work = Params::try_from(&parsed).map_or(0, |params| u64::from(params.m_cost()) * u64::from(params.t_cost()));
+    (right, work)
 }
 
 /// Attempts before somebody has to wait, for one account from one address.
@@ -92,9 +91,12 @@ const REFILL: Millis = 12 * SECOND;
 /// Most entries kept; the oldest go first, which frees a guesser only after thousands of other addresses.
 const ENTRIES: usize = 30_000;
 
-/// Bounds the guessing of passwords: a bucket per account and address, one per account, one per address.
+/// Compares passwords and bounds the guessing of them: a bucket per account and address, one per account, one per address.
 #[derive(Debug, Default)]
-pub struct LoginLimit(Mutex<HashMap<Key, Bucket>>);
+pub struct LoginLimit {
+    buckets: Mutex<HashMap<Key, Bucket>>,
+    work: AtomicU64,
+}
 
 type Key = (Option<String>, Option<IpAddr>);
 
@@ -104,13 +106,35 @@ struct Bucket {
     full_at: Millis,
 }
 
+/// Who has one IPv6 address has 2^64 of them: what is counted is the network.
+fn network(from: Option<IpAddr>) -> Option<IpAddr> {
+    from.map(|from| match from {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        IpAddr::V4(_) => from,
+    })
+}
+
 impl LoginLimit {
+    /// Whether a password is the one of a hash; without one it takes as much work to say no.
+    pub async fn verify(&self, password: String, hashed: Option<String>) -> bool {
+        let Ok(_permit) = CHECKS.acquire().await else { return false };
+        let (right, work) = tokio::task::spawn_blocking(move || verify_now(&password, hashed.as_deref())).await.unwrap_or((false, 0));
+        self.work.fetch_add(work, Ordering::Relaxed);
+        right
+    }
+
+    /// The work that was spent on comparing passwords, in argon2's blocks.
+    pub fn work(&self) -> u64 {
+        self.work.load(Ordering::Relaxed)
+    }
+
     /// Takes one attempt, or says how many seconds to wait.
     ///
     /// # Errors
     /// The seconds until the next attempt.
     pub fn attempt(&self, email: &str, from: Option<IpAddr>, now: Millis) -> Result<(), u32> {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = network(from);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= ENTRIES {
             evict(&mut buckets, now);
         }
@@ -152,7 +176,7 @@ impl LoginLimit {
 
     /// The password was right: what this account used up from this address is forgotten.
     pub fn succeeded(&self, email: &str, from: Option<IpAddr>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(Some(email.to_owned()), from));
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).remove(&(Some(email.to_owned()), network(from)));
     }
 }
 
@@ -174,9 +198,10 @@ mod tests {
     fn passwords_are_checked() {
         let hashed = hash("correct horse battery");
         assert!(hashed.starts_with("$argon2id$"), "{hashed}");
-        assert!(verify_now("correct horse battery", Some(&hashed)));
-        assert!(!verify_now("wrong", Some(&hashed)));
-        assert!(!verify_now("nobody has this password", None));
+        let (right, work) = verify_now("correct horse battery", Some(&hashed));
+        assert!(right && work >= 19 * 1024 * 2, "{work}");
+        assert_eq!(verify_now("wrong", Some(&hashed)), (false, work));
+        assert_eq!(verify_now("nobody has this password", None), (false, work));
         assert!(check_new_password("short").is_err() && check_new_password(&"x".repeat(2000)).is_err());
     }
 
@@ -228,6 +253,22 @@ mod tests {
         for n in 0..200_000u32 {
             let _ = limit.attempt("z@x", Some(std::net::Ipv4Addr::from(n).into()), 0);
         }
-        assert!(limit.0.lock().unwrap().len() <= ENTRIES + 3);
+        assert!(limit.buckets.lock().unwrap().len() <= ENTRIES + 3);
+    }
+
+    #[test]
+    fn a_network_of_addresses_is_one_and_others_are_not_held_up() {
+        let limit = LoginLimit::default();
+        let v6 = |network: u128, host: u128| Some(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (network << 64) | host).into());
+        let refused = (0..100).filter(|n| limit.attempt(&format!("{n}@x"), v6(1, *n), 0).is_err()).count();
+        assert_eq!(refused, 70);
+        assert_eq!(limit.attempt("a@x", v6(2, 1), 0), Ok(()), "the network beside it");
+        assert_eq!(limit.attempt("a@x", Some([10, 0, 0, 1].into()), 0), Ok(()));
+        for n in 2..6 {
+            assert_eq!(limit.attempt("a@x", v6(2, n), 0), Ok(()));
+        }
+        assert!(limit.attempt("a@x", v6(2, 7), 0).is_err(), "one account from one network");
+        limit.succeeded("a@x", v6(2, 9));
+        assert_eq!(limit.attempt("a@x", v6(2, 7), 0), Ok(()));
     }
 }

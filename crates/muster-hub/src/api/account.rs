@@ -58,7 +58,7 @@ async fn prove(state: &App, person: &Person, password: String) -> ApiResult<()> 
     }
     let email = person.email.clone();
     let held = state.store.read(move |db| stored::by_email(db, &email)).await?.and_then(|account| account.password);
-    if !accounts::verify(password, held).await {
+    if !state.logins.verify(password, held).await {
         return Err(wrong());
     }
     state.logins.succeeded(&person.email, person.from);

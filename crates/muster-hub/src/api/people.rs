@@ -64,7 +64,7 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
     }
     let by_email = email.clone();
     let account = state.store.read(move |db| stored::by_email(db, &by_email)).await?;
-    let right = accounts::verify(login.password, account.as_ref().and_then(|account| account.password.clone())).await;
+    let right = state.logins.verify(login.password, account.as_ref().and_then(|account| account.password.clone())).await;
     let Some(account) = account.filter(|account| right && account.is_open() && !account.service) else { return Err(refused()) };
     state.logins.succeeded(&email, from);
     let name = login.token_name.unwrap_or_else(|| "login".into());
