@@ -160,7 +160,8 @@ impl LoginLimit {
     /// # Errors
     /// The seconds until the next attempt.
     pub fn attempt_from(&self, what: &'static str, from: Option<IpAddr>, burst: u32, refill: Millis, now: Millis) -> Result<(), u32> {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = network(from);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= ENTRIES {
             evict(&mut buckets, now);
         }
