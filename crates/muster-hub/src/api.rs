@@ -54,6 +54,7 @@ use crate::state::AppState;
 pub use access::{OrgAccess, ProjectOn};
 pub use audit::Tails;
 pub use decisions::Replace;
+use extract::Email;
 pub use extract::{Body, MaybeBody, Path, Query};
 pub use layer::Trail;
 pub(crate) use people::display_name_of;

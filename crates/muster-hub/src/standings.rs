@@ -178,12 +178,12 @@ impl Standings {
         }
     }
 
-    /// What somebody has as a transaction sees it; nothing of it is kept, as it may never be committed.
+    /// What somebody has as this connection sees it, in a transaction as well; nothing of it is kept, as it may never be committed.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn inside(tx: &Connection, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
-        read(tx, org, account)
+    pub fn inside(db: &Connection, org: &OrgId, account: i64) -> store::Result<Option<Standing>> {
+        read(db, org, account)
     }
 
     /// What memory says: nothing while it is not in line with the database.

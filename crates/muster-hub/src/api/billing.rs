@@ -127,7 +127,7 @@ fn check(wanted: &CreditAdd) -> ApiResult<()> {
         return invalid(format!("credits: it is not nothing, and at most {} in one booking", Credits(BOOKING_MAX)));
     }
     for (field, text, max) in [("note", &wanted.note, NOTE_MAX), ("key", &wanted.key, KEY_MAX)] {
-        if text.as_ref().is_some_and(|text| text.is_empty() || text.chars().count() > max || text.chars().any(char::is_control)) {
+        if text.as_ref().is_some_and(|text| text.is_empty() || text.chars().count() > max || text.chars().any(super::text::is_hidden)) {
             return invalid(format!("{field}: it has 1 to {max} printable characters"));
         }
     }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_proto::Millis;
-use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate, Page};
+use muster_proto::api::{EnrolmentToken, EnrolmentTokenCreate, Page};
 use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::json;
@@ -32,13 +32,6 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-fn action(admit: AdmitRule) -> Action {
-    match admit {
-        AdmitRule::Auto => Action::MakeAutoToken,
-        AdmitRule::Manual => Action::MakeManualToken,
-    }
-}
-
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<EnrolmentToken>>> {
     access.require(Action::MakeManualToken)?;
     let items = state.store.read(move |db| enrolment_tokens::list(db, &access.org)).await?;
@@ -50,7 +43,7 @@ async fn create(
     access: OrgAccess,
     Body(wanted): Body<EnrolmentTokenCreate>,
 ) -> ApiResult<(StatusCode, Json<EnrolmentToken>)> {
-    access.require(action(wanted.admit))?;
+    access.require(enrolment_tokens::action(wanted.admit))?;
     if let Some(project) = &wanted.project {
         access.require_in(Action::AssignDevice, project.as_str())?;
     }
@@ -111,7 +104,7 @@ async fn delete(State(state): State<AppState>, access: OrgAccess, Path((_, id)):
     let by_id = id.clone();
     let held = state.store.read(move |db| enrolment_tokens::held(db, &by_id)).await?;
     let held = held.filter(|held| held.org == access.org).ok_or_else(|| ApiError::not_found("enrolment token", &id))?;
-    access.require(action(held.token.admit))?;
+    access.require(enrolment_tokens::action(held.token.admit))?;
     let entry = access.entry("enrolment_token.revoke", &id);
     let work = move |tx: &rusqlite::Transaction<'_>| {
         enrolment_tokens::revoke(tx, &id, clock::now())?;

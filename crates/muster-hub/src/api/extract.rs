@@ -133,6 +133,15 @@ impl<T: DeserializeOwned> FromRequestParts<AppState> for Query<T> {
     }
 }
 
+/// Whom a path names by e-mail: as accounts have it, so that the records name a person in one way however it was typed.
+pub(super) struct Email(pub String);
+
+impl<'de> serde::Deserialize<'de> for Email {
+    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        Ok(Self(String::deserialize(source)?.trim().to_lowercase()))
+    }
+}
+
 impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for Path<T> {
     type Rejection = ApiError;
 

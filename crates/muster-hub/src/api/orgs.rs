@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::images::{self, ImageBody};
 use super::invitations::refuse_service_owner;
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Query, Route, text};
+use super::{ApiError, ApiResult, Body, Email, OrgAccess, Path, Query, Route, text};
 use crate::auth::Person;
 use crate::clock;
 use crate::rights::Action;
@@ -191,7 +191,7 @@ async fn members(State(state): State<AppState>, access: OrgAccess) -> ApiResult<
 async fn put_member(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, email)): Path<(String, String)>,
+    Path((_, Email(email))): Path<(String, Email)>,
     Body(wanted): Body<MemberPut>,
 ) -> ApiResult<Json<Member>> {
     access.require(Action::ManageMembers)?;
@@ -214,7 +214,7 @@ async fn put_member(
 async fn delete_member(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, email)): Path<(String, String)>,
+    Path((_, Email(email))): Path<(String, Email)>,
 ) -> ApiResult<StatusCode> {
     access.require(Action::ManageMembers)?;
     let entry = access.entry("member.delete", &email);

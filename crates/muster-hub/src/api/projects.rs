@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::orgs::{account, display_name, not_in};
 use super::text::description;
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
+use super::{ApiError, ApiResult, Body, Email, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
 use crate::standings::ProjectAccess;
@@ -268,7 +268,7 @@ async fn participants(
 async fn put_participant(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, project, email)): Path<(String, String, String)>,
+    Path((_, project, Email(email))): Path<(String, String, Email)>,
     Body(wanted): Body<ParticipantPut>,
 ) -> ApiResult<Json<Participant>> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
@@ -309,7 +309,7 @@ fn keep_those_above(
 async fn delete_participant(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, project, email)): Path<(String, String, String)>,
+    Path((_, project, Email(email))): Path<(String, String, Email)>,
 ) -> ApiResult<StatusCode> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
     let own = own_at_least(&access, &project, ProjectRole::View)?;

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::images::{self, ImageBody};
 use super::orgs::{account, display_name, not_in};
 use super::text::description;
-use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
+use super::{ApiError, ApiResult, Body, Email, OrgAccess, Path, Route};
 use crate::clock;
 use crate::rights::Action;
 use crate::state::AppState;
@@ -145,7 +145,7 @@ async fn delete(State(state): State<AppState>, access: OrgAccess, Path((_, team)
 async fn put_member(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, team, email)): Path<(String, String, String)>,
+    Path((_, team, Email(email))): Path<(String, String, Email)>,
 ) -> ApiResult<Json<Team>> {
     access.require(Action::ManageTeams)?;
     let id = team_id(&team)?;
@@ -167,7 +167,7 @@ async fn put_member(
 async fn delete_member(
     State(state): State<AppState>,
     access: OrgAccess,
-    Path((_, team, email)): Path<(String, String, String)>,
+    Path((_, team, Email(email))): Path<(String, String, Email)>,
 ) -> ApiResult<StatusCode> {
     access.require(Action::ManageTeams)?;
     let id = team_id(&team)?;

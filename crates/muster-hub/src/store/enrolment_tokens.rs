@@ -6,7 +6,10 @@ use muster_proto::id::{OrgId, Serial};
 use muster_proto::problem::{Code, Problem};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
+use super::accounts::{self, Account};
 use super::{Result, orgs};
+use crate::rights::{self, Action};
+use crate::standings::Standings;
 
 /// An enrolment token with what proves it.
 pub(crate) struct Held {
@@ -150,6 +153,14 @@ pub(crate) fn refusal(connection: &Connection, held: &Held, serial: &Serial, now
         let why = format!("the enrolment token {id} is used up: it was good for {uses} and as many have enrolled; ask for a new one");
         return say(Code::TokenUsedUp, why);
     }
+    if !maker_may(connection, held)? {
+        let why = format!(
+            "the enrolment token {id} ended with the right of {}, who made it: they left or have a lower role; ask for a new one \
+             (`muster token create`)",
+            token.created_by
+        );
+        return say(Code::TokenRevoked, why);
+    }
     if let Some(project) = &token.project
         && !orgs::project_is_open(connection, &held.org, project)?
     {
@@ -166,6 +177,24 @@ pub(crate) fn refusal(connection: &Connection, held: &Held, serial: &Serial, now
         }
     }
     Ok(None)
+}
+
+/// The right that making a token with such a rule takes.
+pub(crate) fn action(admit: AdmitRule) -> Action {
+    match admit {
+        AdmitRule::Auto => Action::MakeAutoToken,
+        AdmitRule::Manual => Action::MakeManualToken,
+    }
+}
+
+/// Whether who made the token could still make it: who left, or has less, leaves no doors behind.
+fn maker_may(connection: &Connection, held: &Held) -> Result<bool> {
+    let Some(maker) = accounts::by_email(connection, &held.token.created_by)?.filter(Account::is_open) else { return Ok(false) };
+    let Some(standing) = Standings::inside(connection, &held.org, maker.id)? else { return Ok(false) };
+    let project = held.token.project.as_ref();
+    let role = project.and_then(|project| standing.projects.get(project)).map(|project| project.role);
+    let into_project = project.is_none() || rights::allows(Action::AssignDevice, standing.role, role);
+    Ok(into_project && rights::allows(action(held.token.admit), standing.role, None))
 }
 
 /// Counts one more device.

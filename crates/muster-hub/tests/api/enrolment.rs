@@ -91,6 +91,39 @@ async fn a_token_of_an_archived_project_lets_nobody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_ends_with_the_right_of_who_made_it() {
+    let world = World::new().await;
+    let other = world.joins("cid@example.com", "acme", "owner").await;
+    let made = async |wanted: Value| {
+        let made = other.post("/v1/orgs/acme/enrolment-tokens", wanted).await.ok(201);
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let (auto, manual) = (made(json!({ "admit": "auto" })).await, made(json!({ "project": "lab" })).await);
+    assert_eq!(Device::new("robot-1").enrol(&world, &auto).await.ok(200)["state"], "admitted");
+    let waiting = Device::new("robot-2");
+    waiting.enrol(&world, &manual).await.ok(200);
+
+    // A member still lets devices ask, and lets none in by a token.
+    world.owner.put("/v1/orgs/acme/members/CID@Example.com", json!({ "role": "member" })).await.ok(200);
+    let told = Device::new("robot-3").enrol(&world, &auto).await.problem("token_revoked").detail;
+    assert!(told.contains("cid@example.com") && told.contains("muster token create"), "{told}");
+    waiting.enrol(&world, &auto).await.problem("token_revoked");
+    let row = world.owner.get("/v1/orgs/acme/devices/robot-2").await.ok(200);
+    assert_eq!(row["admission"], "pending", "what waits is not let in by it either");
+    Device::new("robot-4").enrol(&world, &manual).await.ok(200);
+
+    world.owner.delete("/v1/orgs/acme/members/Cid@Example.com").await.ok(204);
+    for token in [&auto, &manual] {
+        Device::new("robot-5").enrol(&world, token).await.problem("token_revoked");
+    }
+    // However a person was typed, the records name them in one way.
+    let told = world.owner.get("/v1/orgs/acme/audit?target=cid@example.com").await.ok(200);
+    let actions: Vec<_> = told["items"].as_array().unwrap().iter().map(|event| event["action"].as_str().unwrap()).collect();
+    assert!(actions.contains(&"member.put") && actions.contains(&"member.delete"), "{actions:?}");
+    world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_bad_token_has_its_own_answer() {
     let world = World::new().await;
     let device = Device::new("robot-1");
