@@ -121,26 +121,35 @@ pub enum Command {
     /// Show who is logged in, and where
     Whoami,
     /// List and choose saved logins
+    #[command(alias = "profiles")]
     Profile(profiles::ProfileArgs),
     /// Organizations
+    #[command(aliases = ["orgs", "organization", "organizations"])]
     Org(org::OrgArgs),
     /// Members and collaborators of the organization
+    #[command(alias = "members")]
     Member(member::MemberArgs),
     /// Invite somebody to the organization or to a project
     Invite(invitation::InviteArgs),
     /// List, send again, revoke and accept invitations
+    #[command(alias = "invitations")]
     Invitation(invitation::InvitationArgs),
     /// Service accounts: what programs of the organization log in as
+    #[command(alias = "service-accounts")]
     ServiceAccount(service_account::ServiceAccountArgs),
     /// Show, change or close your account
     Account(account::AccountArgs),
     /// Teams, which are given roles in projects as one
+    #[command(alias = "teams")]
     Team(team::TeamArgs),
     /// Projects, their devices and participants
+    #[command(alias = "projects")]
     Project(project::ProjectArgs),
     /// Enrolment tokens: how devices come onto the list
+    #[command(aliases = ["tokens", "enrolment-token", "enrolment-tokens"])]
     Token(token::TokenArgs),
     /// Personal access tokens, for scripts and other computers
+    #[command(alias = "access-tokens")]
     AccessToken(access_token::AccessTokenArgs),
     /// List devices
     #[command(visible_alias = "ls")]
@@ -148,8 +157,10 @@ pub enum Command {
     /// Show, admit, edit or remove a device
     Device(device::DeviceArgs),
     /// Custom fields of devices
+    #[command(alias = "fields")]
     Field(field::FieldArgs),
     /// Saved views of the list of devices
+    #[command(alias = "views")]
     View(view::ViewArgs),
     /// Watch devices, or one device's usage, live
     Top(top::TopArgs),
@@ -176,8 +187,10 @@ pub enum Command {
     /// Show credits: balance, rates, what projects spent
     Billing(billing::BillingArgs),
     /// Book credits, as an owner of the hub
+    #[command(alias = "credits")]
     Credit(billing::CreditArgs),
     /// Show and set how much the organization may have
+    #[command(alias = "limits")]
     Limit(billing::LimitArgs),
     /// List, export or follow who did what
     Audit(audit::AuditArgs),
@@ -185,9 +198,14 @@ pub enum Command {
     Completion(completion::CompletionArgs),
 }
 
-/// The grammar.
+/// The tree of commands, with the other words for them.
+fn grammar() -> clap::Command {
+    verbs::with_other_words(Cli::command())
+}
+
+/// The grammar, built.
 pub fn command() -> clap::Command {
-    let mut command = Cli::command();
+    let mut command = grammar();
     command.build();
     command
 }
@@ -197,7 +215,8 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// When they are wrong, or help was asked for: clap's own message.
 pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
-    let matches = Cli::command().try_get_matches_from(args)?;
+    let args: Vec<std::ffi::OsString> = args.into_iter().collect();
+    let matches = grammar().try_get_matches_from(&args).map_err(|error| mistake::explained(error, &args))?;
     let mut cli = Cli::from_arg_matches(&matches)?;
     cli.globals.project_on_line = matches.value_source("project") == Some(clap::parser::ValueSource::CommandLine);
     cli.globals.org_on_line = matches.value_source("org") == Some(clap::parser::ValueSource::CommandLine);
@@ -256,5 +275,7 @@ pub fn one_of<T: Copy + Send + Sync + 'static>(values: &'static [(&'static str, 
     parser.map(move |text| values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).expect("clap allows only these names"))
 }
 
+mod mistake;
 #[cfg(test)]
 mod tests;
+mod verbs;

@@ -258,6 +258,100 @@ fn what_follows_the_device_belongs_to_ssh() {
 }
 
 #[test]
+fn other_words_for_the_same_are_taken() {
+    for (typed, meant) in [
+        ("token delete x --yes", "token revoke x --yes"),
+        ("token add --uses 1", "token create --uses 1"),
+        ("access-token remove x", "access-token revoke x"),
+        ("invitation delete x", "invitation revoke x"),
+        ("service-account remove ci", "service-account delete ci"),
+        ("runs end rabcdefghijklmno", "runs cancel rabcdefghijklmno"),
+        ("session cancel sabcdefghijklmno", "session end sabcdefghijklmno"),
+        ("field create site", "field add site"),
+        ("field remove site", "field delete site"),
+        ("view create hot --filter 'temp > 70'", "view save hot --filter 'temp > 70'"),
+        ("project new lab", "project create lab"),
+        ("project participant delete lab a@b.example", "project participant remove lab a@b.example"),
+        ("device remove robot-7", "device delete robot-7"),
+        ("device create SN-1", "device add SN-1"),
+        ("member delete a@b.example", "member remove a@b.example"),
+        ("credit create 10", "credit add 10"),
+        ("account delete", "account close"),
+        ("invitations", "invitation"),
+        ("teams list", "team list"),
+        ("fields", "field"),
+        ("views ls", "view list"),
+        ("projects", "project"),
+        ("members", "member"),
+        ("orgs", "org"),
+        ("limits", "limit"),
+    ] {
+        let parsed = |line: &str| format!("{:?}", try_parse(&format!("muster {line}")).unwrap_or_else(|error| panic!("{line}\n{error}")));
+        assert_eq!(parsed(typed), parsed(meant));
+    }
+    // A word that a noun uses itself keeps its meaning: these two put people into a team and take them out.
+    assert_ne!(format!("{:?}", try_parse("muster team add ab b@c").unwrap()), format!("{:?}", try_parse("muster team create ab").unwrap()));
+    assert!(try_parse("muster team remove night-shift").is_err());
+    // Help and completion name each command once.
+    for (noun, hidden) in [("muster", "invitations"), ("muster token", "delete"), ("muster view", "create")] {
+        let help = try_parse(&format!("{noun} --help")).map(|_| ()).unwrap_err().to_string();
+        assert!(!help.lines().any(|line| line.trim_start().starts_with(hidden)), "{noun}: {help}");
+        assert!(!help.contains(&format!("aliases: {hidden}")), "{noun}: {help}");
+    }
+}
+
+#[test]
+fn a_noun_alone_lists() {
+    for noun in
+        "org member invitation service-account team project token access-token field view limit credit session account profile".split(' ')
+    {
+        assert!(try_parse(&format!("muster {noun}")).is_ok(), "{noun}");
+    }
+    for noun in ["device", "project participant", "team avatar night-shift", "org logo"] {
+        let error = try_parse(&format!("muster {noun}")).unwrap_err();
+        assert!(error.to_string().contains("Commands:") && error.exit_code() == 2, "{noun}: {error}");
+    }
+}
+
+/// What is said about a line, in the words of the terminal.
+fn said(line: &str) -> String {
+    try_parse(line).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn mistakes_say_what_was_meant() {
+    for (line, tip) in [
+        ("muster show vm", "tip: say of what first: muster device show vm, muster org show"),
+        ("muster --org acme show vm", "muster device show vm,"),
+        ("muster delete robot-7", "muster device delete robot-7,"),
+        ("muster device vm show", "tip: the verb comes first: muster device show vm"),
+        ("muster device vm edit --name x", "muster device edit vm"),
+        ("muster --json device vm delete --yes", "muster device delete vm"),
+        ("muster member add ann@acme.example", "people are invited: muster invite EMAIL"),
+        ("muster team frobnicate", "muster team knows list, create, show, edit, add, remove, avatar, delete"),
+    ] {
+        let said = said(line);
+        assert!(said.contains(tip), "{line}: {said}");
+        assert!(!said.contains("similar subcommand"), "{line}: {said}");
+    }
+    assert!(said("muster devcies").contains("'devices'"), "clap's own suggestions stay");
+    // What a shell would act on is not offered to be copied.
+    assert!(!said("muster device '$(reboot)' show").contains("show $(reboot)"));
+}
+
+#[test]
+fn usage_lines_name_what_is_missing_and_no_global_options() {
+    for line in
+        ["muster device show --org acme --hub https://h --token t --project lab", "muster --project lab device show", "muster device show"]
+    {
+        let said = said(line);
+        assert!(said.contains("Usage: muster device show [OPTIONS] <DEVICE>"), "{line}: {said}");
+    }
+    assert!(said("muster --org acme limit set storage").contains("Usage: muster limit set [OPTIONS] <NAME> <MOST>"));
+    assert!(said("muster --org acme team avatar night set").contains("Usage: muster team avatar <TEAM> set [OPTIONS] <FILE>"));
+}
+
+#[test]
 fn mistakes_are_usage_errors() {
     for line in [
         "muster nonsense",
@@ -278,6 +372,8 @@ fn mistakes_are_usage_errors() {
         "muster billing --csv",
         "muster credit add lots",
         "muster limit set bananas 7",
+        "muster audit --since -1",
+        "muster audit --since tomorrow",
         "muster audit --follow --csv",
         "muster audit --until 1h --follow",
     ] {

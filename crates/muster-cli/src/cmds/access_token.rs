@@ -17,7 +17,7 @@ use crate::output::{Output, note};
 #[derive(Debug, Args)]
 pub struct AccessTokenArgs {
     #[command(subcommand)]
-    command: AccessTokenCommand,
+    command: Option<AccessTokenCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,7 +113,7 @@ fn may(token: &AccessToken) -> String {
 /// As every call.
 pub async fn run(context: &Context, globals: &Globals, args: AccessTokenArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(AccessTokenCommand::List) {
         AccessTokenCommand::Create(wish) => {
             let made: AccessToken = hub.post("/v1/tokens", &wish.body(context, globals).await?).await?;
             tell(out, &made)?;

@@ -12,7 +12,7 @@ use crate::tty;
 #[derive(Debug, Args)]
 pub struct AccountArgs {
     #[command(subcommand)]
-    command: AccountCommand,
+    command: Option<AccountCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,7 +64,7 @@ Examples:
 /// As every call.
 pub async fn run(context: &Context, args: AccountArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(AccountCommand::Show) {
         AccountCommand::Show => return login::whoami(context).await,
         AccountCommand::Edit { name } => {
             let me: Me = hub.patch("/v1/me", &MeEdit { name: Some(name) }).await?;

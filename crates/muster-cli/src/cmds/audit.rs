@@ -14,7 +14,7 @@ use crate::output::devices::fact;
 use crate::output::note;
 use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::text::escape_json;
-use crate::output::time::{local, parse_since};
+use crate::output::time::{local, parse_time};
 
 /// Rows of a table when nobody says how many.
 const USUAL: u32 = 50;
@@ -32,15 +32,16 @@ With --follow events come as they happen, oldest first; a connection that breaks
 Examples:
   muster audit
   muster audit --since 7d --action device.
+  muster audit --since yesterday --until today
   muster audit --actor ann@example.com --json
   muster audit --since 30d --csv > audit.csv
   muster audit --follow --result refused")]
 pub struct AuditArgs {
-    /// From when on, such as 24h or 2026-01-31
-    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    /// From when on: yesterday, now-1h, 7d, 10:00, 2026-01-31 or 2026-01-31T12:00
+    #[arg(long, visible_alias = "from", value_name = "TIME", allow_hyphen_values = true, value_parser = parse_time)]
     since: Option<Millis>,
-    /// Before when
-    #[arg(long, value_name = "TIME", value_parser = parse_since, conflicts_with = "follow")]
+    /// Before when, written in the same way
+    #[arg(long, visible_alias = "to", value_name = "TIME", allow_hyphen_values = true, value_parser = parse_time, conflicts_with = "follow")]
     until: Option<Millis>,
     /// Who: an e-mail, device:UID or hub
     #[arg(long, value_name = "WHO")]
@@ -76,8 +77,8 @@ impl AuditArgs {
             ("action", self.action.clone()),
             ("target", self.target.clone()),
             ("result", result),
-            ("since", self.since.map(|t| t.to_string())),
-            ("until", self.until.map(|t| t.to_string())),
+            ("since", self.since.map(|t| t.max(0).to_string())),
+            ("until", self.until.map(|t| t.max(0).to_string())),
         ];
         query(own.into_iter().chain(more))
     }

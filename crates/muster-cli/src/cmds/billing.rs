@@ -49,7 +49,7 @@ pub struct BillingArgs {
 #[derive(Debug, Args)]
 pub struct CreditArgs {
     #[command(subcommand)]
-    command: CreditCommand,
+    command: Option<CreditCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,41 +79,48 @@ Examples:
 #[derive(Debug, Args)]
 pub struct LimitArgs {
     #[command(subcommand)]
-    command: LimitCommand,
+    command: Option<LimitCommand>,
 }
 
 #[derive(Debug, Subcommand)]
 enum LimitCommand {
     /// Show how much the organization may have, and has
+    #[command(
+        after_help = "Examples:\n  muster limit show\n  muster limit show --json | jq '.items[] | select(.name == \"devices\") | .used'"
+    )]
     Show,
     /// Set a limit, or lift it with `none`
     #[command(after_help = "\
-The least of what the hub allows and what the organization set for itself counts. Storage is in bytes.
+The least of what the hub allows and what the organization set for itself counts.
+Storage is a size with its unit: 512MiB, 10GB, 1.5TB (GB counts in thousands, GiB and G in 1024s). The others are whole numbers.
 
 Examples:
   muster limit set devices 500
+  muster limit set storage 10GB
   muster limit set users none
   muster limit set devices 20000 --hub-owner --org acme")]
     Set {
         /// Of what
         #[arg(value_parser = one_of(LIMITS))]
         name: LimitName,
-        /// The most that may be, or `none`
-        #[arg(value_parser = parse_most)]
-        most: Most,
+        /// The most that may be: a whole number, for storage a size such as 10GB; or `none`
+        #[arg(allow_negative_numbers = true)]
+        most: String,
         /// Set what the hub allows this organization, as an owner of the hub
         #[arg(long)]
         hub_owner: bool,
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Most(Option<u64>);
-
-fn parse_most(text: &str) -> Result<Most, String> {
-    match text {
-        "none" => Ok(Most(None)),
-        text => text.parse().map(|most| Most(Some(most))).map_err(|_| format!("{text:?} is not a whole number, nor `none`")),
+/// A limit as it was typed: storage in bytes, all else counted.
+fn parse_most(name: LimitName, text: &str) -> Result<Option<u64>, Failure> {
+    match (text, name) {
+        ("none", _) => Ok(None),
+        (text, LimitName::Storage) => units::parse_bytes(text).map(Some).map_err(Failure::usage),
+        (text, name) => text.parse().map(Some).map_err(|_| {
+            let text = crate::output::text::clean(text);
+            Failure::usage(format!("{text:?} is not a whole number, nor `none`: {} are counted", name.as_str()))
+        }),
     }
 }
 
@@ -195,7 +202,9 @@ fn ledger(lines: &[LedgerLine]) -> Table {
 /// # Errors
 /// As every call.
 pub async fn credit(context: &Context, args: CreditArgs) -> Result<u8, Failure> {
-    let CreditCommand::Add { credits, correction, note, key } = args.command;
+    let Some(CreditCommand::Add { credits, correction, note, key }) = args.command else {
+        return billing(context, BillingArgs { ledger: false, limit: 0, csv: false }).await;
+    };
     let path = context.org_path("/credits").await?;
     let line: LedgerLine = context.hub().post(&path, &CreditAdd { credits, correction, note, key }).await?;
     let org = context.org().await?;
@@ -208,12 +217,13 @@ pub async fn credit(context: &Context, args: CreditArgs) -> Result<u8, Failure> 
 /// # Errors
 /// As every call.
 pub async fn limit(context: &Context, args: LimitArgs) -> Result<u8, Failure> {
-    let path = context.org_path("/limits").await?;
     let limits: Limits = match args.command {
-        LimitCommand::Show => context.hub().get(&path).await?,
-        LimitCommand::Set { name, most, hub_owner } => {
+        None | Some(LimitCommand::Show) => context.hub().get(&context.org_path("/limits").await?).await?,
+        Some(LimitCommand::Set { name, most, hub_owner }) => {
+            let most = parse_most(name, &most)?;
+            let path = context.org_path("/limits").await?;
             let scope = if hub_owner { LimitScope::Hub } else { LimitScope::Own };
-            context.hub().patch(&path, &LimitsEdit { scope, limits: vec![LimitEdit { name, most: most.0 }] }).await?
+            context.hub().patch(&path, &LimitsEdit { scope, limits: vec![LimitEdit { name, most }] }).await?
         }
     };
     if context.out.json {
@@ -262,8 +272,12 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["devices", "5", "5", "5", "(set)", "-"]);
         assert_eq!(lines[2][..4], ["storage", "2.0", "KiB", "-"]);
-        assert_eq!((parse_most("none"), parse_most("7")), (Ok(Most(None)), Ok(Most(Some(7)))));
-        assert!(parse_most("-1").is_err() && parse_most("many").is_err());
+        let most = |name, text| parse_most(name, text).map_err(|failure| failure.message);
+        assert_eq!((most(LimitName::Users, "none"), most(LimitName::Users, "7")), (Ok(None), Ok(Some(7))));
+        assert_eq!((most(LimitName::Storage, "none"), most(LimitName::Storage, "1GiB")), (Ok(None), Ok(Some(1 << 30))));
+        assert!(most(LimitName::Storage, "10").unwrap_err().contains("10GB"));
+        assert!(most(LimitName::Devices, "10GB").unwrap_err().contains("devices are counted"));
+        assert!(most(LimitName::Runs, "-1").is_err() && most(LimitName::Runs, "many").is_err());
         assert_eq!(LIMITS.len(), LimitName::ALL.len());
         assert!(LIMITS.iter().all(|(name, limit)| *name == limit.as_str()));
         let charge = LedgerLine {

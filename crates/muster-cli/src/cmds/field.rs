@@ -28,7 +28,7 @@ const KINDS: &[(&str, FieldKind)] = &[
 #[derive(Debug, Args)]
 pub struct FieldArgs {
     #[command(subcommand)]
-    command: FieldCommand,
+    command: Option<FieldCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,7 +108,7 @@ Examples:
 /// As every call.
 pub async fn run(context: &Context, args: FieldArgs) -> Result<u8, Failure> {
     let out = &context.out;
-    match args.command {
+    match args.command.unwrap_or(FieldCommand::List) {
         FieldCommand::List => {
             let page: Page<Field> = context.hub().get(&context.org_path("/fields").await?).await?;
             out.list(&page.items, "no custom fields yet: `muster field add KEY` defines one", table)?;

@@ -12,7 +12,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::table::{Style, Table, cell, column, styled};
-use crate::output::time::{local, local_ago, now, parse_since, span};
+use crate::output::time::{local, local_ago, now, parse_time, span};
 use crate::output::units;
 
 /// Columns that a table of usage shows unless told otherwise.
@@ -24,8 +24,8 @@ pub struct HistoryArgs {
     /// Name, serial number, uid or pairing code
     #[arg(add = ArgValueCompleter::new(complete::devices))]
     device: String,
-    /// From when on, such as 7d or 2026-01-31
-    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    /// From when on: today, now-2h, 7d, 10:00, 2026-01-31 or 2026-01-31T12:00
+    #[arg(long, visible_alias = "from", value_name = "TIME", allow_hyphen_values = true, value_parser = parse_time)]
     since: Option<Millis>,
     /// Most rows, the newest ones; 1000 at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_MAX)))]
@@ -38,8 +38,8 @@ pub struct UsageArgs {
     /// Name, serial number, uid or pairing code
     #[arg(add = ArgValueCompleter::new(complete::devices))]
     device: String,
-    /// From when on, such as 30m, 24h or 2026-01-31T12:00
-    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    /// From when on: today, now-2h, 30m, 10:00, 2026-01-31 or 2026-01-31T12:00
+    #[arg(long, visible_alias = "from", value_name = "TIME", allow_hyphen_values = true, value_parser = parse_time)]
     since: Option<Millis>,
     /// Most samples, the newest ones; 1000 at most
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_MAX)))]

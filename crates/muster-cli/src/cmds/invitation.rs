@@ -42,7 +42,7 @@ pub struct InviteArgs {
 #[derive(Debug, Args)]
 pub struct InvitationArgs {
     #[command(subcommand)]
-    command: InvitationCommand,
+    command: Option<InvitationCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,7 +139,7 @@ fn place(invitation: &Invitation) -> String {
 /// # Errors
 /// As every call.
 pub async fn run(globals: &Globals, args: InvitationArgs) -> Result<u8, Failure> {
-    match args.command {
+    match args.command.unwrap_or(InvitationCommand::List) {
         InvitationCommand::Accept { link, name, password_stdin } => accept(globals, &link, name, password_stdin).await,
         InvitationCommand::List => {
             let context = Context::new(globals)?;

@@ -18,7 +18,7 @@ pub const ROLES: &[(&str, OrgRole)] = &[("viewer", OrgRole::Viewer), ("member", 
 #[derive(Debug, Args)]
 pub struct MemberArgs {
     #[command(subcommand)]
-    command: MemberCommand,
+    command: Option<MemberCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,7 +60,7 @@ Examples:
 /// As every call.
 pub async fn run(context: &Context, args: MemberArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(MemberCommand::List) {
         MemberCommand::List => {
             let members: Vec<Member> = hub.list(&context.org_path("/members").await?, None).await?;
             out.list(&members, "no members", members_table)?;

@@ -19,7 +19,7 @@ use crate::profile::Book;
 #[derive(Debug, Args)]
 pub struct OrgArgs {
     #[command(subcommand)]
-    command: OrgCommand,
+    command: Option<OrgCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,7 +129,7 @@ struct About {
 /// As every call.
 pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(OrgCommand::List) {
         OrgCommand::List => {
             let orgs: Vec<Org> = hub.list("/v1/orgs", None).await?;
             out.list(&orgs, "you belong to no organization: make one with `muster org create`", |orgs| table(context, orgs))?;

@@ -15,7 +15,7 @@ use crate::profile::Book;
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
     #[command(subcommand)]
-    command: ProfileCommand,
+    command: Option<ProfileCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,7 +49,7 @@ struct Row<'a> {
 pub fn run(globals: &Globals, args: ProfileArgs) -> Result<u8, Failure> {
     let path = Book::path()?;
     let out = Output::new(globals.json, globals.color);
-    match args.command {
+    match args.command.unwrap_or(ProfileCommand::List) {
         ProfileCommand::List => {
             let book = Book::load(&path)?;
             let rows: Vec<Row<'_>> = book

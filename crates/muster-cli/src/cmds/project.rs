@@ -28,7 +28,7 @@ const VISIBILITIES: &[(&str, Visibility)] = &[("private", Visibility::Private), 
 #[derive(Debug, Args)]
 pub struct ProjectArgs {
     #[command(subcommand)]
-    command: ProjectCommand,
+    command: Option<ProjectCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -157,7 +157,7 @@ struct DevicesOf {
 /// As every call.
 pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(ProjectCommand::List) {
         ProjectCommand::List => {
             let projects: Vec<Project> = hub.list(&context.org_path("/projects").await?, None).await?;
             out.list(&projects, "no projects: make one with `muster project create`", |projects| table(context, projects))?;

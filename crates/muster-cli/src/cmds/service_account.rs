@@ -19,7 +19,7 @@ const ROLES: &[(&str, OrgRole)] = &[("viewer", OrgRole::Viewer), ("member", OrgR
 #[derive(Debug, Args)]
 pub struct ServiceAccountArgs {
     #[command(subcommand)]
-    command: ServiceAccountCommand,
+    command: Option<ServiceAccountCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,7 +90,7 @@ Examples:
 pub async fn run(context: &Context, globals: &Globals, args: ServiceAccountArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
     let path = context.org_path("/service-accounts").await?;
-    match args.command {
+    match args.command.unwrap_or(ServiceAccountCommand::List) {
         ServiceAccountCommand::List => {
             let accounts: Vec<ServiceAccount> = hub.list(&path, None).await?;
             out.list(&accounts, "no service accounts", table)?;

@@ -15,6 +15,9 @@ use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::time::{ago, local_ago, now, span};
 use crate::output::units::byte_count;
 
+/// Rows of a list when nobody says how many.
+const ROWS: u32 = 50;
+
 /// `muster sessions`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -30,7 +33,7 @@ pub struct SessionsArgs {
     #[arg(long, short)]
     all: bool,
     /// Most rows, the newest ones
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = ROWS, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
 
@@ -38,7 +41,7 @@ pub struct SessionsArgs {
 #[derive(Debug, Args)]
 pub struct SessionArgs {
     #[command(subcommand)]
-    command: SessionCommand,
+    command: Option<SessionCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,7 +83,10 @@ pub async fn list(context: &Context, args: SessionsArgs) -> Result<u8, Failure> 
 /// # Errors
 /// As every call.
 pub async fn run(context: &Context, args: SessionArgs) -> Result<u8, Failure> {
-    match args.command {
+    let Some(command) = args.command else {
+        return list(context, SessionsArgs { device: None, all: false, limit: ROWS }).await;
+    };
+    match command {
         SessionCommand::Show { id } => {
             let session: Session = context.hub().get(&context.org_path(&format!("/sessions/{id}")).await?).await?;
             context.out.show(&session, |session| block(session, now()))?;

@@ -20,7 +20,7 @@ use crate::output::time::{local_ago, now};
 #[command(after_help = "A team gets a role in a project with `muster project team add`; it gives nothing in the organization itself.")]
 pub struct TeamArgs {
     #[command(subcommand)]
-    command: TeamCommand,
+    command: Option<TeamCommand>,
 }
 
 #[derive(Debug, Args)]
@@ -101,7 +101,7 @@ enum TeamCommand {
 pub async fn run(context: &Context, args: TeamArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
     let path = async |id: &TeamId, below: &str| context.org_path(&format!("/teams/{id}{below}")).await;
-    match args.command {
+    match args.command.unwrap_or(TeamCommand::List) {
         TeamCommand::List => {
             let teams: Vec<Team> = hub.list(&context.org_path("/teams").await?, None).await?;
             out.list(&teams, "no teams: make one with `muster team create`", table)?;

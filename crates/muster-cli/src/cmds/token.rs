@@ -24,7 +24,7 @@ const SERIALS_MAX: u64 = 8 * 1024 * 1024;
 #[derive(Debug, Args)]
 pub struct TokenArgs {
     #[command(subcommand)]
-    command: TokenCommand,
+    command: Option<TokenCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,7 +104,7 @@ struct Made<'a> {
 /// As every call.
 pub async fn run(context: &Context, args: TokenArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(TokenCommand::List { all: false }) {
         TokenCommand::Create(args) => create(context, args).await?,
         TokenCommand::List { all } => {
             let mut tokens: Vec<EnrolmentToken> = hub.list(&context.org_path("/enrolment-tokens").await?, None).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
+use jiff::tz::TimeZone;
 use muster_proto::api::{Day, Usage, UsageDay, Used};
 
 use crate::cli::Globals;
@@ -13,7 +14,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::table::{Style, Table, cell, column, styled};
-use crate::output::time::{now, parse_span, span};
+use crate::output::time::{now, parse_time_at, span};
 use crate::output::units;
 
 /// The longest silence while a file comes.
@@ -30,11 +31,11 @@ Examples:
   muster usage --project lab --from 7d --by device
   muster usage --from 90d --csv > usage.csv")]
 pub struct UsageArgs {
-    /// First day: 2026-11-01, or a time back from now such as 7d; 30 days by default
-    #[arg(long, value_name = "DAY", value_parser = parse_day)]
+    /// First day: 2026-11-01, yesterday, or a time back from now such as 7d; 30 days by default
+    #[arg(long, visible_alias = "since", value_name = "DAY", allow_hyphen_values = true, value_parser = parse_day)]
     from: Option<Day>,
-    /// Last day; today by default
-    #[arg(long, value_name = "DAY", value_parser = parse_day)]
+    /// Last day, which counts too; today by default
+    #[arg(long, visible_alias = "until", value_name = "DAY", allow_hyphen_values = true, value_parser = parse_day)]
     to: Option<Day>,
     /// What the rows are about
     #[arg(long, value_enum, default_value_t)]
@@ -58,11 +59,12 @@ enum By {
     Device,
 }
 
-/// A day, or a time back from now.
+/// A day of UTC, or the one in which a time lies.
 fn parse_day(text: &str) -> Result<Day, String> {
-    match parse_span(text) {
-        Ok(seconds) => Ok(Day::of(now() - i64::try_from(seconds).unwrap_or(0) * 1000)),
-        Err(_) => text.parse().map_err(|error: muster_proto::api::InvalidDay| format!("{error}, or a time back such as 7d")),
+    match parse_time_at(text, now(), &TimeZone::UTC) {
+        Ok(t) if t >= 0 => Ok(Day::of(t)),
+        Ok(_) => Err(format!("{text:?} lies before 1970")),
+        Err(_) => Err(format!("{text:?} is not a day: write 2026-01-31, today, yesterday, or a time back such as 7d")),
     }
 }
 
@@ -226,6 +228,11 @@ mod tests {
         assert_eq!(lines[3], ["total", "2", "min", "0.50", "3.0", "KiB"]);
         assert_eq!(table(&usage, By::Day).render(None, false).lines().count(), 5);
         assert_eq!((hours(0, 1), hours(5_400_000_000, 3_600_000_000)), (String::new(), "1.50".to_owned()));
-        assert!(parse_day("7d").is_ok() && parse_day("2026-11-22").is_ok() && parse_day("monday").is_err());
+        assert_eq!(parse_day("2026-11-22").unwrap().to_string(), "2026-11-22");
+        assert_eq!(parse_day("2026-11-22T23:59:00Z").unwrap().to_string(), "2026-11-22");
+        assert!(["7d", "today", "yesterday", "now-90d"].iter().all(|text| parse_day(text).is_ok()));
+        for bad in ["monday", "-1", "2026-13-01", "2026-02-30", "1969-12-31"] {
+            assert!(parse_day(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::output::table::{Style, Table, cell, column, styled};
 #[derive(Debug, Args)]
 pub struct ViewArgs {
     #[command(subcommand)]
-    command: ViewCommand,
+    command: Option<ViewCommand>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,7 +73,7 @@ pub(super) async fn all(context: &Context) -> Result<Vec<View>, Failure> {
 /// As every call.
 pub async fn run(context: &Context, args: ViewArgs) -> Result<u8, Failure> {
     let (hub, out) = (context.hub(), &context.out);
-    match args.command {
+    match args.command.unwrap_or(ViewCommand::List) {
         ViewCommand::List => out.list(&all(context).await?, "no views yet: `muster view save NAME --filter FILTER` makes one", table)?,
         ViewCommand::Save { name, filter, sort, columns, shared } => {
             let there = all(context).await?.into_iter().any(|view| view.name == name && view.shared == shared);

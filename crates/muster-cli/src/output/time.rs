@@ -107,27 +107,64 @@ pub fn parse_span(text: &str) -> Result<u64, String> {
     Ok(total)
 }
 
-/// Parses a point in the past: a duration back from now, a local date or time, or one with a zone (RFC 3339).
+/// Parses a moment as every command takes it: `now`, `now-1h`, `today`, `yesterday`, a length of time back such as `7d`,
+/// a time of today such as `10:00`, a local date or time, or one with a zone (RFC 3339).
 ///
 /// # Errors
 /// When it is none of these.
-pub fn parse_since(text: &str) -> Result<Millis, String> {
-    parse_since_at(text, now(), &TimeZone::system())
+pub fn parse_time(text: &str) -> Result<Millis, String> {
+    parse_time_at(text, now(), &TimeZone::system())
 }
 
-fn parse_since_at(text: &str, now: Millis, zone: &TimeZone) -> Result<Millis, String> {
-    let text = text.trim();
-    if let Ok(seconds) = parse_span(text) {
-        return Ok(now - i64::try_from(seconds).unwrap_or(0) * SECOND);
-    }
+/// [`parse_time`] at a given moment, with days of a given zone.
+///
+/// # Errors
+/// When it is no time.
+pub fn parse_time_at(text: &str, now: Millis, zone: &TimeZone) -> Result<Millis, String> {
+    let bad = || {
+        format!("{text:?} is not a time: write now-1h, 7d, today, yesterday, 10:00, 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00Z")
+    };
+    let typed = text.trim().to_lowercase();
+    relative(&typed, now, zone).or_else(|| absolute(text.trim(), now, zone)).ok_or_else(bad)
+}
+
+/// `now`, `today` and `yesterday` with what is added or taken away, or a length of time back from now.
+fn relative(typed: &str, now: Millis, zone: &TimeZone) -> Option<Millis> {
+    let midnight = |days_back: i64| {
+        let date = Timestamp::from_millisecond(now).ok()?.to_zoned(zone.clone()).date();
+        let date = date.checked_sub(jiff::Span::new().try_days(days_back).ok()?).ok()?;
+        Some(date.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond())
+    };
+    let words = [("now", Some(now)), ("today", midnight(0)), ("yesterday", midnight(1))];
+    let (start, shift) = match words.into_iter().find_map(|(word, start)| typed.strip_prefix(word).map(|rest| (start, rest))) {
+        Some((start, rest)) => (start?, rest.trim()),
+        // A length of time alone lies back from now; `-1h` can mean nothing else.
+        None => (now, typed),
+    };
+    let (back, length) = match (shift.strip_prefix('-'), shift.strip_prefix('+')) {
+        (Some(length), _) => (true, length),
+        (_, Some(length)) if shift != typed => (false, length),
+        _ if shift.is_empty() && !typed.is_empty() => return Some(start),
+        _ if shift == typed => (true, shift),
+        _ => return None,
+    };
+    let length = i64::try_from(parse_span(length).ok()?).ok()?.checked_mul(SECOND)?;
+    if back { start.checked_sub(length) } else { start.checked_add(length) }
+}
+
+/// A date, a time of a day, or a time of today.
+fn absolute(text: &str, now: Millis, zone: &TimeZone) -> Option<Millis> {
     if let Ok(at) = text.parse::<Timestamp>() {
-        return Ok(at.as_millisecond());
+        return Some(at.as_millisecond());
     }
-    let civil = text.parse::<jiff::civil::DateTime>().or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.at(0, 0, 0, 0)));
-    match civil.and_then(|civil| civil.to_zoned(zone.clone())) {
-        Ok(zoned) => Ok(zoned.timestamp().as_millisecond()),
-        Err(_) => Err(format!("{text:?} is not a time: write 2h, 7d, 2026-01-31, 2026-01-31T12:00 or 2026-01-31T12:00:00Z")),
-    }
+    let today = || Timestamp::from_millisecond(now).ok().map(|now| now.to_zoned(zone.clone()).date());
+    let clock = || text.contains(':').then(|| text.parse::<jiff::civil::Time>().ok()).flatten();
+    let civil = text
+        .parse::<jiff::civil::DateTime>()
+        .ok()
+        .or_else(|| Some(text.parse::<jiff::civil::Date>().ok()?.at(0, 0, 0, 0)))
+        .or_else(|| Some(today()?.to_datetime(clock()?)))?;
+    Some(civil.to_zoned(zone.clone()).ok()?.timestamp().as_millisecond())
 }
 
 #[cfg(test)]
@@ -187,17 +224,30 @@ mod tests {
     fn typed_times() {
         let now = 1_800_000_000_000;
         let berlin = TimeZone::fixed(jiff::tz::offset(1));
+        // 2027-01-15 09:00 in Berlin.
+        let midnight = now - 9 * HOUR;
         for (text, t) in [
             ("2h", now - 2 * HOUR),
+            ("-2h", now - 2 * HOUR),
+            ("now", now),
+            (" Now ", now),
+            ("now-1d12h", now - 36 * HOUR),
+            ("now+5m", now + 5 * MINUTE),
+            ("today", midnight),
+            ("today-7d", midnight - 7 * DAY),
+            ("yesterday", midnight - DAY),
+            ("yesterday+8h", midnight - 16 * HOUR),
+            ("08:30", midnight + 8 * HOUR + 30 * MINUTE),
             ("2026-01-31T12:00:00Z", 1_769_860_800_000),
             ("2026-01-31T12:00:00", 1_769_857_200_000),
             ("2026-01-31 12:00", 1_769_857_200_000),
             ("2026-01-31", 1_769_814_000_000),
         ] {
-            assert_eq!(parse_since_at(text, now, &berlin), Ok(t), "{text}");
+            assert_eq!(parse_time_at(text, now, &berlin), Ok(t), "{text}");
         }
-        for bad in ["", "yesterday", "2026-13-01", "12"] {
-            assert!(parse_since_at(bad, now, &berlin).is_err(), "{bad}");
+        for bad in ["", "-", "tomorrow", "now-", "now1h", "today-1", "--2h", "+2h", "2026-13-01", "12", "25:00", "-1", "now-99999w"] {
+            let why = parse_time_at(bad, now, &berlin).unwrap_err();
+            assert!(why.contains("is not a time: write now-1h, 7d, today"), "{bad}: {why}");
         }
     }
 

@@ -21,6 +21,42 @@ pub fn byte_count(n: u64) -> String {
     bytes(n as f64)
 }
 
+/// Parses a size such as `10GB`, `512MiB` or `1.5T` to bytes. A unit is needed: nobody means ten bytes with `10`.
+///
+/// # Errors
+/// When it is no size, has no unit, or is more than can be counted.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = (&text[..digits], text[digits..].trim().to_lowercase());
+    let bad = || format!("{text:?} is not a size: write it with its unit, such as 512MiB, 10GB or 1.5TB");
+    let each: u64 = match unit.as_str() {
+        "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "" if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            return Err(format!("{text} of what? Write the unit, such as {text}GB or {text}MiB; {text}B for bytes"));
+        }
+        _ => return Err(bad()),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    // Six digits after the point are bytes of a megabyte.
+    if whole.is_empty() || part.is_empty() || part.len() > 6 {
+        return Err(bad());
+    }
+    let whole: u128 = whole.parse().map_err(|_| bad())?;
+    let millionths: u128 = format!("{part:0<6}").parse().map_err(|_| bad())?;
+    let bytes = whole.checked_mul(1_000_000).and_then(|n| n.checked_add(millionths)).and_then(|n| n.checked_mul(u128::from(each)));
+    let bytes = bytes.ok_or_else(bad)? / 1_000_000;
+    u64::try_from(bytes).ok().filter(|bytes| *bytes <= i64::MAX.unsigned_abs()).ok_or_else(|| format!("{text} is too much"))
+}
+
 /// Bytes per second.
 pub fn rate(n: f64) -> String {
     format!("{}/s", bytes(n))
@@ -78,6 +114,27 @@ mod tests {
             assert_eq!(bytes(n), text);
         }
         assert_eq!(byte_count(u64::MAX), "16 EiB");
+    }
+
+    #[test]
+    fn typed_sizes() {
+        for (text, n) in [
+            ("0B", 0),
+            ("10GB", 10_000_000_000),
+            ("512MiB", 512 << 20),
+            ("512 mib", 512 << 20),
+            ("16M", 16 << 20),
+            ("1.5TB", 1_500_000_000_000),
+            ("0.5KiB", 512),
+            ("20k", 20_480),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(n), "{text}");
+        }
+        assert!(parse_bytes("10").unwrap_err().contains("Write the unit, such as 10GB"));
+        for bad in ["", "GB", "-1GB", "1..5GB", "1.GB", ".5GB", "10 bananas", "10GBB", "1e3GB", "1.1234567GB", "１GB", "9999999999TB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert!(parse_bytes("8388608TiB").is_err() && parse_bytes("8388607TiB").is_ok());
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub struct Span {
     pub end: Millis,
 }
 
-/// `2026-11-22`, `2026-11-22T10:30`, `2026-11-22T10:30:00+01:00`, `now`, `now-1h`, `today`, `today-7d`.
+/// `2026-11-22`, `2026-11-22T10:30`, `2026-11-22T10:30:00+01:00`, `now`, `now-1h`, `today`, `today-7d`, `yesterday`.
 pub(super) fn time(literal: &Literal, now: Millis) -> Result<Span, QueryError> {
     let text = literal.text.trim();
     relative(text, now).or_else(|| absolute(text)).ok_or_else(|| {
@@ -105,7 +105,11 @@ fn relative(text: &str, now: Millis) -> Option<Span> {
     let (begin, length, rest) = if let Some(rest) = low.strip_prefix("now") {
         (now, 1, rest)
     } else {
-        (now - now.rem_euclid(DAY), DAY, low.strip_prefix("today")?)
+        let today = now - now.rem_euclid(DAY);
+        match low.strip_prefix("yesterday") {
+            Some(rest) => (today - DAY, DAY, rest),
+            None => (today, DAY, low.strip_prefix("today")?),
+        }
     };
     let shift = match rest {
         "" => 0.0,
