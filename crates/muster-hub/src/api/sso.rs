@@ -316,6 +316,7 @@ fn file(
 
 /// Tells a browser, and the `muster` that waits behind it, why it came to nothing.
 fn turn_back(parts: &Parts, goal: &Goal, error: ApiError) -> Response {
+    tracing::info!(code = error.0.code, detail = ?error.0.detail, "a login by single sign-on was refused");
     if let Goal::Loopback { redirect, state, .. } = goal {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("error", &error.0.code).append_pair("error_description", &error.0.detail).append_pair("state", state);

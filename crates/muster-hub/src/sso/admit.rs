@@ -62,11 +62,18 @@ pub(crate) fn may_enter(account: &Account) -> store::Result<()> {
 
 /// The e-mail, if the provider knows that it is this person's.
 fn proved(who: &Who, name: &str) -> store::Result<String> {
-    let Some(email) = &who.email else {
+    let Some(told) = &who.email else {
         return Err(problem(Code::Forbidden, format!("{name} did not tell an e-mail; the hub needs one to know your account by")));
     };
-    let email = accounts::parse_email(email)
+    let email = accounts::parse_email(told)
         .map_err(|why| problem(Code::Forbidden, format!("{name} told an e-mail that the hub cannot use: {why}")))?;
+    // Letters beyond ASCII that turn into others in lower case, such as the Kelvin sign, would make two addresses one.
+    if told.trim().to_ascii_lowercase() != email {
+        return Err(problem(
+            Code::Forbidden,
+            format!("{name} told an e-mail in letters that the hub cannot tell apart; write it in lower case there"),
+        ));
+    }
     if !who.email_verified {
         let why = format!("{name} has not verified that {email} is yours; verify it there, then log in again");
         return Err(problem(Code::Forbidden, why));

@@ -208,3 +208,37 @@ async fn a_provider_that_is_down_is_named() {
     assert!(said.err.contains("does not answer"), "{}", said.err);
     hub.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_checks_the_configuration_and_takes_a_link_back() {
+    let mut provider = Provider::start(&[]).await;
+    let hub = Hub::with(&mut provider, "").await;
+    let operator = async |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_muster-hub"));
+        command.env_clear().arg("--config").arg(hub.dir.path().join("data/hub.toml")).args(words);
+        end(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+    };
+    let said = operator(&["check-config"]).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    let told = format!("register at {} (Acme SSO) the redirect URI https://127.0.0.1:0/v1/login/oidc/callback", provider.issuer);
+    assert!(said.out.contains(&told), "{}", said.out);
+
+    hub.log_in("s-ada|ada@acme.example|yes").await;
+    assert!(hub.refused("s-ada-anew|ada@acme.example|yes").await.contains("belongs to another person"));
+    let said = operator(&["user", "unlink", "ada@acme.example"]).await;
+    assert!(said.code == 0 && said.err.contains("is nobody's at the provider any more"), "{}", said.err);
+    hub.log_in("s-ada-anew|ada@acme.example|yes").await;
+    assert!(operator(&["user", "unlink", "nobody@acme.example"]).await.err.contains("there is no account"));
+
+    // A secret that others can read, and no way in at all.
+    let secret = hub.dir.path().join("secret");
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o640)).unwrap();
+    let said = operator(&["check-config"]).await;
+    assert!(said.code != 0 && said.err.contains("others can read") && said.err.contains("oidc.client_secret_file"), "{}", said.err);
+    let path = hub.dir.path().join("data/hub.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.split("[oidc]").next().unwrap().to_owned() + "[login]\npassword = false\n").unwrap();
+    let said = operator(&["check-config"]).await;
+    assert!(said.code != 0 && said.err.contains("login.password") && said.err.contains("leaves no way to log in"), "{}", said.err);
+    hub.stop().await;
+}

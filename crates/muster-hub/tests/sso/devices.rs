@@ -51,7 +51,8 @@ async fn a_person_sees_which_machine_asks_and_says_yes() {
     let policy = page.headers["content-security-policy"].to_str().unwrap();
     assert!(policy.contains("form-action 'self';") && policy.contains("frame-ancestors 'none'"), "{policy}");
     // Seeing the page decides nothing.
-    assert_eq!(poll(&hub, &login).await.1["code"], "slow_down");
+    let told = poll(&hub, &login).await.1;
+    assert!(["slow_down", "authorization_pending"].contains(&told["code"].as_str().unwrap()), "{told}");
     browser.press(&page, "yes").await.says("the machine that showed the code is logged in");
     let (status, made) = poll(&hub, &login).await;
     assert_eq!((status, &made["name"]), (201, &json!("muster login on <b>robot</b>")), "{made}");
@@ -102,17 +103,17 @@ async fn codes_are_not_guessed() {
     let hub = Hub::with(&mut provider, "").await;
     let login = begin(&hub, "x").await;
     let mut browser = hub.browser();
-    let (mut wrong, mut stopped) = (0, 0);
-    for n in 0..12 {
-        let page = confirm_page(&hub, &mut browser, &format!("{}/login/device?code=ZZZZ-22{n:02}", hub.url()), ANN).await;
-        if page.body.contains("too many codes that are none") || page.body.contains("Too many codes that are none") {
-            stopped += 1;
-        } else {
-            page.says("it is mistyped, or ended");
-            wrong += 1;
+    let mut wrong = 0;
+    loop {
+        let page = confirm_page(&hub, &mut browser, &format!("{}/login/device?code=ZZZZ-22{wrong:02}", hub.url()), ANN).await;
+        if page.body.contains("oo many codes that are none") {
+            break;
         }
+        page.says("it is mistyped, or ended");
+        wrong += 1;
+        assert!(wrong < 20, "nobody is stopped");
     }
-    assert!(wrong <= 6 && stopped >= 6, "{wrong} {stopped}");
+    assert!(wrong >= 5, "{wrong}");
     // Then the right one waits as well.
     let page = confirm_page(&hub, &mut browser, login["verification_uri_complete"].as_str().unwrap(), ANN).await;
     page.says("oo many codes that are none");

@@ -62,6 +62,9 @@ async fn an_email_links_once_and_only_where_both_sides_proved_it() {
     assert!(told.contains("cannot use"), "{told}");
     assert_eq!(hub.look("SELECT count(*) FROM accounts").await.as_deref(), Some("1"), "nothing was made");
 
+    let told = hub.refused("s-x|ada@ac\u{212a}me.example|yes").await;
+    assert!(told.contains("letters that the hub cannot tell apart"), "{told}");
+
     // Ada's account is proved by the operator's word: it is hers at the provider from now on, with all it had.
     let token = hub.log_in("s-ada|ADA@acme.example|yes").await;
     let (_, me) = hub.ask_as(&token, "GET", "/v1/me", Value::Null).await;
