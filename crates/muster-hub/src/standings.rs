@@ -136,9 +136,17 @@ struct InOrg {
     created_at: Millis,
     /// By id.
     projects: Vec<Arc<ProjectAbout>>,
-    accounts: HashMap<i64, OfAccount>,
-    teams: HashMap<String, Vec<(ProjectId, ProjectRole)>>,
+    accounts: HashMap<i64, Given>,
+    teams: HashMap<String, Vec<(usize, ProjectRole)>>,
     kept: HashMap<i64, Arc<Standing>>,
+}
+
+/// What an account was given: with the places of projects in the list of them.
+#[derive(Debug)]
+struct Given {
+    role: Option<OrgRole>,
+    projects: Vec<(usize, ProjectRole)>,
+    teams: Vec<String>,
 }
 
 impl Standings {
@@ -241,7 +249,8 @@ impl Standings {
                 let mut held = self.lock();
                 let held = &mut *held;
                 if let Some(in_org) = held.orgs.get_mut(org) {
-                    in_org.accounts.insert(*account, found);
+                    let given = in_org.given(found);
+                    in_org.accounts.insert(*account, given);
                     held.kept -= usize::from(in_org.kept.remove(account).is_some());
                 }
             }
@@ -273,24 +282,28 @@ impl InOrg {
         };
         let mut projects: Vec<Arc<ProjectAbout>> = found.projects.into_iter().map(about).collect();
         projects.sort_by(|a, b| a.id.cmp(&b.id));
-        Self {
-            name: found.name,
-            created_at: found.created_at,
-            projects,
-            accounts: found.accounts,
-            teams: found.teams,
-            kept: HashMap::new(),
-        }
+        let (name, created_at) = (found.name, found.created_at);
+        let mut this = Self { name, created_at, projects, accounts: HashMap::new(), teams: HashMap::new(), kept: HashMap::new() };
+        this.accounts = found.accounts.into_iter().map(|(account, of)| (account, this.given(of))).collect();
+        this.teams = found.teams.into_iter().map(|(team, roles)| (team, this.places(&roles))).collect();
+        this
+    }
+
+    fn given(&self, of: OfAccount) -> Given {
+        Given { role: of.role, projects: self.places(&of.projects), teams: of.teams }
+    }
+
+    fn places(&self, roles: &[(ProjectId, ProjectRole)]) -> Vec<(usize, ProjectRole)> {
+        let place = |project: &ProjectId| self.projects.binary_search_by(|about| about.id.cmp(project)).ok();
+        roles.iter().filter_map(|(project, role)| Some((place(project)?, *role))).collect()
     }
 
     fn standing(&self, account: i64) -> Option<Standing> {
         let given = self.accounts.get(&account)?;
         let mut in_projects: Vec<Option<ProjectRole>> = vec![None; self.projects.len()];
         let by_team = given.teams.iter().filter_map(|team| self.teams.get(team)).flatten();
-        for (project, role) in given.projects.iter().chain(by_team) {
-            if let Ok(at) = self.projects.binary_search_by(|about| about.id.cmp(project)) {
-                in_projects[at] = in_projects[at].max(Some(*role));
-            }
+        for (at, role) in given.projects.iter().chain(by_team) {
+            in_projects[*at] = in_projects[*at].max(Some(*role));
         }
         let projects = self.projects.iter().zip(in_projects).filter_map(|(about, participant)| {
             let role = rights::project_role(given.role, about.visibility, participant)?;

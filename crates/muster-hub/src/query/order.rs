@@ -106,6 +106,7 @@ impl SortBy {
                 None => Key::Text(text),
             },
             Value::List(list) if list.is_empty() => Key::Absent,
+            Value::List(list) if list.len() == 1 => Key::Text(list[0]),
             Value::List(list) => Key::Owned(list.join(", ")),
         }
     }

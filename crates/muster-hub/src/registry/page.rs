@@ -8,13 +8,13 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use muster_proto::api::{Admission, Field, PresenceState};
+use muster_proto::api::{Admission, Field, OrgRole, PresenceState};
 use muster_proto::id::{DeviceUid, ProjectId};
 use serde::{Deserialize, Serialize};
 
 use super::List;
 use super::entry::Entry;
-use crate::ingest::{Live, Seen};
+use crate::ingest::{Live, Look, Seen};
 use crate::query::order::Kept;
 use crate::query::{Column, Key, Plan, Row, SortBy, Value};
 use crate::rights::{self, Action};
@@ -70,9 +70,11 @@ pub struct Found {
 impl List {
     /// One page.
     pub fn page(&self, viewer: &Viewer<'_>, listing: &Listing<'_>) -> Found {
-        let order = listing.order;
-        // The keys of all candidates in one piece, and the candidates as their places in it.
-        let (mut keys, mut found, mut total) = (Vec::new(), Vec::<(u32, &Entry)>::new(), 0);
+        let (order, limit) = (listing.order, listing.limit.max(1));
+        // The keys of candidates in one piece, and the candidates as their places in it. Whenever there are twice as many as wanted,
+        // the better half stays, and its worst is what the others have to beat: most rows are compared once.
+        let (mut keys, mut found, mut total) = (Vec::<Key<'_>>::new(), Vec::<(u32, &Entry)>::new(), 0);
+        let (mut worst, enough) = (None::<(u32, &Entry)>, limit.saturating_mul(2).max(128));
         let after: Option<(Vec<Key<'_>>, &DeviceUid)> = listing
             .after
             .filter(|after| after.keys.len() == order.len())
@@ -80,23 +82,35 @@ impl List {
         self.each(viewer, listing.plan, |row| {
             total += 1;
             let begin = keys.len();
-            keys.extend(order.iter().map(|by| by.key(row)));
+            let mut against = if worst.is_some() { Ordering::Equal } else { Ordering::Less };
+            for (n, by) in order.iter().enumerate() {
+                let key = by.key(row);
+                if let Some((at, _)) = worst.filter(|_| against == Ordering::Equal) {
+                    against = by.compare(&key, &keys[at as usize + n]);
+                }
+                if against == Ordering::Greater {
+                    keys.truncate(begin);
+                    return;
+                }
+                keys.push(key);
+            }
+            let beaten = against == Ordering::Equal && worst.is_some_and(|(_, worst)| row.entry.uid > worst.uid);
             let behind =
                 after.as_ref().is_none_or(|(place, uid)| compare(order, &keys[begin..], &row.entry.uid, place, uid) == Ordering::Greater);
-            if behind {
-                found.push((u32::try_from(begin).unwrap_or(u32::MAX), row.entry));
-            } else {
+            if beaten || !behind {
                 keys.truncate(begin);
+                return;
+            }
+            found.push((u32::try_from(begin).unwrap_or(u32::MAX), row.entry));
+            if found.len() >= enough {
+                found.select_nth_unstable_by(limit - 1, |a, b| by_order(order, &keys, a, b));
+                found.truncate(limit);
+                worst = found.last().copied();
             }
         });
-        let by_order =
-            |a: &(u32, &Entry), b: &(u32, &Entry)| compare(order, &keys[a.0 as usize..], &a.1.uid, &keys[b.0 as usize..], &b.1.uid);
-        let more = found.len() > listing.limit;
-        if more {
-            found.select_nth_unstable_by(listing.limit, by_order);
-            found.truncate(listing.limit);
-        }
-        found.sort_unstable_by(by_order);
+        let more = worst.is_some() || found.len() > limit;
+        found.sort_unstable_by(|a, b| by_order(order, &keys, a, b));
+        found.truncate(limit);
         let next = found.last().filter(|_| more).map(|(begin, entry)| Place {
             keys: keys[*begin as usize..].iter().take(order.len()).map(Key::keep).collect(),
             uid: entry.uid.clone(),
@@ -176,7 +190,7 @@ impl List {
             for uid in uids {
                 let Ok(at) = self.rows.binary_search_by(|entry| entry.uid.cmp(uid)) else { continue };
                 let entry = &*self.rows[at];
-                let row = Shown::of(entry, self, viewer, look.of(uid));
+                let row = Shown::of(entry, self, viewer, &look);
                 let values: Vec<Value<'_>> = columns.iter().map(|column| row.value(column)).collect();
                 take(&values);
             }
@@ -191,13 +205,18 @@ impl List {
                 if !all && !viewer.sees(entry) {
                     continue;
                 }
-                let row = Shown::of(entry, self, viewer, look.of(&entry.uid));
+                let row = Shown::of(entry, self, viewer, &look);
                 if plan.passes(&row) {
                     take(&row);
                 }
             }
         }
     }
+}
+
+/// Compares candidates, each the place of its keys and its entry.
+fn by_order(order: &[SortBy], keys: &[Key<'_>], a: &(u32, &Entry), b: &(u32, &Entry)) -> Ordering {
+    compare(order, &keys[a.0 as usize..], &a.1.uid, &keys[b.0 as usize..], &b.1.uid)
 }
 
 /// Compares by the order's columns, then by the uid.
@@ -226,15 +245,22 @@ struct Shown<'a, 'l> {
     entry: &'a Entry,
     list: &'a List,
     standing: &'a Standing,
-    live: Option<Seen<'l>>,
+    look: &'l Look<'l>,
+    /// What it says now; looked up where a column asks.
+    live: OnceCell<Option<Seen<'l>>>,
     sessions: &'l HashMap<DeviceUid, usize>,
     /// Whether the person may view the device; looked at where a column asks.
     views: OnceCell<bool>,
 }
 
 impl<'a, 'l> Shown<'a, 'l> {
-    fn of(entry: &'a Entry, list: &'a List, viewer: &'l Viewer<'a>, live: Option<Seen<'l>>) -> Self {
-        Self { entry, list, standing: viewer.standing, live, sessions: &viewer.sessions, views: OnceCell::new() }
+    fn of(entry: &'a Entry, list: &'a List, viewer: &'l Viewer<'a>, look: &'l Look<'l>) -> Self {
+        let (live, views) = (OnceCell::new(), OnceCell::new());
+        Self { entry, list, standing: viewer.standing, look, live, sessions: &viewer.sessions, views }
+    }
+
+    fn live(&self) -> Option<Seen<'l>> {
+        *self.live.get_or_init(|| self.look.of(&self.entry.uid))
     }
 
     /// Nothing that the person may not see, and no trace of it in a filter or an order.
@@ -252,7 +278,7 @@ impl<'a> Row<'a> for Shown<'a, '_> {
         let text = |text: Option<&'a str>| text.map_or(Value::Absent, Value::Text);
         let time = |time: Option<i64>| time.map_or(Value::Absent, Value::Time);
         let number = |number: Option<f64>| number.map_or(Value::Absent, Value::Number);
-        let presence = self.live.map_or(PresenceState::Never, |live| live.presence());
+        let presence = || self.live().map_or(PresenceState::Never, |live| live.presence());
         match column {
             Column::Name => Value::Text(&entry.name),
             Column::Id => Value::Text(&entry.serial),
@@ -263,15 +289,17 @@ impl<'a> Row<'a> for Shown<'a, '_> {
                 Admission::Rejected => "rejected",
                 Admission::Revoked => "revoked",
             }),
-            Column::Presence => Value::Text(match presence {
+            Column::Presence => Value::Text(match presence() {
                 PresenceState::Online => "online",
                 PresenceState::Offline => "offline",
                 PresenceState::Never => "never",
             }),
-            Column::Online => Value::Bool(presence == PresenceState::Online),
+            Column::Online => Value::Bool(presence() == PresenceState::Online),
             Column::Manual => Value::Bool(entry.by_hand),
             Column::Project => {
-                let seen = entry.projects.iter().filter(|project| self.standing.projects.contains_key(project));
+                // An owner is in all of them.
+                let all = self.standing.role == Some(OrgRole::Owner);
+                let seen = entry.projects.iter().filter(|project| all || self.standing.projects.contains_key(project));
                 Value::List(seen.map(|project| project.as_str()).collect())
             }
             Column::Label => Value::List(entry.labels.iter().map(|label| &**label).collect()),
@@ -288,16 +316,16 @@ impl<'a> Row<'a> for Shown<'a, '_> {
             Column::Created => Value::Time(entry.created_at),
             Column::Admitted => time(entry.admitted_at),
             Column::Certificate => time(entry.certificate_expires_at),
-            Column::LastSeen => time(self.live.map(|live| live.last_seen())),
-            Column::Since => time(self.live.and_then(|live| live.since())),
+            Column::LastSeen => time(self.live().map(|live| live.last_seen())),
+            Column::Since => time(self.live().and_then(|live| live.since())),
             #[allow(clippy::cast_precision_loss, reason = "counts of sessions and samples are small")]
             Column::Sessions => Value::Number(self.sessions.get(&entry.uid).copied().unwrap_or(0) as f64),
             #[allow(clippy::cast_precision_loss, reason = "counts of sessions and samples are small")]
-            Column::Spooled => number(self.live.map(|live| live.spooled() as f64)),
-            Column::Mem => number(self.live.and_then(|live| share(live.value("mem")?, live.value("mem_total")?))),
-            Column::Disk => number(self.live.and_then(fullest)),
-            Column::Temp => number(self.live.and_then(|live| live.values("temp:").map(|(_, value)| value).max_by(f64::total_cmp))),
-            Column::Usage(name) => number(self.live.and_then(|live| live.value(name))),
+            Column::Spooled => number(self.live().map(|live| live.spooled() as f64)),
+            Column::Mem => number(self.live().and_then(|live| share(live.value("mem")?, live.value("mem_total")?))),
+            Column::Disk => number(self.live().and_then(fullest)),
+            Column::Temp => number(self.live().and_then(|live| live.values("temp:").map(|(_, value)| value).max_by(f64::total_cmp))),
+            Column::Usage(name) => number(self.live().and_then(|live| live.value(name))),
             Column::Field(id) => entry.values.iter().find(|(field, _)| field == id).map_or(Value::Absent, |(_, cell)| cell.value()),
             Column::Fact(name) => entry.facts.iter().find(|(fact, _)| **fact == **name).map_or(Value::Absent, |(_, cell)| cell.value()),
         }

@@ -82,6 +82,29 @@ impl Hub {
 }
 
 #[tokio::test]
+async fn pages_are_pieces_of_the_whole_order() {
+    let hub = Hub::new(500).await;
+    for sort in ["name", "-name", "created,-id", "-admission", "manual,-serial,uid"] {
+        let whole = hub.page(1, "", sort, None, 1000).await;
+        assert_eq!((whole.uids.len(), whole.total, whole.next.is_none()), (500, 500, true));
+        for limit in [1, 50, 63, 64, 65, 249, 250, 499, 500] {
+            let (mut walked, mut after, mut pages) = (Vec::new(), None, 0);
+            loop {
+                let page = hub.page(1, "", sort, after.as_ref(), limit).await;
+                assert_eq!(page.total, 500);
+                walked.extend(page.uids);
+                (after, pages) = (page.next, pages + 1);
+                if after.is_none() || pages == 12 {
+                    break;
+                }
+            }
+            assert_eq!(walked, whole.uids[..walked.len()], "{sort} by {limit}");
+            assert_eq!(walked.len(), 500.min(pages * limit));
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_hold_each_row_once_while_rows_come_and_go() {
     let hub = Hub::new(100).await;
     for sort in ["name", "-name,id", "site", "-created", "cpu,-id"] {

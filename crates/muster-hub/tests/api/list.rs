@@ -188,6 +188,30 @@ async fn views_are_ones_own_or_shared() {
     assert_eq!(listed(bob.get("/v1/orgs/acme/views").await.ok(200)), ["mine", "ours"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_change_a_view_at_once_lose_nothing() {
+    let world = fleet().await;
+    let bob = world.joins("bob@acme.example", "acme", "member").await;
+    for round in 0..20 {
+        let (name, at) = (format!("v{round}"), format!("/v1/orgs/acme/views/v{round}?shared=true"));
+        bob.post("/v1/orgs/acme/views", json!({ "name": name, "shared": true })).await.ok(201);
+        let (one, other) =
+            tokio::join!(bob.patch(&at, json!({ "filter": "rack > 1" })), world.owner.patch(&at, json!({ "sort": "-rack" })));
+        (one.ok(200), other.ok(200));
+        let page = bob.get("/v1/orgs/acme/views").await.ok(200);
+        let view = page["items"].as_array().unwrap().iter().find(|view| view["name"] == name.as_str()).unwrap().clone();
+        assert_eq!((&view["filter"], &view["sort"]), (&json!("rack > 1"), &json!("-rack")));
+        // One that is gone is gone for whoever comes second, and the records say so once.
+        let (one, other) = tokio::join!(bob.delete(&at), world.owner.delete(&at));
+        let mut codes = [one.status, other.status];
+        codes.sort_unstable();
+        assert_eq!(codes, [204, 404]);
+        bob.patch(&at, json!({ "sort": "name" })).await.problem("not_found");
+    }
+    let deleted = world.owner.get("/v1/orgs/acme/audit?action=view.delete&result=ok").await.ok(200);
+    assert_eq!(deleted["items"].as_array().unwrap().len(), 20);
+}
+
 /// A generator that needs no crate: what it gives is the same in each run.
 struct Dice(u64);
 
