@@ -7,7 +7,7 @@
 //!
 //! Full: the oldest segment goes and its samples are counted; the count reaches the hub with the next batch.
 //! Unreadable: only what a checksum proves broken, or what is gone, is given up. Any other error is told and tried again, and a segment
-//! that cannot be read for minutes is set aside under another name, for a person, so that those after it are delivered.
+//! that cannot be read for minutes is set aside under another name, for a person, so that those after it are delivered; eight are kept.
 //! This module knows files; the bytes are in [`format`]. It never blocks the caller on anything but the local disk.
 
 use std::collections::VecDeque;
@@ -33,6 +33,10 @@ const MEMORY_MAX: usize = 720;
 
 /// A segment that cannot be read is set aside after so many tries, which are seconds to a minute apart.
 const READ_TRIES: u32 = 30;
+/// Segments set aside for a person, at most 2 MB beside the spool's bound; then the oldest go.
+const ASIDE_MAX: usize = 8;
+/// How their names end.
+const ASIDE: &str = "unreadable";
 
 /// A segment that cannot be read now.
 #[derive(Debug)]
@@ -252,16 +256,31 @@ impl Spool {
             Verdict::Later => return verdict,
             Verdict::Gone => warn!("spool segment {number:016x} is gone; its samples are lost"),
             Verdict::Aside => {
-                let aside = self.path(number).with_extension("unreadable");
+                let aside = self.path(number).with_extension(ASIDE);
                 if let Err(error) = std::fs::rename(self.path(number), &aside) {
                     error!("spool segment {number:016x} cannot be set aside either: {error}");
                     return Verdict::Later;
                 }
                 warn!("spool segment {number:016x} is set aside as {}; its samples are not delivered", aside.display());
+                self.bound_aside();
             }
         }
         self.trouble = None;
         verdict
+    }
+
+    /// A disk that fails again and again sets aside segment after segment: it is not filled with them.
+    fn bound_aside(&self) {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut aside: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|ext| ext == ASIDE)).collect();
+        // By when they were written last: their numbers begin anew where the spool was empty.
+        aside.sort_by_cached_key(|path| (std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok(), path.clone()));
+        for path in aside.iter().take(aside.len().saturating_sub(ASIDE_MAX)) {
+            match std::fs::remove_file(path) {
+                Ok(()) => warn!("{} was set aside long ago and is removed: there are {ASIDE_MAX} newer ones", path.display()),
+                Err(error) => error!("{} was set aside and cannot be removed: {error}", path.display()),
+            }
+        }
     }
 
     fn set_fault(&mut self, action: &str, error: &io::Error) {

@@ -209,12 +209,20 @@ fn a_segment_that_stays_unreadable_is_set_aside_and_those_after_it_are_delivered
     for seq in 0..10 {
         spool.push(sample(seq));
     }
+    // Nine were set aside before, under lower numbers and higher ones; the last of them longest ago.
+    let aside = |number: u64| dir.path().join(format!("spool/{number:016x}.unreadable"));
+    for number in 100..109 {
+        let file = std::fs::File::create(aside(number)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(200 - number)).unwrap();
+    }
     let (first, _) = (spool.path(1), hide(&spool.path(1)));
     let tries = (0..).find(|_| spool.peek(60).is_some()).unwrap();
     assert_eq!(tries + 1, READ_TRIES);
     let batch = spool.peek(60).unwrap();
     assert_eq!((batch.boot.as_str(), batch.dropped), (LATER, 10), "it is told to the hub");
-    assert!(first.with_extension("unreadable").exists(), "for a person");
+    assert!(first.with_extension(ASIDE).exists(), "for a person");
+    let kept = (100..109).filter(|number| aside(*number).exists()).collect::<Vec<_>>();
+    assert_eq!(kept, [100, 101, 102, 103, 104, 105, 106], "seven beside it");
 }
 
 #[test]
