@@ -38,6 +38,17 @@ pub(crate) fn role_in(connection: &Connection, org: &OrgId, account: i64) -> Res
     found.map(|role| role.as_deref().map(parse_org_role).transpose()).transpose()
 }
 
+/// Refuses to add something to an organization that was deleted while it was asked for.
+///
+/// # Errors
+/// `not_found`, as for any id that nobody has.
+pub(crate) fn must_exist(tx: &Transaction<'_>, org: &OrgId) -> Result<()> {
+    if tx.prepare_cached("SELECT 1 FROM orgs WHERE id = ?1")?.exists([org.as_str()])? {
+        return Ok(());
+    }
+    Err(problem(Code::NotFound, format!("there is no organization {:?} here any more", org.as_str())))
+}
+
 /// Whether there is a project, archived or not.
 pub(crate) fn has_project(connection: &Connection, org: &OrgId, project: &ProjectId) -> Result<bool> {
     Ok(connection.prepare_cached("SELECT 1 FROM projects WHERE org = ?1 AND id = ?2")?.exists([org.as_str(), project.as_str()])?)

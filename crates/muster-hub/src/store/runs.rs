@@ -11,7 +11,7 @@ use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunOutput, RunReport, Ru
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use super::metering::{self, Kind, Metered};
-use super::{Error, Result};
+use super::{Error, Result, orgs};
 
 /// A run as it is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,8 +153,9 @@ fn parse_state(text: &str) -> Result<RunState> {
 /// Files a new run.
 ///
 /// # Errors
-/// When the database fails.
+/// `not_found` when the organization was deleted meanwhile.
 pub(crate) fn insert(tx: &Transaction<'_>, run: &RunRow) -> Result<()> {
+    orgs::must_exist(tx, &run.org)?;
     tx.prepare_cached(
         "INSERT INTO runs (id, org, uid, device_name, project, role, account, email, address, command, run_as, cwd, env, timeout_s, \
          output_max, state, created_at, expires_at, token) \

@@ -4,7 +4,7 @@ use muster_proto::Millis;
 use muster_proto::id::{DeviceUid, OrgId, ProjectId, SessionId};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{Result, metering};
+use super::{Result, metering, orgs};
 use crate::clock::Moment;
 use crate::relay::Ticket;
 
@@ -98,8 +98,9 @@ fn session(row: &Row<'_>) -> rusqlite::Result<Result<SessionRow>> {
 /// Files a new session.
 ///
 /// # Errors
-/// When the database fails.
+/// `not_found` when the organization was deleted meanwhile.
 pub(crate) fn insert(tx: &Transaction<'_>, session: &SessionRow) -> Result<()> {
+    orgs::must_exist(tx, &session.org)?;
     tx.prepare_cached(
         "INSERT INTO sessions (id, org, uid, device_name, project, role, email, address, want, reason, client_ticket, device_ticket, \
          created_at, token) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
@@ -247,4 +248,45 @@ pub(crate) fn end(tx: &Transaction<'_>, id: &SessionId, ending: &Ending<'_>) -> 
 pub(crate) fn prune(tx: &Transaction<'_>, cutoff: Millis, slice: i64) -> Result<usize> {
     let gone = "DELETE FROM sessions WHERE n IN (SELECT n FROM sessions WHERE ended_at < ?1 ORDER BY ended_at LIMIT ?2)";
     Ok(tx.prepare_cached(gone)?.execute([cutoff, slice])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random;
+    use crate::store::{Error, Store};
+    use muster_proto::problem::Code;
+
+    #[test]
+    fn a_session_in_an_organization_that_was_deleted_meanwhile_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("hub.db")).unwrap();
+        let row = SessionRow {
+            n: 0,
+            id: SessionId::from_random(random::bytes()),
+            org: "acme".parse().unwrap(),
+            uid: DeviceUid::from_random([7; 15]),
+            device_name: "robot".to_owned(),
+            project: "lab".parse().unwrap(),
+            role: "connect".to_owned(),
+            email: "ada@acme.example".to_owned(),
+            token: None,
+            address: None,
+            want: None,
+            reason: None,
+            client_ticket: Ticket::make(0).1,
+            device_ticket: Ticket::make(0).1,
+            created_at: 0,
+            opened_at: None,
+            ended_at: None,
+            end_code: None,
+            end_reason: None,
+            to_device: 0,
+            to_client: 0,
+        };
+        match store.write_blocking(move |tx| insert(tx, &row)) {
+            Err(Error::Problem(problem)) => assert!(problem.is(Code::NotFound) && problem.detail.contains("acme"), "{problem:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -159,3 +159,33 @@ async fn readers_are_bounded_and_their_places_come_back() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_takes_nothing_gives_its_place_back_and_finds_why() {
+    let world = World::new().await;
+    let free = world.hub.state.tails.free();
+    let mut tail = world.owner.lines("/v1/orgs/acme/audit?follow=true&action=test.").await;
+    assert_eq!(world.hub.state.tails.free(), free - 1);
+    // More than all buffers on the way hold.
+    let wide = "x".repeat(20_000);
+    for _ in 0..20 {
+        let wide = wide.clone();
+        let written = world.hub.state.store.write(move |tx| {
+            (0..100).try_for_each(|_| muster_hub::audit::Entry::of_hub(Some("acme".parse().unwrap()), "test.wide", wide.clone()).ok(tx))
+        });
+        written.await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    // Half a minute: looked at now and then.
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(100));
+    while world.hub.state.tails.free() < free {
+        assert!(std::time::Instant::now() < deadline, "its place does not come back");
+        looks.tick().await;
+    }
+    let (mut read, mut last) = (0, Value::Null);
+    while let Some(line) = tail.next().await {
+        (read, last) = (read + 1, line);
+    }
+    assert!((1..2000).contains(&read), "{read}");
+    assert!(last["note"].as_str().unwrap().contains("nothing was read for 30 s; go on with after="), "{last}");
+}
