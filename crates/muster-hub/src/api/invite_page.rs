@@ -18,7 +18,8 @@ const BODY: &str = "<p id=what>This page needs JavaScript to read the invitation
 
 const SCRIPT: &str = r#"(() => {
 const at = id => document.getElementById(id);
-const token = decodeURIComponent(location.hash.slice(1));
+let token = location.hash.slice(1);
+try { token = decodeURIComponent(token); } catch { /* not whole, as is said below */ }
 const link = location.origin + '/invite#' + token;
 const say = (text, bad) => { at('said').textContent = text; at('said').className = bad ? 'bad' : ''; };
 const call = async (path, body) => {
@@ -27,8 +28,9 @@ const call = async (path, body) => {
   if (!answer.ok) throw new Error(told.detail);
   return told;
 };
-if (!/^mi1\.[a-z2-7.]+\.[A-Za-z0-9_-]+$/.test(token)) {
+if (!/^mi1\.[a-z2-7]+\.[a-z2-7]+\.[A-Za-z0-9_-]+$/.test(token)) {
   at('what').textContent = 'This link is not whole: copy it again, with everything behind the #.';
+  at('what').className = 'bad';
   return;
 }
 at('command').textContent = "muster invitation accept '" + link + "'";

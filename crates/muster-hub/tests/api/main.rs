@@ -10,6 +10,7 @@ mod csv;
 mod enrolment;
 mod fields;
 mod invitations;
+mod invite_page;
 mod keys;
 mod ledger;
 mod limits;
