@@ -22,7 +22,7 @@ fn a_full_storage_holds_samples_on_the_device_and_nothing_else() {
     assert_eq!(link["state"], "online", "{link}");
 
     for round in 1..=2 {
-        lab.run(&["limit", "set", "storage", "1"]);
+        lab.run(&["limit", "set", "storage", "1B"]);
         eventually("samples are held", SOON, || (status(&device)["samples_held"] == true).then_some(()));
         let why = lab.row_becomes("robot-1", "said to be held", SOON, |row| row["why"] != "online")["why"].to_string();
         assert!(why.contains("held on the device because the storage of acme is full"), "{why}");

@@ -119,6 +119,7 @@ pub enum Command {
     /// End the saved login
     Logout(login::LogoutArgs),
     /// Show who is logged in, and where
+    #[command(after_help = "Examples:\n  muster whoami\n  muster whoami --json | jq -r .email")]
     Whoami,
     /// List and choose saved logins
     #[command(alias = "profiles")]

@@ -109,6 +109,13 @@ impl From<Problem> for Failure {
             Some(Code::Internal) => Some("the hub's log says why".to_owned()),
             _ => None,
         };
+        // The hub's own sentence may say it already.
+        if code == Some(Code::Unauthenticated) && problem.detail.contains("`muster login`") {
+            hint = Some("or set MUSTER_TOKEN to a token that is valid".to_owned());
+        }
+        if code == Some(Code::Expired) && problem.detail.contains("`muster login`") {
+            hint = None;
+        }
         if let Some(seconds) = problem.retry_in {
             hint = Some(format!("try again in {seconds} s"));
         }

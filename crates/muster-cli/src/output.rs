@@ -66,18 +66,14 @@ impl Output {
         Ok(())
     }
 
-    /// Prints bytes of a file as they are, on their way into a file or another program.
+    /// Prints bytes of a file: as they are on their way into a file or another program, made harmless on a terminal.
     ///
     /// # Errors
     /// As [`Self::raw`].
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         if out.is_terminal() {
-            // Nobody's name may command a terminal.
-            for line in String::from_utf8_lossy(bytes).split_inclusive('\n') {
-                out.write_all(text::clean(line.trim_end_matches(['\r', '\n'])).as_bytes())?;
-                out.write_all(if line.ends_with('\n') { b"\n" } else { b"" })?;
-            }
+            out.write_all(text::clean_file(bytes).as_bytes())?;
         } else {
             out.write_all(bytes)?;
         }

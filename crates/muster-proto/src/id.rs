@@ -143,7 +143,7 @@ fn slug(text: &str) -> Result<(), &'static str> {
         return Err("it must have 2 to 40 characters");
     }
     if !bytes[0].is_ascii_lowercase() {
-        return Err("it must start with a letter a-z");
+        return Err("it must start with a small letter a-z");
     }
     if bytes.ends_with(b"-") {
         return Err("it must not end with a hyphen");

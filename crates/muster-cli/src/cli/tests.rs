@@ -155,6 +155,7 @@ fn every_command_and_every_flag_has_help() {
     let mut found = Vec::new();
     leaves(&command(), "", &mut found);
     assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), COMMANDS);
+    let mut without = Vec::new();
     for (path, command) in found {
         let about = command.get_about().unwrap_or_else(|| panic!("{path} has no help")).to_string();
         assert!(!about.ends_with('.') && about.len() <= 100, "{path}: {about}");
@@ -166,10 +167,14 @@ fn every_command_and_every_flag_has_help() {
         for line in extra.lines().filter(|line| line.starts_with("  ")) {
             assert!(line.len() <= 98, "{path}: a terminal would break this example: {line}");
         }
+        if !extra.contains("Examples:\n  ") {
+            without.push(path.clone());
+        }
         let help = command.render_long_help().to_string();
         assert!(help.contains("Usage: "), "{path}");
         assert!(!help.chars().any(|c| c.is_control() && c != '\n'), "{path}");
     }
+    assert!(without.is_empty(), "no example in the help of: {}", without.join(", "));
 }
 
 #[test]

@@ -32,6 +32,7 @@ Examples:
   muster access-token create lab-bot --scope reach --project lab")]
     Create(Wish),
     /// List your tokens
+    #[command(after_help = "Examples:\n  muster access-token list")]
     List,
     /// Revoke tokens
     #[command(after_help = "Examples:\n  muster access-token revoke abcdefghij")]

@@ -18,6 +18,7 @@ pub struct AccountArgs {
 #[derive(Debug, Subcommand)]
 enum AccountCommand {
     /// Show the account that is logged in
+    #[command(after_help = "Examples:\n  muster account show")]
     Show,
     /// Change the name that others see
     #[command(after_help = "Examples:\n  muster account edit --name 'Ann A.'")]

@@ -89,6 +89,7 @@ Examples:
         yes: bool,
     },
     /// Reject pending devices, or another key that asks to take a device over
+    #[command(after_help = "Examples:\n  muster device reject ABCD-2345 --reason 'not ours'")]
     Reject {
         #[command(flatten)]
         which: WhichOnes,
@@ -154,6 +155,7 @@ Examples:
         yes: bool,
     },
     /// Delete devices with their history
+    #[command(after_help = "Examples:\n  muster device delete robot-7\n  muster device delete --filter 'admission = rejected' --yes")]
     Delete {
         #[command(flatten)]
         which: WhichOnes,

@@ -34,6 +34,7 @@ pub struct FieldArgs {
 #[derive(Debug, Subcommand)]
 enum FieldCommand {
     /// List the custom fields of devices
+    #[command(after_help = "Examples:\n  muster field list")]
     List,
     /// Define a field
     #[command(after_help = "\

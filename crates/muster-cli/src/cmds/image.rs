@@ -17,18 +17,21 @@ use crate::failure::{Exit, Failure};
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Give it an image: PNG, JPEG or WebP, at most 256 KiB and 2048 x 2048 pixels
+    #[command(after_help = "Examples:\n  muster org logo set acme.png\n  muster team avatar night-shift set owl.png")]
     Set {
         /// The image
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Write the image to a new file
+    #[command(after_help = "Examples:\n  muster org logo save acme.png\n  muster team avatar night-shift save owl.png")]
     Save {
         /// The file, which must not be there yet
         #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Take the image away
+    #[command(after_help = "Examples:\n  muster org logo remove\n  muster team avatar night-shift remove --yes")]
     Remove {
         /// Do not ask
         #[arg(long, short)]

@@ -14,7 +14,7 @@ use crate::client::{Hub, encode};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::table::{Style, Table, cell, column, styled};
-use crate::output::time::{ago, local_ago, now};
+use crate::output::time::{local_ago, now};
 use crate::output::{Output, note};
 use crate::profile::{Book, hub_url};
 use crate::tty;
@@ -48,6 +48,7 @@ pub struct InvitationArgs {
 #[derive(Debug, Subcommand)]
 enum InvitationCommand {
     /// List invitations that wait for their people
+    #[command(after_help = "Examples:\n  muster invitation list")]
     List,
     /// Make a new link for 7 days, and mail it where the hub has a mail server; the old link is dead
     #[command(after_help = "Examples:\n  muster invitation resend abcdefghij")]
@@ -84,12 +85,11 @@ Examples:
     },
 }
 
-fn parse_role<T: Copy>(text: Option<String>, roles: &[(&str, T)], usual: T) -> Result<T, Failure> {
+fn parse_role<T: Copy>(text: Option<String>, roles: &[(&str, T)], usual: T, hint: &str) -> Result<T, Failure> {
     let Some(text) = text else { return Ok(usual) };
     roles.iter().find(|(name, _)| *name == text).map(|(_, role)| *role).ok_or_else(|| {
         let names: Vec<&str> = roles.iter().map(|(name, _)| *name).collect();
-        Failure::usage(format!("{text:?} is not a role here; write one of: {}", names.join(", ")))
-            .hint("roles in a project need --project; without it the invitation is to the organization")
+        Failure::usage(format!("{text:?} is not a role here; write one of: {}", names.join(", "))).hint(hint)
     })
 }
 
@@ -100,10 +100,15 @@ fn parse_role<T: Copy>(text: Option<String>, roles: &[(&str, T)], usual: T) -> R
 pub async fn invite(context: &Context, globals: &Globals, args: InviteArgs) -> Result<u8, Failure> {
     let wanted = if globals.project_on_line {
         let project = context.need_project()?.clone();
-        let role = parse_role(args.role, PROJECT_ROLES, ProjectRole::Operate)?;
+        let role = parse_role(args.role, PROJECT_ROLES, ProjectRole::Operate, "with --project the invitation is to that project alone")?;
         InvitationCreate { email: args.email, role: None, project: Some(project), project_role: Some(role) }
     } else {
-        let role = parse_role(args.role, ORG_ROLES, OrgRole::Member)?;
+        let role = parse_role(
+            args.role,
+            ORG_ROLES,
+            OrgRole::Member,
+            "roles in a project need --project; without it the invitation is to the organization",
+        )?;
         InvitationCreate { email: args.email, role: Some(role), project: None, project_role: None }
     };
     let made: Invitation = context.hub().post(&context.org_path("/invitations").await?, &wanted).await?;
@@ -117,7 +122,7 @@ async fn tell(context: &Context, made: &Invitation) -> Result<u8, Failure> {
     }
     let link = made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub made the invitation but did not tell its link"))?;
     let place = place(made);
-    note(format!("{} is invited to {} as {place}, until {}.", made.email, context.org().await?, ago(now(), made.expires_at)));
+    note(format!("{} is invited to {} as {place}, until {}.", made.email, context.org().await?, local_ago(now(), made.expires_at)));
     note(match made.mail {
         MailState::Queued | MailState::Sent => "The hub mails the link. It is this one, only for that person:",
         MailState::None | MailState::Failed => "The hub sends no mail: pass this link on, only to that person:",

@@ -24,8 +24,12 @@ pub struct MemberArgs {
 #[derive(Debug, Subcommand)]
 enum MemberCommand {
     /// List the members
+    #[command(
+        after_help = "Examples:\n  muster member list\n  muster member list --json | jq -r '.[] | select(.role == \"owner\") | .email'"
+    )]
     List,
     /// List the people who have a role only in projects
+    #[command(after_help = "Examples:\n  muster member collaborators")]
     Collaborators,
     /// Change somebody's role in the organization
     #[command(after_help = "\

@@ -25,6 +25,7 @@ pub struct OrgArgs {
 #[derive(Debug, Subcommand)]
 enum OrgCommand {
     /// List the organizations that you belong to
+    #[command(after_help = "Examples:\n  muster org list\n  muster org list --json | jq -r '.[].id'")]
     List,
     /// Make an organization; you become its owner
     #[command(after_help = "\
@@ -41,12 +42,14 @@ Examples:
         about: About,
     },
     /// Show an organization
+    #[command(after_help = "Examples:\n  muster org show\n  muster org show acme")]
     Show {
         /// Its id; the one in use by default
         #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
         id: Option<OrgId>,
     },
     /// Choose the organization that commands mean
+    #[command(after_help = "Examples:\n  muster org use acme")]
     Use {
         /// Its id
         #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]

@@ -21,6 +21,7 @@ pub struct ProfileArgs {
 #[derive(Debug, Subcommand)]
 enum ProfileCommand {
     /// List saved logins
+    #[command(after_help = "Examples:\n  muster profile list")]
     List,
     /// Choose the saved login that commands use
     #[command(after_help = "Examples:\n  muster profile use lab")]

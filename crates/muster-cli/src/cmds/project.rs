@@ -34,6 +34,7 @@ pub struct ProjectArgs {
 #[derive(Debug, Subcommand)]
 enum ProjectCommand {
     /// List projects
+    #[command(after_help = "Examples:\n  muster project list")]
     List,
     /// Make a project
     #[command(after_help = "\
@@ -57,12 +58,14 @@ Examples:
         description: Option<String>,
     },
     /// Show a project
+    #[command(after_help = "Examples:\n  muster project show\n  muster project show lab --json")]
     Show {
         /// Its id; the one in use by default
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
         id: Option<ProjectId>,
     },
     /// Choose the project that commands mean
+    #[command(after_help = "Examples:\n  muster project use lab")]
     Use {
         /// Its id
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
@@ -121,6 +124,7 @@ Examples:
     )]
     RemoveDevices(DevicesOf),
     /// List who has a role in a project, in person or through teams
+    #[command(after_help = "Examples:\n  muster project participants lab")]
     Participants {
         /// The project; the one in use by default
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
@@ -129,6 +133,7 @@ Examples:
     /// Add, change or remove a participant
     Participant(ParticipantArgs),
     /// List the teams that have a role in a project
+    #[command(after_help = "Examples:\n  muster project teams lab")]
     Teams {
         /// The project; the one in use by default
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]

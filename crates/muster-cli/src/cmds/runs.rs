@@ -52,6 +52,7 @@ const STATES: [&str; 11] =
 #[derive(Debug, Subcommand)]
 enum RunsCommand {
     /// Show a run
+    #[command(after_help = "Examples:\n  muster runs show rabcdefghijklmno")]
     Show {
         /// Its id
         #[arg(value_name = "RUN", add = ArgValueCompleter::new(complete::runs))]

@@ -25,6 +25,7 @@ pub struct ServiceAccountArgs {
 #[derive(Debug, Subcommand)]
 enum ServiceAccountCommand {
     /// List service accounts
+    #[command(after_help = "Examples:\n  muster service-account list")]
     List,
     /// Make a service account
     #[command(after_help = "\
@@ -65,6 +66,7 @@ Examples:
         wish: Wish,
     },
     /// List the tokens of a service account
+    #[command(after_help = "Examples:\n  muster service-account tokens ci")]
     Tokens {
         /// The service account
         account: String,

@@ -47,6 +47,7 @@ pub struct SessionArgs {
 #[derive(Debug, Subcommand)]
 enum SessionCommand {
     /// Show a session
+    #[command(after_help = "Examples:\n  muster session show sabcdefghijklmno")]
     Show {
         /// Its id
         #[arg(value_name = "SESSION")]

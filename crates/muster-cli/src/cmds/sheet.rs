@@ -1,6 +1,6 @@
 //! `muster devices export` and `muster devices import`: the list as a CSV file.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -79,11 +79,7 @@ async fn export(context: &Context, globals: &Globals, args: &ExportArgs) -> Resu
     let file = context.hub().get_bytes(&path).await?;
     match &args.output {
         Some(to) => std::fs::write(to, file).map_err(|error| unusable("write", to, &error))?,
-        None => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(&file)?;
-            out.flush()?;
-        }
+        None => context.out.bytes(&file)?,
     }
     Ok(0)
 }

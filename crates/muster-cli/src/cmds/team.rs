@@ -42,6 +42,7 @@ struct People {
 #[derive(Debug, Subcommand)]
 enum TeamCommand {
     /// List teams
+    #[command(after_help = "Examples:\n  muster team list")]
     List,
     /// Make a team
     #[command(after_help = "Examples:\n  muster team create night-shift --name 'Night shift' --description 'On call from 22:00'")]
@@ -56,6 +57,7 @@ enum TeamCommand {
         description: Option<String>,
     },
     /// Show a team, who is in it and its roles
+    #[command(after_help = "Examples:\n  muster team show night-shift\n  muster team show night-shift --json | jq -r '.people[].email'")]
     Show(Which),
     /// Change a team's name and description
     #[command(after_help = "Examples:\n  muster team edit night-shift --name Nightwatch")]

@@ -32,6 +32,7 @@ enum TokenCommand {
     /// Make an enrolment token and print the line to run on the device
     Create(CreateArgs),
     /// List enrolment tokens
+    #[command(after_help = "Examples:\n  muster token list\n  muster token list --all")]
     List {
         /// Also those that are used up, expired or revoked
         #[arg(long)]

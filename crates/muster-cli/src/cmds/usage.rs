@@ -73,6 +73,11 @@ fn parse_day(text: &str) -> Result<Day, String> {
 /// # Errors
 /// As every call.
 pub async fn run(context: &Context, globals: &Globals, args: UsageArgs) -> Result<u8, Failure> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && from > to
+    {
+        return Err(Failure::usage(format!("--from {from} is after --to {to}")));
+    }
     // A project that was named on the line: its admins see its usage, and nothing else of the organization's.
     let below = match context.project().filter(|_| globals.project_on_line) {
         Some(project) => format!("/projects/{project}/usage"),
@@ -155,7 +160,15 @@ fn rows(usage: &Usage, by: By, days: i64) -> Vec<(String, Used, i64)> {
         let key = row.device.as_ref().map(ToString::to_string).unwrap_or_default();
         add(parts.entry((name(row).unwrap_or_else(|| "-".to_owned()), key)).or_default(), &row.used);
     }
+    // What counts for the whole alone, such as the most runs at once, stands in the total.
+    parts.retain(|(name, device), used| name != "-" || !device.is_empty() || !only_of_the_whole(used));
     parts.into_iter().map(|((name, _), used)| (name, used, days)).collect()
+}
+
+/// Whether nothing is told but what has no parts: the most at once, and how many people there were.
+fn only_of_the_whole(used: &Used) -> bool {
+    let Used { runs_peak, members, collaborators, service_accounts, .. } = *used;
+    *used == Used { runs_peak, members, collaborators, service_accounts, ..Used::default() }
 }
 
 fn add(sum: &mut Used, used: &Used) {
@@ -226,6 +239,11 @@ mod tests {
         assert_eq!(lines[1], ["-", "<0.01", "1.0", "KiB"]);
         assert_eq!(lines[2], ["lab", "2", "min", "0.50", "2.0", "KiB"]);
         assert_eq!(lines[3], ["total", "2", "min", "0.50", "3.0", "KiB"]);
+        let peak = UsageDay { used: Used { runs_peak: 3, members: 2, ..Used::default() }, ..day("2026-11-22", None, 0, 0) };
+        let mut whole = Usage { items: vec![day("2026-11-22", Some("lab"), 60_000, 0), peak], ..usage.clone() };
+        whole.total.runs_peak = 3;
+        let text = table(&whole, By::Project).render(None, false);
+        assert_eq!(text.lines().count(), 3, "what counts for the whole alone has no row without a name: {text}");
         assert_eq!(table(&usage, By::Day).render(None, false).lines().count(), 5);
         assert_eq!((hours(0, 1), hours(5_400_000_000, 3_600_000_000)), (String::new(), "1.50".to_owned()));
         assert_eq!(parse_day("2026-11-22").unwrap().to_string(), "2026-11-22");

@@ -21,6 +21,7 @@ pub struct ViewArgs {
 #[derive(Debug, Subcommand)]
 enum ViewCommand {
     /// List your own views and the shared ones
+    #[command(after_help = "Examples:\n  muster view list")]
     List,
     /// Save a view, or change one
     #[command(after_help = "\

@@ -56,6 +56,16 @@ pub fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n")
 }
 
+/// A piece of a file, for a terminal: its lines stay lines, nothing in them acts.
+pub fn clean_file(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for line in String::from_utf8_lossy(bytes).split_inclusive('\n') {
+        out.push_str(&clean(line.trim_end_matches(['\r', '\n'])));
+        out.push_str(if line.ends_with('\n') { "\n" } else { "" });
+    }
+    out
+}
+
 /// JSON text in which active characters are `\uXXXX`. They can stand only inside its strings, so no value changes.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     // Line breaks between values are the printer's own; inside strings they are escaped already.
@@ -119,6 +129,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_file_on_a_terminal_commands_nothing() {
+        let file = "id,note\r\nSN-1,\u{202e}gpj.exe\nSN-2,\u{1b}[2J\u{200b}ü\nlast";
+        assert_eq!(clean_file(file.as_bytes()), "id,note\nSN-1,\\u{202e}gpj.exe\nSN-2,\\x1b[2J\\u{200b}ü\nlast");
+        assert_eq!(clean_file(b"\xff\n"), "\u{fffd}\n");
+    }
 
     #[test]
     fn what_acts_is_written_out() {

@@ -34,7 +34,16 @@ fn credits_limits_and_usage() {
     assert!(town.muster("usage --csv --by device --from 7d").ok().starts_with("day,project,device,"));
     town.muster("usage --project lab").ok();
     town.muster("usage --device nothing").fails(4);
-    town.muster("usage --from 2026-11-22 --to 2026-11-21").fails(1);
+    town.muster("usage --since yesterday --until today").ok();
+    assert!(town.muster("usage --from 2026-11-22 --to 2026-11-21").fails(2).contains("2026-11-22 is after --to 2026-11-21"));
+    assert!(town.muster("usage --from 2020-01-01 --to 2026-01-01").fails(1).contains("are 2193 days; at most 800"));
+    // Here the end is the hub's to say: today.
+    assert!(town.muster("usage --from 2999-01-01").fails(1).contains("is after to, which is 2"));
+    assert!(town.muster("limit set storage 10").fails(2).contains("Write the unit, such as 10GB"));
+    assert!(town.muster("limit set storage 10GiB").ok().contains("10 GiB"));
+    for noun in ["team", "field", "view", "limit", "credit", "invitation", "projects", "orgs", "session", "account"] {
+        town.muster(noun).ok();
+    }
 }
 
 #[test]

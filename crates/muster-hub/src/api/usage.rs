@@ -147,8 +147,14 @@ fn range(asked: &Asked, today: Day) -> ApiResult<(Day, Day)> {
     let to = parse("to", &asked.to)?.unwrap_or(today);
     let from = parse("from", &asked.from)?.unwrap_or_else(|| to.plus(1 - DAYS_USUAL));
     let days = to.number() - from.number() + 1;
-    if !(1..=DAYS_MAX).contains(&days) {
-        return Err(ApiError::new(Code::Invalid, format!("from: it is to be at most {DAYS_MAX} days before to, and not after it")));
+    if days < 1 {
+        return Err(ApiError::new(Code::Invalid, format!("from: {from} is after to, which is {to}")));
+    }
+    if days > DAYS_MAX {
+        return Err(ApiError::new(
+            Code::Invalid,
+            format!("from: {from} to {to} are {days} days; at most {DAYS_MAX} can be asked for at once"),
+        ));
     }
     Ok((from, to))
 }

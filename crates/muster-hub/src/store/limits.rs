@@ -163,10 +163,11 @@ fn sentence(org: &OrgId, limit: &Limit, most: u64, more: u64) -> String {
         LimitName::Storage => "bytes stored",
     };
     let wanted = if more == 1 { String::new() } else { format!(", and {more} more were asked for") };
+    let number = if limit.name == LimitName::Storage { "SIZE" } else { "NUMBER" };
     let who = if limit.own == Some(most) && limit.hub.is_none_or(|hub| hub > most) {
-        format!("an owner of {org} set this limit and can raise it: muster limit set {name} NUMBER")
+        format!("an owner of {org} set this limit and can raise it: muster limit set {name} {number}")
     } else {
-        format!("only an owner of the hub can raise it: muster limit set {name} NUMBER --hub-owner --org {org}")
+        format!("only an owner of the hub can raise it: muster limit set {name} {number} --hub-owner --org {org}")
     };
     format!("limit reached: {org} may have {most} {what} and has {used}{wanted}; {who}")
 }

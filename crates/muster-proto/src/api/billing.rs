@@ -109,8 +109,8 @@ impl From<Day> for String {
 }
 
 /// An amount of credits, exact to the billionth: a text such as "12.5" or "-0.000000001" on the wire. One credit is one US dollar.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(into = "String")]
 pub struct Credits(pub i64);
 
 /// Nano-credits in a credit.
@@ -151,6 +151,23 @@ impl FromStr for Credits {
         let nano: i64 = format!("{fraction:0<9}").parse().map_err(|_| invalid())?;
         let amount = whole.checked_mul(NANO.cast_signed()).and_then(|whole| whole.checked_add(nano)).ok_or_else(invalid)?;
         Ok(Self(if negative { -amount } else { amount }))
+    }
+}
+
+impl<'de> Deserialize<'de> for Credits {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl serde::de::Visitor<'_> for Text {
+            type Value = Credits;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an amount of credits written as text, such as \"10\" or \"12.50\"")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Credits, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        // A number would lose digits on its way through other programs.
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -456,6 +473,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(Credits(nano)), "{text}");
         }
         assert_eq!("0012.50".parse(), Ok(Credits(12_500_000_000)));
+        assert_eq!(serde_json::from_str::<Credits>("\"12.5\"").unwrap(), Credits(12_500_000_000));
+        let why = serde_json::from_str::<Credits>("10").unwrap_err().to_string();
+        assert!(why.contains("expected an amount of credits written as text, such as \"10\""), "{why}");
         for bad in ["", ".", "1.", ".5", "1e3", "1,5", "--1", "+1", "0.0000000001", "9223372037", "1.-5", "٣"] {
             assert!(bad.parse::<Credits>().is_err(), "{bad}");
         }

@@ -51,6 +51,7 @@ Examples:
         role: ProjectRole,
     },
     /// Remove a participant; what no team gives ends at once
+    #[command(after_help = "Examples:\n  muster project participant remove lab ben@example.com")]
     Remove {
         /// The project
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
@@ -88,6 +89,7 @@ enum ProjectTeamCommand {
         role: ProjectRole,
     },
     /// Take a team out of a project; what only it gave ends at once
+    #[command(after_help = "Examples:\n  muster project team remove lab night-shift")]
     Remove {
         /// The project
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
