@@ -66,7 +66,7 @@ impl Fetch {
             }
         }
         let tls = ClientConfig::builder_with_provider(Arc::new(muster_link::tls::provider()))
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self { tls: Arc::new(tls), plain: issuer.starts_with("http://"), patience: EXCHANGE })
@@ -182,6 +182,51 @@ mod tests {
         let fetch = Fetch { patience: Duration::from_millis(50), ..Fetch::new(&issuer, None).unwrap() };
         let told = fetch.call(http::Request::get(format!("{issuer}/")).body(Vec::new()).unwrap()).await.unwrap_err().to_string();
         assert!(told.ends_with("did not answer within 0 s"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_provider_is_believed_by_its_authority_alone() {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let authority_key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = authority.self_signed(&authority_key).unwrap().der().clone();
+        let key = KeyPair::generate().unwrap();
+        let names = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let leaf = names.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap();
+        let server = rustls::ServerConfig::builder_with_provider(Arc::new(muster_link::tls::provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], rustls_pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("https://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let Ok(mut tls) = acceptor.accept(tcp).await else { continue };
+                let mut head = [0; 4096];
+                let read = tls.read(&mut head).await.unwrap();
+                let host = String::from_utf8_lossy(&head[..read]).to_lowercase().contains("host: 127.0.0.1:");
+                let body = if host { "yes" } else { "no" };
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                tls.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let ask = async |authorities: Option<&[CertificateDer<'static>]>, url: &str| {
+            let fetch = Fetch::new(&issuer, authorities).unwrap();
+            let answer = fetch.call(http::Request::get(url).body(Vec::new()).unwrap()).await;
+            answer.map(|answer| String::from_utf8(answer.into_body()).unwrap()).map_err(|error| error.to_string())
+        };
+        let ours = [root];
+        assert_eq!(ask(Some(&ours), &format!("{issuer}/x")).await.as_deref(), Ok("yes"));
+        assert!(ask(None, &format!("{issuer}/x")).await.unwrap_err().contains("is not believed"), "the system does not know it");
+        let other_name = issuer.replace("127.0.0.1", "localhost");
+        assert!(ask(Some(&ours), &other_name).await.unwrap_err().contains("is not believed"), "its certificate does not name that");
+        serving.abort();
     }
 
     #[test]
