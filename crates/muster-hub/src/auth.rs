@@ -25,7 +25,7 @@ use crate::peer::{PeerCertificate, RemoteAddr};
 use crate::random;
 use crate::state::AppState;
 use crate::store::devices::{self, DeviceRow, Key, KeyState};
-use crate::store::{self, Store, tokens};
+use crate::store::{self, Store, proviso, tokens};
 
 /// A token's last use is noted to this precision: reading a list must not write each time.
 const USED_PRECISION: Millis = 60 * clock::SECOND;
@@ -58,6 +58,15 @@ pub struct Person {
 }
 
 impl Person {
+    /// Whether the token still speaks for the same person, as a transaction sees it.
+    fn unchanged(&self, tx: &rusqlite::Transaction<'_>) -> store::Result<()> {
+        let gone =
+            || store::problem(Code::Unauthenticated, "this token was withdrawn just now, or its account set aside; nothing was done");
+        let held = tokens::held(tx, &self.token)?.ok_or_else(gone)?;
+        let same = held.account == self.account && !held.disabled && held.expires_at > clock::now() && held.hub_owner >= self.hub_owner;
+        if same { Ok(()) } else { Err(gone()) }
+    }
+
     /// Lets only tokens go on that may do all that their account may: for what concerns the account itself, or the whole hub.
     ///
     /// # Errors
@@ -156,7 +165,7 @@ pub async fn person(state: &AppState, bearer: Option<&str>, from: Option<IpAddr>
     }
     if held.used_at.is_none_or(|used| now - used >= USED_PRECISION) {
         let id = token.id.clone();
-        state.store.write(move |tx| tokens::touch(tx, &id, now)).await?;
+        proviso::beside(state.store.write(move |tx| tokens::touch(tx, &id, now))).await?;
     }
     Ok(Person {
         account: held.account,
@@ -275,8 +284,10 @@ impl FromRequestParts<AppState> for Person {
         if let Some(trail) = parts.extensions.get::<Trail>() {
             trail.set_actor(&person.email);
         }
-        // For the body, which comes later.
+        // For the body, which comes later, and for the change, which comes last.
         parts.extensions.insert(person.clone());
+        let then = person.clone();
+        proviso::add(move |tx| then.unchanged(tx));
         Ok(person)
     }
 }

@@ -22,6 +22,7 @@ pub mod mqtt;
 pub(crate) mod org_deletion;
 pub mod orgs;
 pub(crate) mod projects;
+pub(crate) mod proviso;
 pub(crate) mod roles;
 pub mod runs;
 pub(crate) mod service_accounts;
@@ -185,6 +186,7 @@ impl Store {
     }
 
     /// Runs `work` on the writer thread and answers once it is committed. An error rolls back this write alone.
+    /// The first write of a request begins with what the request rests on, see [`proviso`].
     ///
     /// # Errors
     /// Whatever `work` returns, or when the commit fails.
@@ -193,9 +195,18 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = write_job(work);
+        let provisos = proviso::take();
+        let (job, answer) = write_job(move |tx| {
+            provisos.into_iter().try_for_each(|check| check(tx))?;
+            work(tx)
+        });
         self.writer.send(Command::Write(job)).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Writes that wait for the writer now.
+    pub fn waiting(&self) -> usize {
+        self.writer.max_capacity() - self.writer.capacity()
     }
 
     /// [`Store::write`] where nobody waits for the answer but a device: it may wait for others a little, to share their commit.

@@ -20,8 +20,8 @@ use crate::auth::Person;
 use crate::rights::{self, Action};
 use crate::standings::{ProjectAccess, Standing, Standings};
 use crate::state::AppState;
-use crate::store;
 use crate::store::devices::{self, DeviceRow};
+use crate::store::{self, orgs, proviso};
 
 /// A person in an organization: an extractor for paths with `{org}`. Role and projects are those of its [`Standing`].
 #[derive(Debug, Clone)]
@@ -68,6 +68,14 @@ impl FromRequestParts<AppState> for OrgAccess {
         }
         // For the body, which comes later.
         parts.extensions.insert(access.clone());
+        let about = params.iter().find(|(name, _)| *name == "project").and_then(|(_, text)| access.project(text).ok());
+        if let Some((project, _)) = about.filter(|(_, project)| !project.archived) {
+            let org = access.org.clone();
+            proviso::add(move |tx| match orgs::project_is_open(tx, &org, &project)? {
+                true => Ok(()),
+                false => Err(store::problem(Code::Archived, format!("project {project} was archived just now; nothing was done"))),
+            });
+        }
         Ok(access)
     }
 }
@@ -89,7 +97,10 @@ impl OrgAccess {
             // What the account has in the project, and no role in the organization: as a collaborator.
             standing = standing.in_project(only).map(Arc::new).ok_or_else(missing)?;
         }
-        Ok(Self { person, org, standing })
+        let access = Self { person, org, standing };
+        let then = access.clone();
+        proviso::add(move |tx| then.unchanged(tx));
+        Ok(access)
     }
 
     /// The same person in the same organization, as a transaction sees them.
@@ -104,6 +115,15 @@ impl OrgAccess {
         };
         let gone = || store::problem(Code::NotFound, format!("there is no organization {} for you any more", self.org));
         Ok(Self { standing: Arc::new(standing.ok_or_else(gone)?), ..self.clone() })
+    }
+
+    /// Whether a transaction sees the person with all the roles of before.
+    fn unchanged(&self, tx: &Transaction<'_>) -> store::Result<()> {
+        if self.inside(tx)?.standing.keeps(&self.standing) {
+            return Ok(());
+        }
+        let why = format!("your rights in {} were taken back just now; nothing was done: look again before you send it again", self.org);
+        Err(store::problem(Code::Forbidden, why))
     }
 
     /// An audit entry of this person in this organization.

@@ -17,7 +17,7 @@ use super::{ApiError, ApiResult, Body, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, 
 use crate::auth::Person;
 use crate::rights::Action;
 use crate::state::AppState;
-use crate::store::{ledger, orgs};
+use crate::store::{self, ledger, orgs, problem};
 use crate::{clock, csv_text};
 
 /// Longest note and key of a booking, in characters.
@@ -99,6 +99,7 @@ async fn add(
             note: wanted.note.as_deref(),
             key: wanted.key.as_deref(),
         };
+        still_known(tx, &org)?;
         let (line, new) = ledger::book(tx, &org, &booking, clock::now())?;
         if new {
             audit.with(json!({ "credits": line.credits, "entry": entry, "line": line.id, "note": line.note })).ok(tx)?;
@@ -116,6 +117,14 @@ pub(super) async fn known_org(state: &AppState, text: &str) -> ApiResult<OrgId> 
     let wanted = org.clone();
     let found = state.store.read(move |db| orgs::show(db, &wanted, None)).await?;
     found.map(|_| org).ok_or_else(missing)
+}
+
+/// The same in the transaction that books something on it: it may have been deleted just now.
+pub(super) fn still_known(tx: &rusqlite::Transaction<'_>, org: &OrgId) -> store::Result<()> {
+    match orgs::show(tx, org, None)? {
+        Some(_) => Ok(()),
+        None => Err(problem(Code::NotFound, format!("there is no organization {org} any more"))),
+    }
 }
 
 fn check(wanted: &CreditAdd) -> ApiResult<()> {

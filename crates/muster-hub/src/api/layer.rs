@@ -24,7 +24,7 @@ use crate::metrics::{Counter, Seconds};
 use crate::peer::RemoteAddr;
 use crate::random;
 use crate::state::AppState;
-use crate::store::Store;
+use crate::store::{Store, proviso};
 
 /// The name of a request, in the answer's header, in a problem's body and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -85,7 +85,7 @@ pub(super) async fn around(State(around): State<Around>, mut request: Request, n
         known.map(|(_, action)| *action)
     });
 
-    let mut response = without_panic(next.run(request)).await;
+    let mut response = proviso::request(without_panic(next.run(request))).await;
     let mut refusal = response.extensions_mut().remove::<ApiError>();
     if let Some(refusal) = &mut refusal {
         refusal.0.detail = harmless(&refusal.0.detail);

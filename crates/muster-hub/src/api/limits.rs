@@ -7,7 +7,7 @@ use muster_proto::id::OrgId;
 use muster_proto::problem::Code;
 use serde_json::json;
 
-use super::billing::known_org;
+use super::billing::{known_org, still_known};
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route, Trail};
 use crate::auth::Person;
 use crate::rights::Action;
@@ -67,6 +67,7 @@ async fn edit(
     let entry = entry.with(json!({ "scope": wanted.scope, "limits": wanted.limits }));
     let whose = org.clone();
     let work = move |tx: &rusqlite::Transaction<'_>| {
+        still_known(tx, &whose)?;
         for limit in &wanted.limits {
             limits::put(tx, &whose, wanted.scope, limit.name, limit.most)?;
         }

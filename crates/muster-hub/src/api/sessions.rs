@@ -265,6 +265,8 @@ async fn end(State(state): State<AppState>, access: OrgAccess, Path((_, id)): Pa
     } else {
         access.require_in(Action::EndSession, row.project.as_str())?;
     }
+    // The relay ends it, and writes it down afterwards: what this rests on is looked at before.
+    state.store.write(|_| Ok(())).await?;
     let email = access.person.email;
     let end = End { code: "cancelled".into(), message: format!("ended by {email}"), by: email, from: access.person.from };
     if !state.relay.end(&row.id, end).await {

@@ -24,6 +24,10 @@ pub(crate) fn create(
             return Err(problem(Code::Exists, format!("{org} has a service account {name} already; choose another name")));
         }
         limits::check_newcomer(tx, org, email)?;
+        // The new one begins with nothing, whatever was left to the one of before.
+        for table in ["members", "participants", "team_members", "access_tokens"] {
+            tx.prepare_cached(&format!("DELETE FROM {table} WHERE account = ?1"))?.execute([present.id])?;
+        }
         tx.prepare_cached("UPDATE accounts SET closed_at = NULL, description = ?2, created_by = ?3, created_at = ?4 WHERE id = ?1")?
             .execute(params![present.id, description, by, now])?;
         return Ok(present.id);

@@ -13,6 +13,8 @@ use serde_json::Value;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 
+const DIAL: std::time::Duration = std::time::Duration::from_secs(15);
+
 /// The way to one hub, with the connections that are idle now.
 pub(crate) struct Line {
     address: Mutex<SocketAddr>,
@@ -57,7 +59,12 @@ impl Line {
         self.idle.lock().unwrap().clear();
     }
 
+    /// A new connection. Where a killed hub listened somebody else may listen now, who answers no handshake.
     async fn dial(&self) -> Result<SendRequest<Full<Bytes>>, String> {
+        tokio::time::timeout(DIAL, self.handshake()).await.map_err(|_| "no connection: no handshake in time".to_owned())?
+    }
+
+    async fn handshake(&self) -> Result<SendRequest<Full<Bytes>>, String> {
         let broken = |error: &dyn std::fmt::Display| format!("no connection: {error}");
         let address = *self.address.lock().unwrap();
         let socket = TcpSocket::new_v4().map_err(|error| broken(&error))?;

@@ -193,7 +193,7 @@ pub(crate) const CASES: &[Case] = &[
     call(ManageMembers, On::Org, Fresh::Invitation, "POST", RESEND),
     call(ManageParticipants, On::Project, Fresh::ProjectInvitation, "POST", RESEND),
     call(ManageMembers, On::Org, Fresh::Invitation, "DELETE", INVITATION).gone(INVITATIONS, "id={id}"),
-    call(ManageParticipants, On::Project, Fresh::ProjectInvitation, "DELETE", INVITATION).gone(INVITATIONS, "id={id}"),
+    call(ManageParticipants, On::Project, Fresh::ProjectInvitation, "DELETE", INVITATION).archived(Archived::Open).gone(INVITATIONS, "id={id}"),
 
     call(ManageOrg, On::Org, Fresh::Nothing, "PATCH", ORG).with(r#"{"description":"{new}"}"#).then(ORG, "description={new}").alone(),
     call(ManageOrg, On::Org, Fresh::Nothing, "DELETE", ORG).asking("?confirm={org}").but("conflict"),

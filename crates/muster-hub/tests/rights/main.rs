@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails there")]
 
 mod after;
+mod before;
 mod caller;
 mod cases;
 mod details;
