@@ -40,9 +40,17 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 async fn list(State(state): State<AppState>, person: Person) -> ApiResult<Json<Page<Org>>> {
-    let mut items = state.store.read(move |db| orgs::of_account(db, person.account)).await?;
-    items.retain(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id));
-    Ok(Json(Page { items, next: None }))
+    let items = state.store.read(move |db| orgs::of_account(db, person.account)).await?;
+    Ok(Json(Page { items: as_limited(&person, items), next: None }))
+}
+
+/// The organizations of an account as this token knows them: only its own, and to one project as a collaborator.
+pub(super) fn as_limited(person: &Person, mut orgs: Vec<Org>) -> Vec<Org> {
+    orgs.retain(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id));
+    if person.only_project.is_some() {
+        orgs.iter_mut().for_each(|org| org.role = None);
+    }
+    orgs
 }
 
 async fn create(State(state): State<AppState>, person: Person, Body(wanted): Body<OrgCreate>) -> ApiResult<(StatusCode, Json<Org>)> {

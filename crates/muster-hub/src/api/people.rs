@@ -10,6 +10,7 @@ use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
 use serde_json::{Value, json};
 
+use super::orgs::as_limited;
 use super::text::{is_hidden, shows};
 use super::{ApiError, ApiResult, Body, OrgAccess, Path, Route};
 use crate::accounts::{self, PASSWORD_MAX};
@@ -77,11 +78,7 @@ async fn login(State(state): State<AppState>, request: Request) -> ApiResult<(St
 async fn me(State(state): State<AppState>, person: Person) -> ApiResult<Json<Me>> {
     let account = person.account;
     let (orgs, has_password) = state.store.read(move |db| Ok((orgs::of_account(db, account)?, stored::has_password(db, account)?))).await?;
-    let mut orgs = orgs;
-    orgs.retain(|org| person.only_org.as_ref().is_none_or(|only| *only == org.id));
-    if person.only_project.is_some() {
-        orgs.iter_mut().for_each(|org| org.role = None);
-    }
+    let orgs = as_limited(&person, orgs);
     Ok(Json(Me { email: person.email, name: person.name, hub_owner: person.hub_owner, has_password, orgs }))
 }
 

@@ -168,3 +168,28 @@ async fn every_change_and_every_refusal_is_in_the_records() {
     }
     assert_eq!(paged, ids);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_token_is_told_of_itself_and_of_its_own_place_only() {
+    let world = World::new().await;
+    world.owner.post("/v1/orgs", json!({ "id": "zeta" })).await.ok(201);
+    let all = world.owner.get("/v1/tokens").await.ok(200)["items"].as_array().unwrap().len();
+    for (wanted, orgs, role) in [
+        (json!({ "name": "read", "scope": "read" }), &["acme", "zeta"][..], json!("owner")),
+        (json!({ "name": "acme", "org": "acme" }), &["acme"], json!("owner")),
+        (json!({ "name": "lab", "org": "acme", "project": "lab", "scope": "read" }), &["acme"], json!(null)),
+    ] {
+        let made = world.owner.post("/v1/tokens", wanted.clone()).await.ok(201);
+        let limited = world.with_token(made["token"].as_str().unwrap());
+        let told = limited.get("/v1/tokens").await.ok(200);
+        let ids: Vec<_> = told["items"].as_array().unwrap().iter().map(|token| &token["id"]).collect();
+        assert_eq!(ids, [&made["id"]], "{wanted}");
+        for page in ["/v1/me", "/v1/orgs"] {
+            let told = limited.get(page).await.ok(200);
+            let items = told.get("orgs").or_else(|| told.get("items")).unwrap().as_array().unwrap();
+            assert_eq!(items.iter().map(|org| org["id"].as_str().unwrap()).collect::<Vec<_>>(), orgs, "{page} {wanted}");
+            assert!(items.iter().all(|org| org["role"] == role), "{page} {wanted}: {told}");
+        }
+    }
+    assert_eq!(world.owner.get("/v1/tokens").await.ok(200)["items"].as_array().unwrap().len(), all + 3);
+}
