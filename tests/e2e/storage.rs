@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::device::Device;
-use crate::lab::{Lab, SOON};
+use crate::lab::{Lab, SOON, fails};
 use crate::spool;
 use crate::wait::eventually;
 
@@ -31,7 +31,9 @@ fn a_full_storage_holds_samples_on_the_device_and_nothing_else() {
         // Meanwhile all else goes on, on the same link, and samples gather.
         let taken = device.own_samples().len();
         assert_eq!(lab.run(&["shell", "robot-1", "--", "echo", "still here"]).trim(), "still here");
-        assert_eq!(lab.run(&["run", "robot-1", "--", "echo", "and runs"]).trim(), "and runs");
+        // A new run is refused, and says why: its output needs room.
+        let told = fails(&mut lab.muster(&["run", "robot-1", "--", "true"]), 1);
+        assert!(told.contains("muster limit set storage SIZE"), "{told}");
         device.has_taken(taken + 8, SOON);
         assert!(status(&device)["spooled"].as_u64() >= Some(8), "{}", status(&device));
         assert_eq!(device.daemon().log().matches("storage is full").count(), round, "one refusal each time: {}", device.daemon().log());

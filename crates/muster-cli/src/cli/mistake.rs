@@ -32,7 +32,10 @@ pub(super) fn explained(mut error: Error, args: &[OsString]) -> Error {
     {
         let rest = rest.strip_prefix(&[word.as_str()]).unwrap_or_default().to_vec();
         if let Some(tip) = tip(&root, &path, &word, &rest) {
-            error.remove(ContextKind::SuggestedSubcommand);
+            // A word that is nearly one of the noun's own is a slip of the finger; at the root it may only look like one.
+            if path.is_empty() || !tip.contains(" knows ") {
+                error.remove(ContextKind::SuggestedSubcommand);
+            }
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         }
     }

@@ -339,6 +339,7 @@ fn mistakes_say_what_was_meant() {
         assert!(said.contains(tip), "{line}: {said}");
         assert!(!said.contains("similar subcommand"), "{line}: {said}");
     }
+    assert!(said("muster view craete x").contains("'create'"), "so do those of a noun");
     assert!(said("muster devcies").contains("'devices'"), "clap's own suggestions stay");
     // What a shell would act on is not offered to be copied.
     assert!(!said("muster device '$(reboot)' show").contains("show $(reboot)"));
