@@ -78,6 +78,35 @@ async fn a_series_by_day_by_project_and_by_device() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_rows_than_an_answer_has_are_refused_and_as_many_are_told() {
+    let world = World::new().await;
+    // Days on which the hub itself metered nothing.
+    let to = Day::of(clock::now()).plus(-3);
+    let (from, next, first) = (to.plus(-2), to.plus(-1), to.plus(-2).number());
+    let work = move |tx: &rusqlite::Transaction<'_>| {
+        let sql = "INSERT INTO usage_days (org, day, kind, project, uid, amount) VALUES ('acme', ?1, ?2, 'lab', ?3, 1)";
+        let mut statement = tx.prepare(sql)?;
+        for n in 0..10_000 {
+            let letters: String = (0..15).map(|at| char::from(b'a' + u8::try_from((n >> (at * 2)) & 3).unwrap())).collect();
+            for day in first..first + 3 {
+                for kind in [Kind::SessionMs, Kind::CpuUs] {
+                    statement.execute((day, kind.as_str(), format!("d{letters}")))?;
+                }
+            }
+        }
+        Ok(())
+    };
+    world.hub.state.store.write(work).await.unwrap();
+    let owner = &world.owner;
+    let refused = owner.get(&format!("/v1/orgs/acme/usage?by=device&from={from}&to={to}")).await.problem("invalid");
+    assert!(refused.detail.contains("more than 20000 rows"), "{}", refused.detail);
+    let told = owner.get(&format!("/v1/orgs/acme/usage?by=device&from={from}&to={next}")).await.ok(200);
+    assert_eq!((told["items"].as_array().unwrap().len(), &told["total"]["cpu_us"]), (20_000, &json!(20_000)));
+    let whole = owner.get(&format!("/v1/orgs/acme/usage?by=device&whole=true&from={from}&to={to}")).await.ok(200);
+    assert_eq!((whole["items"].as_array().unwrap().len(), &whole["total"]["session_ms"]), (10_000, &json!(30_000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_project_sees_its_own_and_no_other() {
     let world = World::new().await;
     used(&world, "a", Kind::Runs, Some("lab"), None, 0, 3).await;
