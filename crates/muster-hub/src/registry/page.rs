@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use muster_proto::api::{Admission, Field, OrgRole, PresenceState};
+use muster_proto::api::{Admission, Field, OrgRole, PresenceState, ProjectRole};
 use muster_proto::id::{DeviceUid, ProjectId};
 use serde::{Deserialize, Serialize};
 
@@ -127,7 +127,8 @@ impl List {
         // Each field, whether a device has a value for it, and the choices that none was seen to have so far.
         let mut known: Vec<(i64, &Field, bool, Vec<&String>)> =
             self.fields.iter().map(|(id, field)| (*id, field, false, field.choices.iter().collect())).collect();
-        for entry in self.rows.iter().filter(|entry| may(standing, Action::SeeDevices, entry)) {
+        let roles = Roles::of(standing);
+        for entry in self.rows.iter().filter(|entry| roles.may(Action::SeeDevices, entry)) {
             let mut open = false;
             for (id, _, seen, choices) in known.iter_mut().filter(|(_, _, seen, choices)| !seen || !choices.is_empty()) {
                 if let Some((_, cell)) = entry.values.iter().find(|(field, _)| field == id) {
@@ -185,12 +186,13 @@ impl List {
 
     /// Gives the values of columns for some devices, one after the other. One that is not listed any more is passed over.
     pub fn rows_of(&self, viewer: &Viewer<'_>, uids: &[DeviceUid], columns: &[&Column], mut take: impl FnMut(&[Value<'_>])) {
+        let roles = Roles::of(viewer.standing);
         for uids in uids.chunks(AT_ONCE) {
             let look = viewer.live.look();
             for uid in uids {
                 let Ok(at) = self.rows.binary_search_by(|entry| entry.uid.cmp(uid)) else { continue };
                 let entry = &*self.rows[at];
-                let row = Shown::of(entry, self, viewer, &look);
+                let row = Shown::of(entry, self, viewer, &roles, &look);
                 let values: Vec<Value<'_>> = columns.iter().map(|column| row.value(column)).collect();
                 take(&values);
             }
@@ -198,14 +200,15 @@ impl List {
     }
 
     fn each<'a>(&'a self, viewer: &Viewer<'a>, plan: &Plan, mut take: impl FnMut(&Shown<'a, '_>)) {
+        let roles = Roles::of(viewer.standing);
         let all = rights::allows(Action::SeeDevices, viewer.standing.role, None);
         for rows in self.rows.chunks(AT_ONCE) {
             let look = viewer.live.look();
             for entry in rows {
-                if !all && !viewer.sees(entry) {
+                if !all && !roles.may(Action::SeeDevices, entry) {
                     continue;
                 }
-                let row = Shown::of(entry, self, viewer, &look);
+                let row = Shown::of(entry, self, viewer, &roles, &look);
                 if plan.passes(&row) {
                     take(&row);
                 }
@@ -225,26 +228,32 @@ fn compare(order: &[SortBy], a: &[Key<'_>], a_uid: &DeviceUid, b: &[Key<'_>], b_
     keys.map(|(by, (a, b))| by.compare(a, b)).find(|found| found.is_ne()).unwrap_or_else(|| a_uid.cmp(b_uid))
 }
 
-impl Viewer<'_> {
-    fn sees(&self, entry: &Entry) -> bool {
-        may(self.standing, Action::SeeDevices, entry)
-    }
+/// What somebody has, made ready to be asked for thousands of rows.
+struct Roles<'a> {
+    org: Option<OrgRole>,
+    projects: HashMap<&'a ProjectId, ProjectRole>,
 }
 
-/// Whether somebody may do it to a device, in the organization or in a project that it is in.
-fn may(standing: &Standing, action: Action, entry: &Entry) -> bool {
-    rights::allows(action, standing.role, None)
-        || entry.projects.iter().any(|project| {
-            let role = standing.projects.get(project).map(|project| project.role);
-            role.is_some() && rights::allows(action, standing.role, role)
-        })
+impl<'a> Roles<'a> {
+    fn of(standing: &'a Standing) -> Self {
+        Self { org: standing.role, projects: standing.projects.iter().map(|(id, project)| (id, project.role)).collect() }
+    }
+
+    /// Whether it is enough for a device, by the organization or by a project that it is in.
+    fn may(&self, action: Action, entry: &Entry) -> bool {
+        rights::allows(action, self.org, None)
+            || entry.projects.iter().any(|project| {
+                let role = self.projects.get(project).copied();
+                role.is_some() && rights::allows(action, self.org, role)
+            })
+    }
 }
 
 /// A row as somebody sees it now.
 struct Shown<'a, 'l> {
     entry: &'a Entry,
     list: &'a List,
-    standing: &'a Standing,
+    roles: &'l Roles<'a>,
     look: &'l Look<'l>,
     /// What it says now; looked up where a column asks.
     live: OnceCell<Option<Seen<'l>>>,
@@ -254,9 +263,9 @@ struct Shown<'a, 'l> {
 }
 
 impl<'a, 'l> Shown<'a, 'l> {
-    fn of(entry: &'a Entry, list: &'a List, viewer: &'l Viewer<'a>, look: &'l Look<'l>) -> Self {
+    fn of(entry: &'a Entry, list: &'a List, viewer: &'l Viewer<'a>, roles: &'l Roles<'a>, look: &'l Look<'l>) -> Self {
         let (live, views) = (OnceCell::new(), OnceCell::new());
-        Self { entry, list, standing: viewer.standing, look, live, sessions: &viewer.sessions, views }
+        Self { entry, list, roles, look, live, sessions: &viewer.sessions, views }
     }
 
     fn live(&self) -> Option<Seen<'l>> {
@@ -265,7 +274,7 @@ impl<'a, 'l> Shown<'a, 'l> {
 
     /// Nothing that the person may not see, and no trace of it in a filter or an order.
     fn hides(&self, column: &Column) -> bool {
-        column.is_detail() && !*self.views.get_or_init(|| may(self.standing, Action::ViewDevice, self.entry))
+        column.is_detail() && !*self.views.get_or_init(|| self.roles.may(Action::ViewDevice, self.entry))
     }
 }
 
@@ -298,15 +307,15 @@ impl<'a> Row<'a> for Shown<'a, '_> {
             Column::Manual => Value::Bool(entry.by_hand),
             Column::Project => {
                 // An owner is in all of them.
-                let all = self.standing.role == Some(OrgRole::Owner);
-                let seen = entry.projects.iter().filter(|project| all || self.standing.projects.contains_key(project));
+                let all = self.roles.org == Some(OrgRole::Owner);
+                let seen = entry.projects.iter().filter(|project| all || self.roles.projects.contains_key(project));
                 Value::List(seen.map(|project| project.as_str()).collect())
             }
             Column::Label => Value::List(entry.labels.iter().map(|label| &**label).collect()),
             Column::Code => text(entry.code.as_deref()),
             Column::Replacement => Value::Bool(entry.replacement),
             // What the organization wants of its devices is no collaborator's business.
-            Column::Missing if !rights::allows(Action::SeeMembers, self.standing.role, None) => Value::List(Vec::new()),
+            Column::Missing if !rights::allows(Action::SeeMembers, self.roles.org, None) => Value::List(Vec::new()),
             Column::Missing => {
                 let missing =
                     self.list.fields.iter().filter(|(id, field)| field.required && !entry.values.iter().any(|(has, _)| has == id));
