@@ -2,6 +2,8 @@
 //!
 //! The authority is sent so that a device or a person who holds only a token can check the pin in it.
 
+mod early;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -14,6 +16,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::ca::{Ca, CaError, SERVER_RENEW_BEFORE, files};
+use early::NeverEarly;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +104,7 @@ impl ServerCertificate {
         let verifier = if client_needed { verifier } else { verifier.allow_unauthenticated() };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier.build()?)
+            .with_client_cert_verifier(Arc::new(NeverEarly(verifier.build()?)))
             .with_cert_resolver(Arc::new(self.clone()));
         config.ignore_client_order = true;
         Ok(config)
