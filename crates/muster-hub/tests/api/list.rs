@@ -197,7 +197,8 @@ async fn two_who_change_a_view_at_once_lose_nothing() {
         bob.post("/v1/orgs/acme/views", json!({ "name": name, "shared": true })).await.ok(201);
         let (one, other) =
             tokio::join!(bob.patch(&at, json!({ "filter": "rack > 1" })), world.owner.patch(&at, json!({ "sort": "-rack" })));
-        (one.ok(200), other.ok(200));
+        one.ok(200);
+        other.ok(200);
         let page = bob.get("/v1/orgs/acme/views").await.ok(200);
         let view = page["items"].as_array().unwrap().iter().find(|view| view["name"] == name.as_str()).unwrap().clone();
         assert_eq!((&view["filter"], &view["sort"]), (&json!("rack > 1"), &json!("-rack")));
