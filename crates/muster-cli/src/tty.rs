@@ -5,12 +5,18 @@
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::termios::{self, LocalModes, OptionalActions, Termios};
+use rustix::termios::{self, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 
 use crate::failure::Failure;
 
 /// Longest line that is read as an answer, a password or a token, in bytes: more is not what a person types.
 const LINE_MAX: u64 = 4096;
+
+/// The exit code of a program that Ctrl-C ended, as shells say it.
+const INTERRUPTED: u8 = 130;
+
+/// What Ctrl-C types where it is a key.
+const CTRL_C: u8 = 0x03;
 
 /// Columns and rows of the terminal on standard output, else on standard error.
 pub fn size() -> Option<(u16, u16)> {
@@ -40,12 +46,14 @@ impl Settings {
         Self::change(OptionalActions::Drain, Termios::make_raw)
     }
 
-    /// No echo on standard input, for a password.
+    /// No echo on standard input, for a password. Ctrl-C is a key that ends the line: the signal would end the program with the
+    /// terminal still silent.
     fn no_echo() -> io::Result<Self> {
         // What was typed before the question is no answer.
         Self::change(OptionalActions::Flush, |settings| {
-            settings.local_modes.remove(LocalModes::ECHO);
+            settings.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
             settings.local_modes.insert(LocalModes::ECHONL);
+            settings.special_codes[SpecialCodeIndex::VEOL] = CTRL_C;
         })
     }
 
@@ -103,6 +111,12 @@ pub fn ask_hidden(question: &str) -> Result<String, Failure> {
     let settings = Settings::no_echo()?;
     let answer = ask(question);
     drop(settings);
+    let interrupted = answer.as_ref().is_ok_and(|answer| answer.as_bytes().last() == Some(&CTRL_C));
+    if interrupted {
+        // No line was ended on the terminal.
+        writeln!(io::stderr())?;
+        return Err(Failure::silent(INTERRUPTED));
+    }
     answer
 }
 
@@ -115,6 +129,10 @@ pub fn line() -> Result<String, Failure> {
     for byte in io::stdin().lock().take(LINE_MAX + 1).bytes() {
         match byte? {
             b'\n' => break,
+            CTRL_C => {
+                bytes.push(CTRL_C);
+                break;
+            }
             byte => bytes.push(byte),
         }
     }

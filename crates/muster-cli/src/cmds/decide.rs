@@ -68,7 +68,9 @@ impl Decision {
         let what = format!("{} (serial {}, {})", device.name, device.id, crate::output::devices::state(device).0);
         match self {
             Self::Admit { .. } | Self::Reject { .. } | Self::Renew => None,
-            Self::Revoke { .. } => Some(format!("Revoke {what}? Its link and its sessions end at once, and its key never works again.")),
+            Self::Revoke { .. } => Some(format!(
+                "Revoke {what}? Its link and its sessions end at once, and its key works no more, unless the device is admitted again."
+            )),
             Self::Replace => Some(format!("Let the new key take over {what}? The old key never works again.")),
             Self::Delete => Some(format!("Delete {what} with its history?")),
         }

@@ -88,6 +88,42 @@ fn a_person_at_a_terminal_is_asked_and_may_say_no() {
 }
 
 #[test]
+fn ctrl_c_at_a_password_leaves_the_terminal_as_it_was() {
+    use std::io::{Read as _, Write as _};
+    let town = Town::new();
+    let muster = format!("{} login {} --email nobody@acme.example", env!("CARGO_BIN_EXE_muster"), town.url);
+    let line = format!("{muster}; echo code $?; stty -a; read line; echo got $line");
+    let command = town.stranger();
+    let home = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect::<Vec<_>>();
+    let mut script = std::process::Command::new("script");
+    script.env_clear().envs(home).env("PATH", "/usr/bin:/bin").env("TERM", "xterm").args(["-qefc", &line, "/dev/null"]);
+    let mut child = script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = String::new();
+    let mut until = |what: &str| {
+        while !seen.contains(what) {
+            let mut some = [0; 4096];
+            let n = screen.read(&mut some).unwrap();
+            assert!(n > 0, "it ended before {what:?}: {seen}");
+            seen += &String::from_utf8_lossy(&some[..n]);
+        }
+        seen.clone()
+    };
+    until("[y/N]");
+    keys.write_all(b"y\n").unwrap();
+    until("Password:");
+    keys.write_all(b"half a secret\x03").unwrap();
+    let said = until("speed ");
+    assert!(said.contains("code 130"), "{said}");
+    let said = until("echoctl");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert!(["echo", "isig", "icanon"].iter().all(|mode| words.contains(mode)) && !said.contains("half"), "{said}");
+    keys.write_all(b"seen\n").unwrap();
+    until("got seen");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn whatever_is_between_has_its_own_sentence() {
     let town = Town::new();
     // A token of another hub.

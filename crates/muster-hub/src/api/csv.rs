@@ -416,6 +416,10 @@ fn one(tx: &Transaction<'_>, access: &OrgAccess, line: &Line, listed: Option<Dev
     let device = match listed {
         Some(device) => device,
         None => {
+            if let Some(why) = devices::mistaken(&line.id) {
+                file.mistake(line.number, Some("id"), why);
+                return Ok(None);
+            }
             let uid = DeviceUid::from_random(random::bytes());
             let name = line.name.as_deref().unwrap_or(line.id.as_str());
             devices::insert_by_hand(tx, &uid, &access.org, &line.id, name, &access.person.email, clock::now())?;
