@@ -178,8 +178,8 @@ fn fill(db: &mut Connection, devices: usize) -> Result<()> {
 fn device(tx: &Connection, n: usize, now: i64) -> Result<()> {
     let uid = uid(n);
     let facts = json!({
-        "hostname": format!("robot-{n}"), "os": if n % 5 == 0 { "Debian GNU/Linux 12" } else { "Ubuntu 24.04 LTS" },
-        "arch": if n % 3 == 0 { "aarch64" } else { "x86_64" }, "kernel": format!("6.8.0-{}", n % 7), "agent": "0.1.0", "cores": 4 + n % 5,
+        "hostname": format!("robot-{n}"), "os": if n.is_multiple_of(5) { "Debian GNU/Linux 12" } else { "Ubuntu 24.04 LTS" },
+        "arch": if n.is_multiple_of(3) { "aarch64" } else { "x86_64" }, "kernel": format!("6.8.0-{}", n % 7), "agent": "0.1.0", "cores": 4 + n % 5,
         "addresses": [format!("10.{}.{}.{}", n / 65_536, n / 256 % 256, n % 256), "fe80::1"],
     });
     tx.prepare_cached(
