@@ -31,7 +31,7 @@ lint: ## rustfmt, clippy with warnings as errors, cargo-deny where it is install
 
 test: ## every test, on the real programs, OpenSSH and Mosquitto
 	cargo build --bins
-	cargo test
+	PATH="$${MUSTER_TEST_TOOLS:-$(CURDIR)/target/test-tools}/node/bin:$$PATH" cargo test --workspace
 
 fmt: ## format all Rust files
 	cargo fmt --all

@@ -130,7 +130,7 @@ mod tests {
         let long = publish("t", &[0; 200], None, false, false);
         assert_eq!(long[..3], [0x30, 0xcc, 0x01]);
         let connect = connect("d", 40, "w", b"{}");
-        assert_eq!(connect[..12], [0x10, 28, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x2c, 0, 40]);
+        assert_eq!(connect[..12], [0x10, 27, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x2c, 0, 40]);
         assert!(connect.ends_with(&[0, 1, b'd', 0, 0, 1, b'w', 0, 2, b'{', b'}']));
     }
 

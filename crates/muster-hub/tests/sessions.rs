@@ -125,7 +125,8 @@ impl Whole {
 
 /// What the hub told a device to do.
 fn order(packet: &[u8]) -> SessionOrder {
-    let at = packet.iter().position(|byte| *byte == b'{').expect("a payload");
+    // A length may be a brace too.
+    let at = packet.windows(2).position(|bytes| bytes == b"{\"").expect("a payload");
     serde_json::from_slice(&packet[at..]).unwrap()
 }
 

@@ -100,7 +100,7 @@ Examples:
         #[arg(long, short)]
         yes: bool,
     },
-    /// Revoke admitted devices: link and sessions end at once, and the key works no more unless you admit it again
+    /// Revoke admitted devices: link and sessions end at once, the key works no more
     #[command(after_help = "Examples:\n  muster device revoke robot-7 --reason 'sold' --yes")]
     Revoke {
         #[command(flatten)]

@@ -45,7 +45,7 @@ async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Jso
     let work = move |db: &rusqlite::Connection| {
         let (mut numbers, counts) = (projects::numbers(db, &org, None)?, list.by_project(there.ingest.live()));
         let filled = |(id, project): (&ProjectId, &ProjectAccess)| {
-            filled(id, project, numbers.remove(id).unwrap_or_default(), counts.get(id).copied().unwrap_or_default())
+            filled(id, project, numbers.remove(id).unwrap_or_default(), counts.get(id.as_str()).copied().unwrap_or_default())
         };
         Ok(access.projects.iter().map(filled).collect())
     };

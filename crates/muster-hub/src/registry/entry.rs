@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use muster_proto::Millis;
 use muster_proto::api::{Admission, FieldKind};
-use muster_proto::id::{DeviceUid, ProjectId};
+use muster_proto::id::DeviceUid;
 use serde_json::Value as Json;
 
 use crate::query::{Value, columns};
@@ -31,7 +31,8 @@ pub struct Entry {
     pub(super) created_at: Millis,
     pub(super) admitted_at: Option<Millis>,
     pub(super) certificate_expires_at: Option<Millis>,
-    pub(super) projects: Box<[ProjectId]>,
+    /// Ids, held once: thousands of rows are asked for theirs, and strings of their own would each be a way to memory.
+    pub(super) projects: Box<[Arc<str>]>,
     pub(super) labels: Box<[Arc<str>]>,
     pub(super) values: Box<[(i64, Cell)]>,
     pub(super) facts: Box<[(Arc<str>, Cell)]>,
@@ -74,7 +75,7 @@ impl Entry {
             created_at: row.created_at,
             admitted_at: row.admitted_at,
             certificate_expires_at: row.certificate_expires_at,
-            projects: row.projects.into_iter().collect(),
+            projects: row.projects.iter().map(|project| texts.share(project.as_str())).collect(),
             labels: row.labels.iter().map(|label| texts.share(label)).collect(),
             values,
             facts,

@@ -153,8 +153,8 @@ impl List {
     }
 
     /// How many devices each project has, and how many of these are online.
-    pub fn by_project(&self, live: &Live) -> HashMap<&ProjectId, (u32, u32)> {
-        let mut counts: HashMap<&ProjectId, (u32, u32)> = HashMap::new();
+    pub fn by_project(&self, live: &Live) -> HashMap<&str, (u32, u32)> {
+        let mut counts: HashMap<&str, (u32, u32)> = HashMap::new();
         for rows in self.rows.chunks(AT_ONCE) {
             let look = live.look();
             for entry in rows {
@@ -171,7 +171,7 @@ impl List {
     /// How many devices one project has, and how many of these are online.
     pub fn of_project(&self, live: &Live, project: &ProjectId) -> (u32, u32) {
         let (mut devices, mut online) = (0, 0);
-        for entry in self.rows.iter().filter(|entry| entry.projects.contains(project)) {
+        for entry in self.rows.iter().filter(|entry| entry.projects.iter().any(|of| **of == *project.as_str())) {
             (devices, online) = (devices + 1, online + u32::from(live.is_online(&entry.uid)));
         }
         (devices, online)
@@ -231,19 +231,19 @@ fn compare(order: &[SortBy], a: &[Key<'_>], a_uid: &DeviceUid, b: &[Key<'_>], b_
 /// What somebody has, made ready to be asked for thousands of rows.
 struct Roles<'a> {
     org: Option<OrgRole>,
-    projects: HashMap<&'a ProjectId, ProjectRole>,
+    projects: HashMap<&'a str, ProjectRole>,
 }
 
 impl<'a> Roles<'a> {
     fn of(standing: &'a Standing) -> Self {
-        Self { org: standing.role, projects: standing.projects.iter().map(|(id, project)| (id, project.role)).collect() }
+        Self { org: standing.role, projects: standing.projects.iter().map(|(id, project)| (id.as_str(), project.role)).collect() }
     }
 
     /// Whether it is enough for a device, by the organization or by a project that it is in.
     fn may(&self, action: Action, entry: &Entry) -> bool {
         rights::allows(action, self.org, None)
             || entry.projects.iter().any(|project| {
-                let role = self.projects.get(project).copied();
+                let role = self.projects.get(&**project).copied();
                 role.is_some() && rights::allows(action, self.org, role)
             })
     }
@@ -308,8 +308,8 @@ impl<'a> Row<'a> for Shown<'a, '_> {
             Column::Project => {
                 // An owner is in all of them.
                 let all = self.roles.org == Some(OrgRole::Owner);
-                let seen = entry.projects.iter().filter(|project| all || self.roles.projects.contains_key(project));
-                Value::List(seen.map(|project| project.as_str()).collect())
+                let seen = entry.projects.iter().filter(|project| all || self.roles.projects.contains_key(&***project));
+                Value::List(seen.map(|project| &**project).collect())
             }
             Column::Label => Value::List(entry.labels.iter().map(|label| &**label).collect()),
             Column::Code => text(entry.code.as_deref()),
