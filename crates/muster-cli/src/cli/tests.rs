@@ -151,6 +151,13 @@ fn the_grammar_holds_together() {
 }
 
 #[test]
+fn a_fingerprint_may_begin_with_a_hyphen() {
+    let words =
+        ["muster", "login", "https://hub.example.com", "--fingerprint", "-R8oGm0dUGOAW7uMKgwN8vhw3hq9pcE1sNxqrJ0sWcQ", "--no-browser"];
+    assert!(Cli::command().try_get_matches_from(words).is_ok());
+}
+
+#[test]
 fn every_command_and_every_flag_has_help() {
     let mut found = Vec::new();
     leaves(&command(), "", &mut found);

@@ -61,7 +61,7 @@ pub struct LoginArgs {
     #[arg(long, conflicts_with_all = ["email", "password_stdin", "token_stdin", "device_code"])]
     no_browser: bool,
     /// The fingerprint of the hub's certificate authority, to trust it without a question
-    #[arg(long, value_name = "FINGERPRINT")]
+    #[arg(long, value_name = "FINGERPRINT", allow_hyphen_values = true)]
     fingerprint: Option<String>,
     /// What to call the saved login; the hub's host by default
     #[arg(long, value_name = "NAME")]
