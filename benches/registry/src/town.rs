@@ -54,14 +54,7 @@ impl Town {
             let org = org.map(str::parse).transpose()?;
             Ok(First { owner: owner.into(), org, project: None, token_name: "bench".into() })
         };
-        let wanted = Wanted {
-            data_dir: dir.path().join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: first("owner@acme.example", Some("acme"))?,
-        };
+        let wanted = Wanted::on_loopback(dir.path(), first("owner@acme.example", Some("acme"))?);
         let made = init::init(wanted, [])?;
         let config = Config::load(&made.config, [])?;
         let (ca, store) = serve::open(&config)?;

@@ -271,7 +271,8 @@ pub(crate) fn raise_alarm(tx: &Transaction<'_>, digest: &[u8; 32], key: &Key, fr
     Ok(Problem::new(Code::DeviceRevoked, why))
 }
 
-fn bearer(parts: &Parts) -> Option<&str> {
+/// The token that a request carries, whatever it is worth.
+pub(crate) fn bearer(parts: &Parts) -> Option<&str> {
     let (scheme, token) = parts.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

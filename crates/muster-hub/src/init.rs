@@ -31,6 +31,20 @@ pub struct Wanted {
     pub first: First,
 }
 
+impl Wanted {
+    /// A hub for this machine alone, below a folder, on ports that are free: to be measured or tried.
+    pub fn on_loopback(folder: &Path, first: First) -> Self {
+        Self {
+            data_dir: folder.join("data"),
+            public_url: "https://127.0.0.1:0".into(),
+            listen: "127.0.0.1:0".into(),
+            mqtt_listen: "127.0.0.1:0".into(),
+            config: None,
+            first,
+        }
+    }
+}
+
 /// The first people and places.
 #[derive(Debug, Clone)]
 pub struct First {
@@ -174,19 +188,15 @@ mod tests {
     use muster_proto::api::OrgRole;
 
     fn wanted(dir: &Path) -> Wanted {
-        Wanted {
-            data_dir: dir.join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: First {
+        Wanted::on_loopback(
+            dir,
+            First {
                 owner: "ada@acme.example".into(),
                 org: Some("acme".parse().unwrap()),
                 project: Some("lab".parse().unwrap()),
                 token_name: "init".into(),
             },
-        }
+        )
     }
 
     #[test]

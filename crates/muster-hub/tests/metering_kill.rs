@@ -22,19 +22,15 @@ const DEVICES: usize = 2200;
 
 fn made() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    let wanted = Wanted {
-        data_dir: dir.path().join("data"),
-        public_url: "https://127.0.0.1:0".into(),
-        listen: "127.0.0.1:0".into(),
-        mqtt_listen: "127.0.0.1:0".into(),
-        config: None,
-        first: First {
+    let wanted = Wanted::on_loopback(
+        dir.path(),
+        First {
             owner: "ada@acme.example".into(),
             org: Some("acme".parse().unwrap()),
             project: Some("lab".parse().unwrap()),
             token_name: "test".into(),
         },
-    };
+    );
     let config = init::init(wanted, []).unwrap().config;
     (dir, config)
 }

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use muster_proto::id::OrgId;
 
@@ -25,9 +24,7 @@ impl<S: Sync> FromRequestParts<S> for Bearer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let value = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| value.split_once(' ')).map(|(_, token)| token.trim().to_owned());
-        Ok(Self(token, auth::address(parts)))
+        Ok(Self(auth::bearer(parts).map(str::to_owned), auth::address(parts)))
     }
 }
 

@@ -468,9 +468,7 @@ impl Newcomer {
         let (account, how) = match present {
             None => (stored::create(tx, &row.email, &self.name, Some(&self.password), now)?, "account.create"),
             Some(account) => {
-                // Whoever had it until now has nothing of it any more.
-                tokens::delete_others(tx, account.id, None)?;
-                stored::reopen(tx, account.id, &self.name, Some(&self.password))?;
+                stored::hand_over(tx, account.id, &self.name, Some(&self.password))?;
                 (account.id, if account.closed_at.is_some() { "account.reopen" } else { "account.take_over" })
             }
         };

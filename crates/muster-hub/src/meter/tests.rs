@@ -23,14 +23,10 @@ impl Lab {
     /// One organization with one device, which is online and holds some bytes. Nothing of the hub runs but its meter.
     async fn new(now: &Moment) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted {
-            data_dir: dir.path().join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
-        };
+        let wanted = Wanted::on_loopback(
+            dir.path(),
+            First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
+        );
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
         let mut lab = Self { dir, config: Config::load(&made.config, []).unwrap(), meter: None };
         let sql = format!(

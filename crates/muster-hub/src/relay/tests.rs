@@ -19,7 +19,6 @@ use super::*;
 use crate::api::ApiError;
 use crate::ca::Ca;
 use crate::listener;
-use crate::random;
 use crate::tls::ServerCertificate;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -82,29 +81,7 @@ impl Hub {
     async fn session(&self) -> Tickets {
         let now = clock::now();
         let ((client, client_ticket), (device, device_ticket)) = (Ticket::make(now), Ticket::make(now));
-        let row = SessionRow {
-            n: 0,
-            id: SessionId::from_random(random::bytes()),
-            org: "acme".parse().unwrap(),
-            uid: DeviceUid::from_random([7; 15]),
-            device_name: "robot".to_owned(),
-            project: "lab".parse().unwrap(),
-            role: "connect".to_owned(),
-            email: "ada@example.com".to_owned(),
-            token: None,
-            address: None,
-            want: Some("shell".to_owned()),
-            reason: None,
-            client_ticket,
-            device_ticket,
-            created_at: now,
-            opened_at: None,
-            ended_at: None,
-            end_code: None,
-            end_reason: None,
-            to_device: 0,
-            to_client: 0,
-        };
+        let row = SessionRow::example(now, client_ticket, device_ticket);
         let filed = row.clone();
         self.store.write(move |tx| sessions::insert(tx, &filed)).await.unwrap();
         self.relay.open(&row);

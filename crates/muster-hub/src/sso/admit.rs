@@ -16,7 +16,7 @@ use crate::api::display_name_of;
 use crate::audit::Entry;
 use crate::config::{NewAccounts, Oidc};
 use crate::store::accounts::{self as stored, Account};
-use crate::store::{self, limits, orgs, problem, sso, tokens};
+use crate::store::{self, limits, orgs, problem, sso};
 
 /// Who came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,9 +101,7 @@ fn link(tx: &Transaction<'_>, who: &Who, settings: &Oidc, from: Option<IpAddr>, 
                 (account.id, "account.link")
             } else {
                 // Whoever made it never proved to read this address: its person takes it over, and nothing of before works on.
-                tokens::delete_others(tx, account.id, None)?;
-                let name = display_name_of(who.name.as_deref(), &email);
-                stored::reopen(tx, account.id, &name, None)?;
+                stored::hand_over(tx, account.id, &display_name_of(who.name.as_deref(), &email), None)?;
                 stored::set_verified(tx, account.id, Some(now))?;
                 (account.id, "account.take_over")
             }

@@ -4,7 +4,7 @@ use muster_proto::Millis;
 use muster_proto::problem::Code;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
-use super::{Result, problem};
+use super::{Result, problem, tokens};
 
 /// A person's account.
 #[derive(Clone)]
@@ -139,6 +139,15 @@ pub fn reopen(tx: &Transaction<'_>, account: i64, name: &str, password: Option<&
     tx.prepare_cached("UPDATE accounts SET closed_at = NULL, name = ?2, password = ?3 WHERE id = ?1")?
         .execute(params![account, name, password])?;
     Ok(())
+}
+
+/// Gives an account to its person, open, with this name and password: whoever had it until now has nothing of it any more.
+///
+/// # Errors
+/// When the database fails.
+pub(crate) fn hand_over(tx: &Transaction<'_>, account: i64, name: &str, password: Option<&str>) -> Result<()> {
+    tokens::delete_others(tx, account, None)?;
+    reopen(tx, account, name, password)
 }
 
 /// Gives an account another display name.

@@ -22,9 +22,9 @@ pub(crate) async fn request<T>(request: impl Future<Output = T>) -> T {
     CHECKS.scope(Mutex::default(), request).await
 }
 
-/// Runs what a request writes beside its change, such as when a token was used last: it rests on nothing, and takes no proviso away.
-pub(crate) async fn beside<T>(write: impl Future<Output = T>) -> T {
-    CHECKS.scope(Mutex::default(), write).await
+/// Runs what a request does beside its change, such as noting when a token was used last: it takes no proviso away, and adds none.
+pub(crate) async fn beside<T>(work: impl Future<Output = T>) -> T {
+    CHECKS.scope(Mutex::default(), work).await
 }
 
 /// Adds what this request's first write rests on. Outside of a request nothing is held.

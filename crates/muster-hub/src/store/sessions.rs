@@ -251,9 +251,38 @@ pub(crate) fn prune(tx: &Transaction<'_>, cutoff: Millis, slice: i64) -> Result<
 }
 
 #[cfg(test)]
+impl SessionRow {
+    /// One that was asked for at this time and waits for its ends, for tests of whatever handles sessions.
+    pub(crate) fn example(now: Millis, client_ticket: Ticket, device_ticket: Ticket) -> Self {
+        Self {
+            n: 0,
+            id: SessionId::from_random(crate::random::bytes()),
+            org: "acme".parse().unwrap(),
+            uid: DeviceUid::from_random([7; 15]),
+            device_name: "robot".to_owned(),
+            project: "lab".parse().unwrap(),
+            role: "connect".to_owned(),
+            email: "ada@example.com".to_owned(),
+            token: None,
+            address: None,
+            want: Some("shell".to_owned()),
+            reason: None,
+            client_ticket,
+            device_ticket,
+            created_at: now,
+            opened_at: None,
+            ended_at: None,
+            end_code: None,
+            end_reason: None,
+            to_device: 0,
+            to_client: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random;
     use crate::store::{Error, Store};
     use muster_proto::problem::Code;
 
@@ -261,29 +290,7 @@ mod tests {
     fn a_session_in_an_organization_that_was_deleted_meanwhile_is_not_found() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("hub.db")).unwrap();
-        let row = SessionRow {
-            n: 0,
-            id: SessionId::from_random(random::bytes()),
-            org: "acme".parse().unwrap(),
-            uid: DeviceUid::from_random([7; 15]),
-            device_name: "robot".to_owned(),
-            project: "lab".parse().unwrap(),
-            role: "connect".to_owned(),
-            email: "ada@acme.example".to_owned(),
-            token: None,
-            address: None,
-            want: None,
-            reason: None,
-            client_ticket: Ticket::make(0).1,
-            device_ticket: Ticket::make(0).1,
-            created_at: 0,
-            opened_at: None,
-            ended_at: None,
-            end_code: None,
-            end_reason: None,
-            to_device: 0,
-            to_client: 0,
-        };
+        let row = SessionRow::example(0, Ticket::make(0).1, Ticket::make(0).1);
         match store.write_blocking(move |tx| insert(tx, &row)) {
             Err(Error::Problem(problem)) => assert!(problem.is(Code::NotFound) && problem.detail.contains("acme"), "{problem:?}"),
             other => panic!("{other:?}"),

@@ -46,19 +46,15 @@ pub(crate) struct Answer {
 impl World {
     pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted {
-            data_dir: dir.path().join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: First {
+        let wanted = Wanted::on_loopback(
+            dir.path(),
+            First {
                 owner: OWNER.into(),
                 org: Some("acme".parse().unwrap()),
                 project: Some("lab".parse().unwrap()),
                 token_name: "test".into(),
             },
-        };
+        );
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
         let token = made.token.expect("the first owner's token");
         let config = Config::load(&made.config, []).unwrap();

@@ -138,14 +138,10 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) async fn start(settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted {
-            data_dir: dir.path().join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
-        };
+        let wanted = Wanted::on_loopback(
+            dir.path(),
+            First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
+        );
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
         let text = std::fs::read_to_string(&made.config).unwrap();
         std::fs::write(&made.config, format!("{text}\n{settings}")).unwrap();

@@ -61,14 +61,10 @@ impl Hub {
     /// With an issuer, whoever that is.
     pub(crate) async fn start(issuer: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let wanted = Wanted {
-            data_dir: dir.path().join("data"),
-            public_url: "https://127.0.0.1:0".into(),
-            listen: "127.0.0.1:0".into(),
-            mqtt_listen: "127.0.0.1:0".into(),
-            config: None,
-            first: First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
-        };
+        let wanted = Wanted::on_loopback(
+            dir.path(),
+            First { owner: "ada@acme.example".into(), org: Some("acme".parse().unwrap()), project: None, token_name: "test".into() },
+        );
         let made = tokio::task::spawn_blocking(move || init::init(wanted, []).unwrap()).await.unwrap();
         let secret = dir.path().join("secret");
         std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
