@@ -11,16 +11,20 @@ const SHELL: &str = "/bin/sh";
 
 /// An account of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Account {
-    pub(crate) name: String,
-    pub(crate) home: PathBuf,
-    pub(crate) shell: String,
-    pub(crate) is_root: bool,
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// Its home directory.
+    pub home: PathBuf,
+    /// Its login shell; a plain one where the account has none.
+    pub shell: String,
+    /// Whether this is user number 0.
+    pub is_root: bool,
 }
 
 impl Account {
     /// The worker's own.
-    pub(crate) fn own() -> Self {
+    pub fn own() -> Self {
         let uid = rustix::process::geteuid();
         let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let account = find(&text, uid.as_raw()).unwrap_or_else(|| Self {

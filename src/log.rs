@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Level {
+pub enum Level {
     /// Something failed that a person should look at.
     Error,
     /// Something is not as it should be, and the daemon goes on.
@@ -25,15 +25,15 @@ pub(crate) enum Level {
 
 impl Level {
     /// The names, for configuration and mistakes.
-    pub(crate) const NAMES: [&'static str; 4] = ["error", "warn", "info", "debug"];
+    pub const NAMES: [&'static str; 4] = ["error", "warn", "info", "debug"];
 
     /// The level of this name.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         [Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|level| level.name() == name)
     }
 
     /// Its name.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 
@@ -47,17 +47,17 @@ static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static TO_JOURNAL: OnceLock<bool> = OnceLock::new();
 
 /// Sets the level of the process.
-pub(crate) fn set_level(level: Level) {
+pub fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
 /// Whether lines of this level are written.
-pub(crate) fn enabled(level: Level) -> bool {
+pub fn enabled(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
 
 /// Writes one line. Use the macros.
-pub(crate) fn line(level: Level, text: fmt::Arguments<'_>) {
+pub fn line(level: Level, text: fmt::Arguments<'_>) {
     if !enabled(level) {
         return;
     }
@@ -76,7 +76,7 @@ pub(crate) fn line(level: Level, text: fmt::Arguments<'_>) {
 }
 
 /// `2026-11-22T15:45:26Z`, from seconds since the epoch (Hinnant's days-to-civil).
-pub(crate) fn timestamp(seconds: u64) -> String {
+pub fn timestamp(seconds: u64) -> String {
     let days = seconds / 86_400 + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -89,12 +89,19 @@ pub(crate) fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-macro_rules! error { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Error, format_args!($($arg)*)) } }
-macro_rules! warning { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Warn, format_args!($($arg)*)) } }
-macro_rules! info { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Info, format_args!($($arg)*)) } }
-macro_rules! debug { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Debug, format_args!($($arg)*)) } }
-// `warn` is a built-in attribute's name and would be ambiguous as an import.
-pub(crate) use {debug, error, info, warning as warn};
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_error { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Error, format_args!($($arg)*)) } }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_warning { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Warn, format_args!($($arg)*)) } }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_info { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Info, format_args!($($arg)*)) } }
+#[doc(hidden)]
+#[macro_export]
+macro_rules! log_debug { ($($arg:tt)*) => { $crate::log::line($crate::log::Level::Debug, format_args!($($arg)*)) } }
+pub use {log_debug as debug, log_error as error, log_info as info, log_warning as warn};
 
 #[cfg(test)]
 mod tests {

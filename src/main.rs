@@ -8,12 +8,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use musterd::{account, log, policy, settings};
+
 use crate::config::Config;
 use crate::enrol::Enrolment;
 use crate::log::error;
 use crate::settings::Mistakes;
 
-mod account;
 mod certificate;
 mod config;
 mod control;
@@ -25,18 +26,15 @@ mod facts;
 mod guard;
 mod job;
 mod local;
-mod log;
 mod metrics;
 mod mqtt;
 mod notify;
-mod policy;
 mod random;
 mod renew;
 mod run;
 mod runs;
 mod serial;
 mod session;
-mod settings;
 mod signals;
 mod spool;
 mod state;

@@ -17,19 +17,19 @@ mod file;
 mod places;
 mod run;
 
-pub(crate) use file::{Watched, check, load};
+pub use file::{Watched, check, load};
 use places::{HostRule, Window};
 
 /// Where the policy is unless the configuration says otherwise.
-pub(crate) const EXAMPLE: &str = include_str!("../config/policy.example.toml");
+pub const EXAMPLE: &str = include_str!("../config/policy.example.toml");
 /// Sessions at once, unless the policy says otherwise: a robot has few visitors, and each worker costs some megabytes.
 const SESSIONS_DEFAULT: u32 = 16;
 /// The superuser's name in a [`Request`], whatever `/etc/passwd` calls him.
-pub(crate) const ROOT: &str = "root";
+pub const ROOT: &str = "root";
 
 /// What the owner allows.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Policy {
+pub struct Policy {
     terminal: bool,
     terminal_users: Vec<String>,
     run: run::Rules,
@@ -43,7 +43,7 @@ pub(crate) struct Policy {
 
 /// How much the owner allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Sessions at once.
     pub sessions: u32,
     /// Runs at once.
@@ -58,7 +58,7 @@ pub(crate) struct Limits {
 
 /// What somebody asks for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
+pub struct Request<'a> {
     /// The account, as the hub says.
     pub user: &'a str,
     /// The role in the project, as the hub says.
@@ -71,7 +71,7 @@ pub(crate) struct Request<'a> {
 
 /// The target of a stream, or the session as such.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Target<'a> {
+pub enum Target<'a> {
     /// The session, before any stream.
     Session,
     /// A terminal.
@@ -100,7 +100,7 @@ pub(crate) enum Target<'a> {
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub enum Decision {
     /// It may be done, like this.
     Allow(Grant),
     /// It may not.
@@ -114,7 +114,7 @@ pub(crate) enum Decision {
 
 /// How something may be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub struct Grant {
     /// Terminal: become this user; the worker's own if absent.
     pub run_as: Option<String>,
     /// TCP: dial this, and nothing else.
@@ -123,7 +123,7 @@ pub(crate) struct Grant {
 
 /// What a granted TCP target means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Dial {
+pub enum Dial {
     /// This address.
     Address(IpAddr, u16),
     /// Loopback, IPv4 first, then IPv6.
@@ -162,7 +162,7 @@ impl Policy {
     ///
     /// # Errors
     /// All mistakes, each with its key.
-    pub(crate) fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
         let mut settings = Settings::parse(text)?;
         let default = Self::default();
         drop(settings.top());
@@ -222,12 +222,12 @@ impl Policy {
     }
 
     /// How much is allowed.
-    pub(crate) fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits {
         self.limits
     }
 
     /// Decides. `now` is the device's clock; time windows are in UTC.
-    pub(crate) fn decide(&self, request: &Request<'_>, now: Millis) -> Decision {
+    pub fn decide(&self, request: &Request<'_>, now: Millis) -> Decision {
         if !self.roles.iter().any(|role| role == request.role) {
             return refuse("policy_role", format!("this device's policy does not let the project role {:?} in", request.role));
         }

@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mistake {
+pub struct Mistake {
     /// The key, as `section.key`; empty for the file as a whole.
     pub key: String,
     /// What is wrong and what would be right.
@@ -19,7 +19,7 @@ pub(crate) struct Mistake {
 
 /// All mistakes of one file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) struct Mistakes(pub Vec<Mistake>);
+pub struct Mistakes(pub Vec<Mistake>);
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,7 +39,7 @@ impl fmt::Display for Mistakes {
 
 /// A file that is being read.
 #[derive(Debug)]
-pub(crate) struct Settings {
+pub struct Settings {
     root: Table,
     mistakes: Vec<Mistake>,
 }
@@ -49,7 +49,7 @@ impl Settings {
     ///
     /// # Errors
     /// When it is not TOML; then nothing else can be said.
-    pub(crate) fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
         match text.parse::<Table>() {
             Ok(root) => Ok(Self { root, mistakes: Vec::new() }),
             Err(error) => {
@@ -62,7 +62,7 @@ impl Settings {
 
     /// Puts a value in place of a file's, such as from the environment.
     /// A text becomes a number or a truth value where it reads as one; the reader of the key says whether that is right.
-    pub(crate) fn override_key(&mut self, section: &str, key: &str, text: &str) {
+    pub fn override_key(&mut self, section: &str, key: &str, text: &str) {
         let value = match text {
             "true" => Value::Boolean(true),
             "false" => Value::Boolean(false),
@@ -76,7 +76,7 @@ impl Settings {
     }
 
     /// The keys outside of any section.
-    pub(crate) fn top(&mut self) -> Section<'_> {
+    pub fn top(&mut self) -> Section<'_> {
         let table: Table = std::mem::take(&mut self.root);
         let (sections, keys) = table.into_iter().partition::<Vec<_>, _>(|(_, value)| value.is_table());
         self.root = sections.into_iter().collect();
@@ -84,7 +84,7 @@ impl Settings {
     }
 
     /// The keys of a section; none if it is absent.
-    pub(crate) fn section(&mut self, name: &'static str) -> Section<'_> {
+    pub fn section(&mut self, name: &'static str) -> Section<'_> {
         let table = match self.root.remove(name) {
             None => Table::new(),
             Some(Value::Table(table)) => table,
@@ -100,7 +100,7 @@ impl Settings {
     ///
     /// # Errors
     /// All mistakes, in the order of the keys.
-    pub(crate) fn finish(mut self) -> Result<(), Mistakes> {
+    pub fn finish(mut self) -> Result<(), Mistakes> {
         for (key, _) in std::mem::take(&mut self.root) {
             self.mistakes.push(Mistake { key, what: "no such section or key; see `musterd example-config`".into() });
         }
@@ -110,7 +110,7 @@ impl Settings {
 
 /// One section that is being read. Dropping it reports the keys that nobody asked for.
 #[derive(Debug)]
-pub(crate) struct Section<'a> {
+pub struct Section<'a> {
     name: &'static str,
     table: Table,
     known: Vec<&'static str>,
@@ -119,7 +119,7 @@ pub(crate) struct Section<'a> {
 
 impl Section<'_> {
     /// Reports a mistake of a key of this section.
-    pub(crate) fn mistake(&mut self, key: &str, what: impl Into<String>) {
+    pub fn mistake(&mut self, key: &str, what: impl Into<String>) {
         let key = if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) };
         self.mistakes.push(Mistake { key, what: what.into() });
     }
@@ -130,7 +130,7 @@ impl Section<'_> {
     }
 
     /// A text.
-    pub(crate) fn text(&mut self, key: &'static str) -> Option<String> {
+    pub fn text(&mut self, key: &'static str) -> Option<String> {
         match self.take(key)? {
             Value::String(text) => Some(text),
             // From the environment: a serial number of digits only.
@@ -143,7 +143,7 @@ impl Section<'_> {
     }
 
     /// A whole number in a range.
-    pub(crate) fn number(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+    pub fn number(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
         let (low, high) = (*range.start(), *range.end());
         match self.take(key)? {
             Value::Integer(number) if range.contains(&number) => Some(number),
@@ -159,7 +159,7 @@ impl Section<'_> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub fn flag(&mut self, key: &'static str) -> Option<bool> {
         match self.take(key)? {
             Value::Boolean(flag) => Some(flag),
             other => {
@@ -170,7 +170,7 @@ impl Section<'_> {
     }
 
     /// A list of texts.
-    pub(crate) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+    pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let Value::Array(values) = self.take(key)? else {
             self.mistake(key, "must be a list of texts: [\"...\"]");
             return None;
@@ -186,7 +186,7 @@ impl Section<'_> {
     }
 
     /// One of several names.
-    pub(crate) fn one_of(&mut self, key: &'static str, names: &[&str]) -> Option<String> {
+    pub fn one_of(&mut self, key: &'static str, names: &[&str]) -> Option<String> {
         let text = self.text(key)?;
         if names.contains(&text.as_str()) {
             return Some(text);

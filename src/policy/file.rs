@@ -19,7 +19,7 @@ const FILE_MAX: u64 = 1024 * 1024;
 ///
 /// # Errors
 /// One text that says what is wrong with the file: all mistakes, or who may change it.
-pub(crate) fn load(path: &Path) -> Result<Policy, String> {
+pub fn load(path: &Path) -> Result<Policy, String> {
     match read(path) {
         Ok(policy) => Ok(policy.unwrap_or_default()),
         Err(mistakes) => Err(format!("the policy {} cannot be used: {mistakes}", path.display())),
@@ -30,7 +30,7 @@ pub(crate) fn load(path: &Path) -> Result<Policy, String> {
 ///
 /// # Errors
 /// All mistakes, each with its key.
-pub(crate) fn check(path: &Path) -> Result<String, Mistakes> {
+pub fn check(path: &Path) -> Result<String, Mistakes> {
     Ok(match read(path)? {
         Some(_) => format!("The policy {} is valid.", path.display()),
         None => format!(
@@ -80,7 +80,7 @@ fn stamp(path: &Path) -> Stamp {
 
 /// A policy file that is read again when it changed.
 #[derive(Debug)]
-pub(crate) struct Watched {
+pub struct Watched {
     path: PathBuf,
     stamp: Stamp,
     policy: Result<Policy, String>,
@@ -88,7 +88,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Reads the file.
-    pub(crate) fn open(path: PathBuf) -> Self {
+    pub fn open(path: PathBuf) -> Self {
         let stamp = stamp(&path);
         let policy = load(&path);
         Self { path, stamp, policy }
@@ -98,7 +98,7 @@ impl Watched {
     ///
     /// # Errors
     /// As [`load`].
-    pub(crate) fn current(&mut self) -> Result<&Policy, &str> {
+    pub fn current(&mut self) -> Result<&Policy, &str> {
         let now = stamp(&self.path);
         if now != self.stamp {
             self.stamp = now;
@@ -112,7 +112,7 @@ impl Watched {
     }
 
     /// Decides by the policy as it is now; refuses everything where it is broken.
-    pub(crate) fn decide(&mut self, request: &Request<'_>, now: Millis) -> Decision {
+    pub fn decide(&mut self, request: &Request<'_>, now: Millis) -> Decision {
         match self.current() {
             Ok(policy) => policy.decide(request, now),
             Err(why) => refuse("policy_broken", format!("this device refuses everything because {why}")),
@@ -120,7 +120,7 @@ impl Watched {
     }
 
     /// The limits as they are now; nothing where the policy is broken.
-    pub(crate) fn limits(&mut self) -> Limits {
+    pub fn limits(&mut self) -> Limits {
         self.current().map_or(Limits { sessions: 0, runs: 0, streams: 0, idle_s: None, total_s: None }, Policy::limits)
     }
 }
