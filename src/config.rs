@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_proto::id::Serial;
+use musterd::handoff::{ANCHOR, RUN_DIR};
 use muster_proto::limits::{HEARTBEAT_EVERY, SAMPLE_EVERY, USAGE_EVERY};
 
 use crate::log::Level;
@@ -29,6 +30,10 @@ pub(crate) struct Config {
     pub run_dir: PathBuf,
     /// The device's policy.
     pub policy: PathBuf,
+    /// Which hub is obeyed; written at enrolment, read by the privileged part of sessions.
+    pub anchor: PathBuf,
+    /// Where the service for sessions listens.
+    pub session_dir: PathBuf,
     /// Where the serial number comes from.
     pub identity: IdentitySource,
     /// How MQTT is reached.
@@ -81,6 +86,8 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("", "state_dir"),
     ("", "run_dir"),
     ("", "policy"),
+    ("", "anchor"),
+    ("", "session_dir"),
     ("identity", "serial"),
     ("identity", "serial_file"),
     ("identity", "serial_field"),
@@ -143,15 +150,10 @@ impl Config {
     pub(crate) fn metrics_socket(&self) -> PathBuf {
         self.run_dir.join("metrics.sock")
     }
-
-    /// One file per session worker.
-    pub(crate) fn workers_dir(&self) -> PathBuf {
-        self.run_dir.join("workers")
-    }
 }
 
 fn read(settings: &mut Settings) -> Config {
-    let (state_dir, run_dir, policy) = {
+    let (state_dir, run_dir, policy, anchor, session_dir) = {
         let mut top = settings.top();
         let mut directory = |key: &'static str, default: &str| match top.text(key) {
             Some(text) if text.starts_with('/') => PathBuf::from(text),
@@ -161,7 +163,13 @@ fn read(settings: &mut Settings) -> Config {
             }
             None => PathBuf::from(default),
         };
-        (directory("state_dir", "/var/lib/musterd"), directory("run_dir", "/run/musterd"), directory("policy", "/etc/musterd/policy.toml"))
+        (
+            directory("state_dir", "/var/lib/musterd"),
+            directory("run_dir", "/run/musterd"),
+            directory("policy", "/etc/musterd/policy.toml"),
+            directory("anchor", ANCHOR),
+            directory("session_dir", RUN_DIR),
+        )
     };
     let identity = read_identity(settings);
     let transport = match settings.section("mqtt").one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {
@@ -200,6 +208,8 @@ fn read(settings: &mut Settings) -> Config {
         state_dir,
         run_dir,
         policy,
+        anchor,
+        session_dir,
         identity,
         transport,
         proxy,

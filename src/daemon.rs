@@ -4,7 +4,6 @@
 //! What others watch is a `watch` or a `Notify`, never a queue without a bound.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -84,7 +83,7 @@ pub(crate) struct SessionStatus {
     pub project: String,
     /// Since when.
     pub since: Millis,
-    /// The worker's process.
+    /// The process of its privileged part.
     pub pid: u32,
 }
 
@@ -142,8 +141,6 @@ struct Own {
 pub(crate) struct Daemon {
     /// Checked configuration.
     pub config: Config,
-    /// The configuration file as given, so that workers carry it in their environment.
-    pub config_path: Option<PathBuf>,
     /// Key, identity, numbers.
     pub state: State,
     /// One life of the daemon.
@@ -198,7 +195,7 @@ struct Changing {
 
 impl Daemon {
     /// The shared part, and the orders' receiving ends for the workers' and the runs' task.
-    pub(crate) fn new(config: Config, config_path: Option<PathBuf>) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
+    pub(crate) fn new(config: Config) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
         let state = State::at(&config.state_dir);
         let (link_state, clock) = (state.link(), state.clock());
         let boot = crate::random::boot();
@@ -234,7 +231,6 @@ impl Daemon {
                 room: false,
             }),
             config,
-            config_path,
         };
         (daemon, receiver, run_receiver)
     }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use musterd::{account, log, policy, settings};
+use musterd::{log, policy, settings};
 
 use crate::config::Config;
 use crate::enrol::Enrolment;
@@ -23,8 +23,7 @@ mod daemon;
 mod doctor;
 mod enrol;
 mod facts;
-mod guard;
-mod job;
+mod living;
 mod local;
 mod metrics;
 mod mqtt;
@@ -34,14 +33,12 @@ mod renew;
 mod run;
 mod runs;
 mod serial;
-mod session;
-mod signals;
+mod sessions;
 mod spool;
 mod state;
 mod status;
 mod usage;
-mod worker;
-mod workers;
+mod visits;
 
 /// The Muster device daemon.
 #[derive(Debug, Parser)]
@@ -81,15 +78,26 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Serves one remote session; started by the daemon, with the order on standard input
-    #[command(hide = true)]
-    Session,
-    /// Supervises one run; started by the daemon on the run's folder
-    #[command(hide = true)]
-    RunJob {
-        /// The folder
-        folder: PathBuf,
+    /// Lists the remote sessions and runs that live on this device
+    Sessions {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
+    /// Ends a remote session or a run, or all of them
+    End {
+        /// Its id, as `musterd sessions` prints it
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// What the visitor is told
+        #[arg(long, value_name = "TEXT", default_value = "ended at the device")]
+        reason: String,
+    },
+    /// Serves sessions where systemd does not; run it as root under your supervisor
+    Sessiond,
     /// Checks the configuration and the policy, and names all mistakes
     CheckConfig,
     /// Prints an example of the configuration or of the policy
@@ -106,9 +114,6 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        // Has all it needs in its order, and must start quickly.
-        Command::Session => return session::run(),
-        Command::RunJob { folder } => return job::run(folder),
         Command::ExampleConfig { which } => {
             print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
             return ExitCode::SUCCESS;
@@ -137,10 +142,13 @@ fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Enrol { url, token, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, no_wait)),
-        Command::Run => runtime.block_on(run::run(config, cli.config)),
+        Command::Run => runtime.block_on(run::run(config)),
         Command::Status { json } => status::run(&config, json),
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
-        Command::Session | Command::RunJob { .. } | Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
+        Command::Sessions { json } => visits::list(&config, json),
+        Command::End { id, reason, .. } => visits::end(&config, id.as_deref(), &reason),
+        Command::Sessiond => visits::sessiond(&config),
+        Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
     };
     // A name that is being looked up must not hold up the end.
     runtime.shutdown_background();
