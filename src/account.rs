@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn accounts_are_found_by_name_and_number() {
-        let text = "root:x:0:0:root:/root:/bin/bash\n# note\nmusterd:x:998:997::/var/lib/musterd:/usr/sbin/nologin\nodd:x:1\nbad:x:-1:0::/:/x\n";
+        let text =
+            "root:x:0:0:root:/root:/bin/bash\n# note\nmusterd:x:998:997::/var/lib/musterd:/usr/sbin/nologin\nodd:x:1\nbad:x:-1:0::/:/x\n";
         let root = find(text, |_, uid| uid == 0).unwrap();
         assert_eq!((root.name.as_str(), root.shell.as_str(), root.is_root()), ("root", "/bin/bash", true));
         let service = find(text, |name, _| name == "musterd").unwrap();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_proto::id::Serial;
-use musterd::handoff::{ANCHOR, RUN_DIR};
 use muster_proto::limits::{HEARTBEAT_EVERY, SAMPLE_EVERY, USAGE_EVERY};
+use musterd::handoff::{ANCHOR, RUN_DIR};
 
 use crate::log::Level;
 use crate::settings::{Mistake, Mistakes, Settings};
@@ -38,6 +38,8 @@ pub(crate) struct Config {
     pub identity: IdentitySource,
     /// How MQTT is reached.
     pub transport: Transport,
+    /// Hosts of MQTT besides the enrolled hub's own.
+    pub mqtt_hosts: Vec<String>,
     /// HTTP proxy (CONNECT), `http://[user:password@]host:port`.
     pub proxy: Option<String>,
     /// Time between two heartbeats. The hub counts three missed ones as offline, by its own configuration.
@@ -92,6 +94,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("identity", "serial_file"),
     ("identity", "serial_field"),
     ("mqtt", "transport"),
+    ("mqtt", "hosts"),
     ("proxy", "url"),
     ("heartbeat", "every_s"),
     ("usage", "sample_every_s"),
@@ -172,10 +175,14 @@ fn read(settings: &mut Settings) -> Config {
         )
     };
     let identity = read_identity(settings);
-    let transport = match settings.section("mqtt").one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {
-        Some("tcp") => Transport::Tcp,
-        Some("websocket") => Transport::Websocket,
-        _ => Transport::Auto,
+    let (transport, mqtt_hosts) = {
+        let mut section = settings.section("mqtt");
+        let transport = match section.one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {
+            Some("tcp") => Transport::Tcp,
+            Some("websocket") => Transport::Websocket,
+            _ => Transport::Auto,
+        };
+        (transport, section.texts("hosts").unwrap_or_default())
     };
     let proxy = {
         let mut section = settings.section("proxy");
@@ -212,6 +219,7 @@ fn read(settings: &mut Settings) -> Config {
         session_dir,
         identity,
         transport,
+        mqtt_hosts,
         proxy,
         heartbeat_every,
         sample_every,

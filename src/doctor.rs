@@ -133,16 +133,23 @@ fn sessions(config: &Config, report: &mut Report) {
         Ok(_) => {
             report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display()));
             let socket = config.session_dir.join(START_SOCKET);
-            let served = std::os::unix::net::UnixStream::connect(&socket).map(|_| format!("The service for sessions listens on {}.", socket.display()));
-            report.result("sessions", served.map_err(|error| {
-                format!("Nothing serves sessions on {} ({error}): systemctl start musterd-session.socket, or run `musterd sessiond`.", socket.display())
-            }));
+            let served = std::os::unix::net::UnixStream::connect(&socket)
+                .map(|_| format!("The service for sessions listens on {}.", socket.display()));
+            report.result(
+                "sessions",
+                served.map_err(|error| {
+                    format!(
+                        "Nothing serves sessions on {} ({error}): systemctl start musterd-session.socket, or run `musterd sessiond`.",
+                        socket.display()
+                    )
+                }),
+            );
         }
         Err(fault) => drop(report.result("policy", Err(fault.message))),
     }
-    match musterd::trusted::read(&config.anchor) {
+    match policy::read_trusted(&config.anchor) {
         Ok(_) => report.add("anchor", Verdict::Ok, format!("{} names the hub whose orders count.", config.anchor.display())),
-        Err(why) => report.add("anchor", Verdict::Warning, format!("No order of any hub counts: {}: {why}. Run `musterd enrol` as root.", config.anchor.display())),
+        Err(why) => report.add("anchor", Verdict::Warning, format!("No order of any hub counts: {why}. Run `musterd enrol` as root.")),
     }
 }
 

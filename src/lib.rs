@@ -10,4 +10,3 @@ pub mod policy;
 pub mod processes;
 pub mod settings;
 pub mod signals;
-pub mod trusted;

@@ -72,7 +72,12 @@ impl From<UnixStream> for Conversation {
 ///
 /// # Errors
 /// One sentence for the user: nothing on this device can serve it.
-pub(crate) fn hand_over(daemon: &Daemon, name: &str, order: SignedOrder, run: Option<(Arrival, [OwnedFd; 3])>) -> Result<Conversation, String> {
+pub(crate) fn hand_over(
+    daemon: &Daemon,
+    name: &str,
+    order: SignedOrder,
+    run: Option<(Arrival, [OwnedFd; 3])>,
+) -> Result<Conversation, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("The device cannot begin this: {what}: {error}.");
     let enrolled = daemon.state.enrolled().map_err(|error| failed("its identity", &error))?.ok_or("This device is not enrolled.")?;
     let key = daemon.state.key().map_err(|error| failed("its key", &error))?.ok_or("This device has no key.")?;
@@ -90,13 +95,18 @@ pub(crate) fn hand_over(daemon: &Daemon, name: &str, order: SignedOrder, run: Op
         log_level: config.log_level.name().to_owned(),
         arrival,
     };
-    let stream = if is_own_user(config) { start(config) } else { std::os::unix::net::UnixStream::connect(config.session_dir.join(START_SOCKET)) };
+    let stream =
+        if is_own_user(config) { start(config) } else { std::os::unix::net::UnixStream::connect(config.session_dir.join(START_SOCKET)) };
     let stream = stream.map_err(|error| {
         format!("This device's service for sessions is not there ({error}); on the device: systemctl start musterd-session.socket, or `musterd sessiond`.")
     })?;
     let fds: Vec<BorrowedFd<'_>> = fds.iter().flatten().map(|fd| fd.as_fd()).collect();
     send(&stream, &line(&handoff), &fds).map_err(|error| failed("its service for sessions", &error))?;
-    stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)).map(Conversation::from).map_err(|error| failed("a socket", &error))
+    stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(stream))
+        .map(Conversation::from)
+        .map_err(|error| failed("a socket", &error))
 }
 
 /// Writes all, the descriptors with the first bytes. The socket's buffer takes an order at once; one that does not is not waited for long.
@@ -172,7 +182,8 @@ pub(crate) fn last_words(config: &Config) -> Vec<(String, Vec<Say>)> {
         let path = entry.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".report")).map(str::to_owned) else { continue };
         let mut text = String::new();
-        let read = std::fs::File::open(&path).and_then(|file| io::Read::read_to_string(&mut io::Read::take(file, LINE_MAX as u64), &mut text));
+        let read =
+            std::fs::File::open(&path).and_then(|file| io::Read::read_to_string(&mut io::Read::take(file, LINE_MAX as u64), &mut text));
         if let Err(error) = read.and_then(|_| std::fs::remove_file(&path)) {
             warn!("{}: {error}", path.display());
             continue;

@@ -15,6 +15,7 @@ use crate::enrol::Enrolment;
 use crate::log::error;
 use crate::settings::Mistakes;
 
+mod anchor;
 mod certificate;
 mod config;
 mod control;
@@ -60,6 +61,9 @@ enum Command {
         url: String,
         /// The enrolment token, mt1...
         token: String,
+        /// The user of this device whom visitors become: written into a first policy, if there is none yet
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
         /// Do not wait until a person has decided; `musterd run` goes on waiting
         #[arg(long)]
         no_wait: bool,
@@ -141,7 +145,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match cli.command {
-        Command::Enrol { url, token, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, no_wait)),
+        Command::Enrol { url, token, user, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, user.as_deref(), no_wait)),
         Command::Run => runtime.block_on(run::run(config)),
         Command::Status { json } => status::run(&config, json),
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
@@ -155,9 +159,9 @@ fn main() -> ExitCode {
     code
 }
 
-async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -> ExitCode {
+async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&str>, no_wait: bool) -> ExitCode {
     let mut say = |text: &str| println!("{text}");
-    let result = enrol::request(config, url, token, &mut say).await;
+    let result = enrol::request(config, url, token, user, &mut say).await;
     // A daemon that waits takes it up at once, also to wait in our place; none may run.
     let tell_daemon = || drop(control::ask(&config.control_socket(), &control::Ask::Reload));
     if result.is_ok() {
@@ -202,7 +206,7 @@ fn check(config: &Result<Config, Mistakes>) -> ExitCode {
             PathBuf::from("/etc/musterd/policy.toml")
         }
     };
-    let policy = policy::check(&policy_path);
+    let policy = policy::file::mistakes(&policy_path).map(|_| "ok".to_owned());
     match &policy {
         Ok(sentence) => println!("{sentence}"),
         Err(mistakes) => print_mistakes(&format!("policy {}", policy_path.display()), mistakes),

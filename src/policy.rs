@@ -28,7 +28,7 @@ mod when;
 
 pub use clock::moment;
 pub use decide::{Explanation, Line};
-pub use file::{Fault, Watched, load, lock_path};
+pub use file::{Fault, Watched, load, lock_path, read_trusted};
 pub use limits::{Limits, Memory};
 pub use users::is_user_name;
 pub use when::Zones;

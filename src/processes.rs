@@ -54,7 +54,8 @@ pub fn descendants(of: Pid, left_out: &[Pid]) -> Seen {
 
 /// What these processes hold.
 pub fn seen(pids: &[Pid]) -> Seen {
-    let stat_of = |pid: &Pid| Some((pid.as_raw_nonzero().get(), stat(&fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)?));
+    let stat_of =
+        |pid: &Pid| Some((pid.as_raw_nonzero().get(), stat(&fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)?));
     let all: BTreeMap<i32, Stat> = pids.iter().filter_map(stat_of).collect();
     count(&all, all.keys().copied().collect())
 }

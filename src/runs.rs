@@ -188,7 +188,8 @@ impl Runs {
     /// Hands a run over.
     fn begin(&mut self, run: RunId, folder: &Folder, job: &Job) {
         let files = folder.open_for_collector().map_err(|error| format!("the run's files cannot be opened: {error}"));
-        let handed = files.and_then(|files| living::hand_over(&self.daemon, run.as_str(), job.order.clone(), Some((job.arrival.clone(), files))));
+        let handed =
+            files.and_then(|files| living::hand_over(&self.daemon, run.as_str(), job.order.clone(), Some((job.arrival.clone(), files))));
         match handed {
             Ok(conversation) => self.follow(run, job, conversation),
             Err(message) => {

@@ -33,7 +33,15 @@ fn table(all: &[Live], now: i64) -> String {
         // What the hub says of a person must not write to the terminal's controls.
         let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
         let become_user = live.become_user.as_deref().unwrap_or("-");
-        [plain(&live.name), kind.to_owned(), plain(&live.user), plain(&live.role), plain(&live.project), plain(become_user), span(now - live.since)]
+        [
+            plain(&live.name),
+            kind.to_owned(),
+            plain(&live.user),
+            plain(&live.role),
+            plain(&live.project),
+            plain(become_user),
+            span(now - live.since),
+        ]
     }));
     let widths: Vec<usize> = (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();

@@ -64,6 +64,18 @@ pub fn mistakes(path: &Path) -> Result<Option<Policy>, Mistakes> {
     }
 }
 
+/// Reads a file that nobody but root (without root: or our own user) can have written, such as the anchor.
+///
+/// # Errors
+/// One sentence: it is not there, or somebody else could change it, and what to type.
+pub fn read_trusted(path: &Path) -> Result<String, String> {
+    match follow(path) {
+        Err(Trouble::Missing) => Err(format!("there is no {}", path.display())),
+        Err(Trouble::Unsafe(why)) => Err(why),
+        Ok(way) => read(&way),
+    }
+}
+
 /// Where the lock of a policy is: a file, beside the policy, whose text is the reason.
 pub fn lock_path(policy: &Path) -> PathBuf {
     policy.with_file_name("locked")

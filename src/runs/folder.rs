@@ -16,7 +16,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use muster_proto::Millis;
 use muster_proto::id::RunId;
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::encode;

@@ -177,8 +177,8 @@ mod tests {
     use super::super::folder::{Folders, Job};
     use super::*;
     use muster_proto::order::SignedOrder;
-    use musterd::handoff::Arrival;
     use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunStart};
+    use musterd::handoff::Arrival;
 
     fn run(letter: char) -> RunId {
         format!("r{}", letter.to_string().repeat(15)).parse().unwrap()

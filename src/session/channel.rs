@@ -12,6 +12,7 @@ use muster_proto::id::{RunId, SessionId};
 use muster_proto::run::RunStart;
 use muster_proto::session::Target;
 use musterd::handoff::{Arrival, Report};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
@@ -20,6 +21,8 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Largest message, in bytes: a run's order with its command and environment.
 const MESSAGE_MAX: usize = 192 * 1024;
@@ -75,25 +78,15 @@ pub(crate) struct RunBegin {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ask {
     /// Open a target; the number is the stream's.
-    Open {
-        id: u32,
-        target: Target,
-    },
+    Open { id: u32, target: Target },
     /// Start the run's command.
     Start,
     /// Send a signal to what runs in the stream's foreground.
-    Signal {
-        id: u32,
-        signal: String,
-    },
+    Signal { id: u32, signal: String },
     /// The stream is over: hang up what its terminal still has, and end it soon.
-    HangUp {
-        id: u32,
-    },
+    HangUp { id: u32 },
     /// Tell all processes of the run to go, or kill them.
-    EndAll {
-        kill: bool,
-    },
+    EndAll { kill: bool },
     /// How many processes are there, and what do they hold?
     Look,
     /// The run's reports have grown.
@@ -106,34 +99,15 @@ pub(crate) enum Ask {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Told {
     /// Opened. With one descriptor for both directions, or with two or three: input, output, errors of a process.
-    Opened {
-        id: u32,
-        user: String,
-        shell: String,
-    },
+    Opened { id: u32, user: String, shell: String },
     /// Not opened.
-    Refused {
-        id: u32,
-        code: String,
-        message: String,
-    },
+    Refused { id: u32, code: String, message: String },
     /// A process has ended.
-    Exited {
-        id: u32,
-        code: Option<i32>,
-        signal: Option<String>,
-        used: Used,
-    },
+    Exited { id: u32, code: Option<i32>, signal: Option<String>, used: Used },
     /// The answer to [`Ask::Look`].
-    Seen {
-        left: usize,
-        used: Used,
-    },
+    Seen { left: usize, used: Used },
     /// End now.
-    Close {
-        code: String,
-        message: String,
-    },
+    Close { code: String, message: String },
 }
 
 /// What processes used.
@@ -209,6 +183,36 @@ impl Channel {
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A channel that a runtime watches.
+#[derive(Debug)]
+pub(crate) struct Watched(AsyncFd<OwnedFd>, Channel);
+
+impl Watched {
+    /// Must be called inside a runtime.
+    #[expect(unsafe_code, reason = "tokio has no other way to wait for a descriptor of ours that is not deprecated")]
+    pub(crate) fn new(channel: Channel) -> io::Result<Self> {
+        fcntl_setfl(&channel, fcntl_getfl(&channel)? | OFlags::NONBLOCK)?;
+        // SAFETY: an OwnedFd names one open descriptor as long as it lives, and the AsyncFd owns it.
+        let watched = unsafe { AsyncFd::register_with_interest(channel.0.try_clone()?, Interest::READABLE) };
+        Ok(Self(watched.map_err(io::Error::from)?, channel))
+    }
+
+    /// See [`Channel::send`].
+    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.1.send(message, fds)
+    }
+
+    /// Waits for the next message; `None` at the other side's end.
+    pub(crate) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(received) = ready.try_io(|_| self.1.receive()) {
+                return received;
+            }
+        }
     }
 }
 

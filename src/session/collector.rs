@@ -9,7 +9,7 @@ mod output;
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,14 +21,12 @@ use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunOutput, RunReport, Ru
 use muster_proto::session::code;
 use musterd::handoff::Report;
 use musterd::log::{self, debug, error, info, warn};
-use rustix::fs::{FlockOperation, OFlags, fcntl_getfl, fcntl_setfl, flock};
+use rustix::fs::{FlockOperation, flock};
 use tokio::io::AsyncReadExt as _;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
 
-use crate::channel::{Ask, Begin, Channel, RunBegin, Told, Used};
+use crate::channel::{Ask, Begin, RunBegin, Told, Used, Watched};
 use output::Output;
 
 /// From SIGTERM to SIGKILL.
@@ -53,8 +51,6 @@ const END_TRIES: (Duration, u32) = (Duration::from_secs(1), 60);
 const REPORTS_KEPT: u64 = 8192;
 /// One read of output.
 const READ: usize = 64 * 1024;
-/// The command's number on the channel.
-const RUN: u32 = 0;
 
 /// Runs the collector; descriptor 0 is its channel.
 pub(crate) fn run() -> ExitCode {
@@ -78,29 +74,20 @@ fn begin() -> anyhow::Result<()> {
     flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| format!("run {}: another one is at it", begin.run))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")?;
     let id = begin.run.clone();
-    runtime.block_on(async {
-        fcntl_setfl(channel.as_fd(), fcntl_getfl(channel.as_fd())? | OFlags::NONBLOCK)?;
-        let channel = AsyncFd::with_interest(Watched(channel), Interest::READABLE)?;
-        let mut collector = Collector { reports: reports.into(), used: used.into(), n: 0, unwritten: 0, run: begin, channel };
-        let why = collector.run().await;
-        collector.ask(&Ask::Done(Report { reason: why, ..Report::default() }));
-        anyhow::Ok(())
-    })
-    .with_context(|| format!("run {id}"))
-}
-
-/// A channel that the runtime watches.
-struct Watched(Channel);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
+    runtime
+        .block_on(async {
+            let channel = Watched::new(channel)?;
+            let mut collector = Collector { reports: reports.into(), used: used.into(), n: 0, unwritten: 0, run: begin, channel };
+            let why = collector.run().await;
+            collector.ask(&Ask::Done(Report { reason: why, ..Report::default() }));
+            anyhow::Ok(())
+        })
+        .with_context(|| format!("run {id}"))
 }
 
 struct Collector {
     run: RunBegin,
-    channel: AsyncFd<Watched>,
+    channel: Watched,
     reports: File,
     /// What was used, for a daemon that finds this process killed: one line, written over and over.
     used: File,
@@ -137,24 +124,17 @@ struct Live {
 
 impl Collector {
     fn ask(&self, ask: &Ask) {
-        if let Err(why) = self.channel.get_ref().0.send(ask, &[]) {
+        if let Err(why) = self.channel.send(ask, &[]) {
             warn!("run {}: the privileged part does not listen: {why}", self.run.run);
         }
     }
 
     /// What the privileged part tells next; `None` when it is gone.
     async fn told(&self) -> Option<(Told, Vec<OwnedFd>)> {
-        loop {
-            let mut ready = self.channel.readable().await.ok()?;
-            match ready.try_io(|channel| channel.get_ref().0.receive::<Told>()) {
-                Ok(Ok(told)) => return told,
-                Ok(Err(why)) => {
-                    error!("run {}: the privileged part says what makes no sense: {why}", self.run.run);
-                    return None;
-                }
-                Err(_would_block) => {}
-            }
-        }
+        self.channel.receive().await.unwrap_or_else(|why| {
+            error!("run {}: the privileged part says what makes no sense: {why}", self.run.run);
+            None
+        })
     }
 
     /// The run, from its first report to its last; in a word how it ended.
@@ -210,7 +190,9 @@ impl Collector {
         };
         let outcome = if [code::NOT_FOUND, code::DENIED, code::FAILED].contains(&code) { RunOutcome::Failed } else { RunOutcome::Refused };
         let message = match (code, &start.cwd) {
-            (code::NOT_FOUND, Some(cwd)) => format!("There is no program {program:?} on the device, or no directory {cwd:?} that may be entered."),
+            (code::NOT_FOUND, Some(cwd)) => {
+                format!("There is no program {program:?} on the device, or no directory {cwd:?} that may be entered.")
+            }
             (code::NOT_FOUND, None) => format!("There is no program {program:?} on the device."),
             _ => message,
         };
@@ -393,7 +375,8 @@ impl Collector {
             (used.mem_peak, used.mem_byte_ms) = (most, most.saturating_mul(used.wall_ms.max(1)));
         }
         let (exit_code, signal) = exited.unwrap_or_default();
-        let (outcome, mut message, stuck) = ending.map_or((RunOutcome::Done, None, 0), |ending| (ending.outcome, ending.message, ending.stuck));
+        let (outcome, mut message, stuck) =
+            ending.map_or((RunOutcome::Done, None, 0), |ending| (ending.outcome, ending.message, ending.stuck));
         if stuck > 0 {
             let more = format!("{stuck} of its processes hang in the kernel and could not be ended");
             message = Some(message.map_or(more.clone(), |message| format!("{message}; {more}")));

@@ -133,7 +133,10 @@ fn check_relay(open: &SessionOpen, anchor: &Anchor, also: &[String]) -> Result<(
     if relay.host.eq_ignore_ascii_case(&hub.host) || also.iter().any(|host| host.eq_ignore_ascii_case(&relay.host)) {
         return Ok(());
     }
-    let message = format!("The hub sends this device to a relay at {}, and it enrolled at {}. Its owner can allow that with [relay] hosts.", relay.host, hub.host);
+    let message = format!(
+        "The hub sends this device to a relay at {}, and it enrolled at {}. Its owner can allow that with [relay] hosts.",
+        relay.host, hub.host
+    );
     Err(refuse(message))
 }
 
@@ -142,8 +145,7 @@ fn count(places: &Places, name: &str, most: u32) -> Result<OwnedFd, Refusal> {
     let failed = |error: std::io::Error| Refusal::new("failed", format!("The device cannot count its sessions: {error}."));
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(places.run.join("lock")).map_err(failed)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-    let (kind, what, key) =
-        if name.starts_with('r') { ('r', "commands", "[run] at_once") } else { ('s', "sessions", "[limits] sessions") };
+    let (kind, what, key) = if name.starts_with('r') { ('r', "commands", "[run] at_once") } else { ('s', "sessions", "[limits] sessions") };
     let alive = living(&places.run.join(LIVE)).map_err(failed)?.into_iter().filter(|name| name.starts_with(kind)).count();
     if alive < most as usize {
         return Ok(lock.into());
@@ -161,7 +163,8 @@ fn living(dir: &Path) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir)?.flatten() {
         let path = entry.path();
-        let (Some(name), Some("sock")) = (path.file_stem().and_then(|name| name.to_str()), path.extension().and_then(|kind| kind.to_str())) else {
+        let (Some(name), Some("sock")) = (path.file_stem().and_then(|name| name.to_str()), path.extension().and_then(|kind| kind.to_str()))
+        else {
             continue;
         };
         match UnixStream::connect(&path) {

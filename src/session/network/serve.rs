@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,12 +15,10 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, getsockname};
 use rustix::termios::{Winsize, isatty, tcsetwinsize};
 use serde_json::{Value, json};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 
-use crate::channel::{Ask, Channel, Told};
+use crate::channel::{Ask, Channel, Told, Watched};
 
 /// After its process has ended, output may be on its way out of the kernel for a moment;
 /// longer than this only a process in the background holds the terminal open.
@@ -31,7 +29,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) struct Server(Rc<Inner>);
 
 struct Inner {
-    channel: AsyncFd<Watched>,
+    channel: Watched,
     /// For the log.
     name: String,
     /// Streams at once.
@@ -40,15 +38,6 @@ struct Inner {
     processes: RefCell<HashMap<StreamId, Process>>,
     /// Targets that are being opened, as text for the log.
     asked: RefCell<HashMap<StreamId, String>>,
-}
-
-/// A channel that the runtime watches.
-struct Watched(Channel);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 /// A process of the visitor, as far as this side has it.
@@ -61,14 +50,13 @@ struct Process {
 impl Server {
     /// Over the channel to the privileged part.
     pub(super) fn new(channel: Channel, name: String) -> io::Result<Self> {
-        non_blocking(&channel.as_fd())?;
-        let channel = AsyncFd::with_interest(Watched(channel), Interest::READABLE)?;
+        let channel = Watched::new(channel)?;
         Ok(Self(Rc::new(Inner { channel, name, most: Cell::new(0), processes: RefCell::default(), asked: RefCell::default() })))
     }
 
     /// Asks the privileged part. One that is gone has ended the session with it.
     pub(super) fn ask(&self, ask: &Ask) {
-        if let Err(why) = self.0.channel.get_ref().0.send(ask, &[]) {
+        if let Err(why) = self.0.channel.send(ask, &[]) {
             warn!("session {}: the privileged part does not listen: {why}", self.0.name);
         }
     }
@@ -85,21 +73,14 @@ impl Server {
 
     async fn hear(&self, handle: &Handle) -> String {
         loop {
-            let Ok(mut ready) = self.0.channel.readable().await else { return "the device ended the session".to_owned() };
-            match ready.try_io(|channel| channel.get_ref().0.receive::<Told>()) {
-                Ok(Ok(Some((told, fds)))) => {
-                    if let Told::Close { code, message } = told {
-                        handle.close(&code, &message);
-                    } else {
-                        self.told(handle, told, fds);
-                    }
-                }
-                Ok(Ok(None)) => return "the device ended the session".to_owned(),
-                Ok(Err(why)) => {
+            match self.0.channel.receive().await {
+                Ok(Some((Told::Close { code, message }, _))) => handle.close(&code, &message),
+                Ok(Some((told, fds))) => self.told(handle, told, fds),
+                Ok(None) => return "the device ended the session".to_owned(),
+                Err(why) => {
                     error!("session {}: the privileged part says what makes no sense: {why}", self.0.name);
                     return "the device's session broke".to_owned();
                 }
-                Err(_would_block) => {}
             }
         }
     }
@@ -174,12 +155,16 @@ impl Server {
     fn open(&self, handle: &Handle, stream: StreamId, target: Target) {
         let most = self.0.most.get();
         if handle.streams() > most {
-            return handle.refuse(stream, code::LIMIT, &format!("This device allows {most} streams at once in a session; close some first."));
+            return handle.refuse(
+                stream,
+                code::LIMIT,
+                &format!("This device allows {most} streams at once in a session; close some first."),
+            );
         }
         let text = target.to_string();
         debug!("session {}: stream {stream}: {text}", self.0.name);
         self.0.asked.borrow_mut().insert(stream, text);
-        if let Err(why) = self.0.channel.get_ref().0.send(&Ask::Open { id: stream.0, target }, &[]) {
+        if let Err(why) = self.0.channel.send(&Ask::Open { id: stream.0, target }, &[]) {
             self.0.asked.borrow_mut().remove(&stream);
             handle.refuse(stream, code::FAILED, &format!("The device is too busy to open this now: {why}."));
         }

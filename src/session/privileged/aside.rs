@@ -26,7 +26,8 @@ pub(super) fn account() -> Result<Option<Account>, Refusal> {
     match Account::named(USER) {
         Ok(Some(account)) if !account.is_root() => Ok(Some(account)),
         Ok(_) => {
-            let message = format!("This device has no system user {USER}, as whom the network side of sessions runs: useradd --system {USER}");
+            let message =
+                format!("This device has no system user {USER}, as whom the network side of sessions runs: useradd --system {USER}");
             Err(Refusal::new("no_net_user", message))
         }
         Err(error) => Err(Refusal::new("no_net_user", format!("This device cannot look up the system user {USER}: {error}"))),

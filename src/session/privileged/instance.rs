@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use muster_proto::Millis;
 use muster_proto::mqtt::DeviceEventKind;
 use muster_proto::order::{Order, OrderKind};
 use muster_proto::run::RunCommand;
@@ -14,7 +13,7 @@ use muster_proto::session::{Target as Asked, code};
 use musterd::account::{Account, ROOT};
 use musterd::handoff::{Do, Handoff, LIVE, Live, Report, Say};
 use musterd::log::{error, info, warn};
-use musterd::policy::{self, Decision, Dial, Grant, Pam, Request, Target, Watched};
+use musterd::policy::{self, Decision, Grant, Pam, Request, Target, Watched};
 use musterd::{processes, signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
@@ -156,9 +155,11 @@ fn begin(order: &Order, policy: &mut Watched, handoff: Handoff, fds: &[OwnedFd])
 }
 
 /// A `/dev/pts` of this session's own, so that nobody outside finds its terminals there. All other mounts stay shared.
+#[expect(unsafe_code, reason = "it changes what this process sees of the file system, and no descriptor")]
 fn own_terminals() -> std::io::Result<()> {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS)?;
+    // SAFETY: no descriptor table is unshared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
     mount_change(c"/dev/pts", MountPropagationFlags::PRIVATE)?;
     mount(c"devpts", c"/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")?;
     Ok(())
@@ -344,8 +345,10 @@ impl Instance {
         let (account, change) = match &grant.become_user {
             None => (own, false),
             Some(name) => {
-                let found = Account::named(name).map_err(|why| Refusal::new("no_user", format!("The device cannot look up its user {name}: {why}.")))?;
-                let missing = || Refusal::new("no_user", format!("This device's policy names the user {name}, whom the device does not have."));
+                let found = Account::named(name)
+                    .map_err(|why| Refusal::new("no_user", format!("The device cannot look up its user {name}: {why}.")))?;
+                let missing =
+                    || Refusal::new("no_user", format!("This device's policy names the user {name}, whom the device does not have."));
                 (found.ok_or_else(missing)?, true)
             }
         };

@@ -44,7 +44,10 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
     let group = match group {
         Some(group) => group,
         None => Account::named(DAEMON)?.map(|account| account.gid).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("there is no user {DAEMON}, whose daemon may connect: useradd --system {DAEMON}, or give --group"))
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("there is no user {DAEMON}, whose daemon may connect: useradd --system {DAEMON}, or give --group"),
+            )
         })?,
     };
     prepare(places, group)?;
@@ -57,7 +60,7 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
     std::os::unix::fs::chown(&path, None, Some(group))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
     info!("sessions are served on {}", path.display());
-    let mut serving = BTreeSet::new();
+    let mut serving: BTreeSet<i32> = BTreeSet::new();
     loop {
         let open = serving.len() < AT_ONCE;
         let mut fds = vec![PollFd::new(&signals, PollFlags::IN)];
@@ -75,10 +78,10 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
             return Ok(());
         }
         while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
-            serving.remove(&pid.as_raw_nonzero());
+            serving.remove(&pid.as_raw_nonzero().get());
         }
         // Whoever is our child and was not started here lost its session, which was killed.
-        let ours: Vec<Pid> = serving.iter().filter_map(|pid| Pid::from_raw(pid.get())).collect();
+        let ours: Vec<Pid> = serving.iter().filter_map(|pid| Pid::from_raw(*pid)).collect();
         let lost = || processes::descendants(getpid(), &ours).pids;
         if !lost().is_empty() {
             warn!("ending what a killed session left behind");
@@ -86,7 +89,7 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
         }
         if ready {
             match listener.accept().and_then(|(stream, _)| serve(places, stream.into())) {
-                Ok(pid) => drop(serving.insert(pid.as_raw_nonzero())),
+                Ok(pid) => drop(serving.insert(pid.as_raw_nonzero().get())),
                 Err(why) => warn!("a session cannot begin: {why}"),
             }
         }
@@ -103,7 +106,8 @@ fn serve(places: &Places, connection: OwnedFd) -> io::Result<Pid> {
 
 /// The directories, as the package's `tmpfiles.d` makes them.
 fn prepare(places: &Places, group: u32) -> io::Result<()> {
-    for (dir, mode, group) in [(places.run.clone(), 0o750, group), (places.run.join(LIVE), 0o770, group), (places.state.clone(), 0o700, 0)] {
+    for (dir, mode, group) in [(places.run.clone(), 0o750, group), (places.run.join(LIVE), 0o770, group), (places.state.clone(), 0o700, 0)]
+    {
         make(&dir, mode, group)?;
     }
     Ok(())

@@ -24,7 +24,9 @@ pub(super) fn tcp(dial: &Dial) -> Result<OwnedFd, Refusal> {
         }
         Dial::Name(host, port) => {
             let name = format!("{host}:{port}");
-            let found = (host.as_str(), *port).to_socket_addrs().map_err(|error| Refusal { code: code::UNREACHABLE.to_owned(), ..failure(&name, &error) })?;
+            let found = (host.as_str(), *port)
+                .to_socket_addrs()
+                .map_err(|error| Refusal { code: code::UNREACHABLE.to_owned(), ..failure(&name, &error) })?;
             (name, found.collect())
         }
     };

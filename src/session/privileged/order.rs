@@ -12,10 +12,8 @@ use std::time::Duration;
 use muster_link::tls::pin_of;
 use muster_proto::Millis;
 use muster_proto::order::{ORDERS_EKU_DER, Order, OrderKind, SIGNED};
-use muster_proto::token::Pin;
 use musterd::handoff::Handoff;
-use musterd::policy::Moment;
-use musterd::trusted;
+use musterd::policy::{Moment, read_trusted};
 use rustix::fs::{FlockOperation, flock};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -35,7 +33,7 @@ pub(super) struct Anchor {
     /// The hub that is obeyed.
     pub(super) hub: String,
     /// SHA-256 of its authority's public key.
-    pin: Pin,
+    pin: String,
     /// SHA-256 of this device's public key, in hexadecimal.
     key: String,
 }
@@ -43,8 +41,10 @@ pub(super) struct Anchor {
 impl Anchor {
     /// Reads it.
     pub(super) fn read(path: &Path) -> Result<Self, Refusal> {
-        let unusable = |why: String| Refusal::new("no_anchor", format!("This device does not know which hub to obey: {why}. Run `musterd enrol` as root."));
-        let text = trusted::read(path).map_err(|why| unusable(format!("{}: {why}", path.display())))?;
+        let unusable = |why: String| {
+            Refusal::new("no_anchor", format!("This device does not know which hub to obey: {why}. Run `musterd enrol` as root."))
+        };
+        let text = read_trusted(path).map_err(|why| unusable(why))?;
         serde_json::from_str(&text).map_err(|error| unusable(format!("{} is damaged: {error}", path.display())))
     }
 }
@@ -54,7 +54,7 @@ pub(super) fn verify(handoff: &Handoff, anchor: &Anchor, moment: Moment) -> Resu
     let forged = |why: &str| Refusal::new("order_signature", format!("The order is not from the hub that this device obeys: {why}."));
     let (bytes, signature, certificate) = handoff.order.parts().map_err(|error| forged(&error.to_string()))?;
     let ca = CertificateDer::from_pem_slice(handoff.ca.as_bytes()).map_err(|_| forged("its authority is unreadable"))?;
-    if pin_of(&ca) != Some(anchor.pin) {
+    if pin_of(&ca).is_none_or(|pin| pin.to_string() != anchor.pin) {
         return Err(forged("its authority has another key"));
     }
     let authority = webpki::anchor_from_trusted_cert(&ca).map_err(|error| forged(&error.to_string()))?;
@@ -75,7 +75,8 @@ pub(super) fn verify(handoff: &Handoff, anchor: &Anchor, moment: Moment) -> Resu
         return Err(Refusal::new("order_device", "The order is for another device, or for an earlier key of this one."));
     }
     if moment.synchronised && (moment.now - order.t).abs() > AGE_MAX {
-        let message = "The order's time is more than a day from this device's synchronised clock: the order is old, or the hub's clock is wrong.";
+        let message =
+            "The order's time is more than a day from this device's synchronised clock: the order is old, or the hub's clock is wrong.";
         return Err(Refusal::new("order_time", message));
     }
     Ok(order)

@@ -73,7 +73,8 @@ impl Talk {
     pub(super) fn open(dir: &Path, name: &str, daemon: UnixStream) -> io::Result<Self> {
         let socket = dir.join(format!("{name}.sock"));
         let listener = UnixListener::bind(&socket)?;
-        let talk = Self { listener, socket, peers: vec![Peer { stream: daemon, heard: Vec::new(), attached: true }], waiting: VecDeque::new() };
+        let talk =
+            Self { listener, socket, peers: vec![Peer { stream: daemon, heard: Vec::new(), attached: true }], waiting: VecDeque::new() };
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&talk.socket, None, Some(fs::metadata(dir)?.gid()))?;
         }

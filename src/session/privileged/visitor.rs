@@ -105,10 +105,12 @@ impl Visitor {
         for fd in &fds {
             fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
         }
-        let become_user = Become::prepare(self, door, Some(cwd.map_or(self.account.home.as_path(), Path::new)), cwd.is_some(), controlling)?;
+        let become_user =
+            Become::prepare(self, door, Some(cwd.map_or(self.account.home.as_path(), Path::new)), cwd.is_some(), controlling)?;
         become_user.before(&mut command);
         let child = command.spawn()?;
-        let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a process without a number"))?;
+        let leader =
+            i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a process without a number"))?;
         Ok(Started { leader, fds })
     }
 
@@ -161,7 +163,8 @@ impl Visitor {
         }
         environment.extend(self.variables.iter().map(|(name, value)| (name.into(), value.into())));
         environment.push(("HOME".into(), account.home.clone().into()));
-        environment.extend([("USER", &account.name), ("LOGNAME", &account.name), ("SHELL", &account.shell)].map(|(k, v)| (k.into(), v.into())));
+        environment
+            .extend([("USER", &account.name), ("LOGNAME", &account.name), ("SHELL", &account.shell)].map(|(k, v)| (k.into(), v.into())));
         environment
     }
 
