@@ -140,7 +140,7 @@ fn status(daemon: &Daemon) -> Status {
         spooled,
         spool_fault,
         samples_held: daemon.samples_held(),
-        policy_fault: crate::policy::load(&daemon.config.policy).err(),
+        policy_fault: crate::policy::load(&daemon.config.policy).err().map(|fault| fault.message),
         sessions: daemon.sessions(),
         runs: daemon.runs(),
     }

@@ -115,13 +115,17 @@ fn local(config: &Config, state: &State, report: &mut Report) {
     {
         report.add("space", Verdict::Warning, format!("Only {} MB are free below {}: make room.", free / 1_000_000, state.dir().display()));
     }
-    let policy = policy::load(&config.policy).map(|_| match config.policy.exists() {
-        true => format!("The policy {} is valid.", config.policy.display()),
-        false => {
-            "There is no policy file: terminals as the daemon's own user (but not as root) and this machine's loopback are allowed.".into()
-        }
-    });
-    report.result("policy", policy);
+    match policy::load(&config.policy) {
+        Ok(policy) if policy.own_user() => report.add(
+            "policy",
+            Verdict::Warning,
+            "The policy says own_user: sessions run as the daemon's own user, and whoever is in one can take this device's key.",
+        ),
+        Ok(_) => report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display())),
+        // The owner's will, or a device that only reports how it is.
+        Err(fault) if fault.code != "policy_broken" => report.add("policy", Verdict::Warning, &fault.message),
+        Err(fault) => report.add("policy", Verdict::Failed, &fault.message),
+    }
     match ask(&config.control_socket(), &Ask::Status) {
         Ok(_) => report.add("daemon", Verdict::Ok, "The daemon runs."),
         Err(error) => {

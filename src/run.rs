@@ -59,10 +59,10 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
         }
     };
     if let Err(why) = crate::policy::load(&daemon.config.policy) {
-        error!("{why}; everything is refused until it is mended");
+        error!("{why}");
     }
     if rustix::process::geteuid().is_root() {
-        warn!("musterd runs as root; nobody gets a terminal as root unless {} names root", daemon.config.policy.display());
+        warn!("musterd runs as root; nobody gets a terminal as root unless {} says own_user = \"root\"", daemon.config.policy.display());
     }
     info!("musterd {} starts, boot {}", env!("CARGO_PKG_VERSION"), daemon.boot);
 

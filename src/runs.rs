@@ -25,7 +25,7 @@ use crate::daemon::{Daemon, RunCommand, RunStatus, steady_millis, wall_clock};
 use crate::job::processes::kill_marked;
 use crate::log::{debug, info, warn};
 use crate::policy::{Decision, Request, Target, Watched};
-use crate::workers::{end_of_stranger, own_user, start_time};
+use crate::workers::{end_of_stranger, start_time};
 use folder::{Arrival, Cancel, Folder, Folders, Job};
 
 /// Runs that have not told all yet; a further order is dropped and expires at the hub: somebody floods this device.
@@ -44,7 +44,6 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<RunCommand>)
     let mut runs = Runs {
         policy: Watched::open(daemon.config.policy.clone()),
         folders: Folders::in_state(daemon.state.dir()),
-        own_user: own_user(),
         boot: machine_start(),
         live: BTreeSet::new(),
         ends: JoinSet::new(),
@@ -77,7 +76,6 @@ struct Runs {
     daemon: Arc<Daemon>,
     policy: Watched,
     folders: Folders,
-    own_user: String,
     /// Which start of the machine this is.
     boot: String,
     live: BTreeSet<RunId>,
@@ -132,9 +130,9 @@ impl Runs {
             let message = "the order came to the device when it was void already";
             return self.refuse(&job, RunEnd::without_process(RunOutcome::Expired, "expired", message));
         }
-        let request = Request { user: &start.user, role: &start.role, own_user: &self.own_user, target: Target::Run { start } };
-        let run_as = match self.policy.decide(&request, wall_clock()) {
-            Decision::Allow(grant) => grant.run_as,
+        let request = Request { user: &start.user, role: &start.role, target: Target::Run { start } };
+        let run_as = match self.policy.decide(&request, crate::policy::moment()) {
+            Decision::Allow(grant) => grant.become_user,
             Decision::Refuse { code, message } => {
                 return self.refuse(&job, RunEnd::without_process(RunOutcome::Refused, code, message));
             }

@@ -102,8 +102,8 @@ async fn session(order: Order) -> anyhow::Result<Ended> {
     let account = hidden.at_home(account);
     let mut policy = Watched::open(policy);
     let visitor = Visitor { session: open.session.clone(), user: open.user, role: open.role, project: open.project.to_string() };
-    let whole = Request { user: &visitor.user, role: &visitor.role, own_user: &account.name, target: Target::Session };
-    let refused = match policy.decide(&whole, clock.now()) {
+    let whole = Request { user: &visitor.user, role: &visitor.role, target: Target::Session };
+    let refused = match policy.decide(&whole, crate::policy::moment()) {
         Decision::Allow(_) => None,
         Decision::Refuse { code, message } => Some((code, message)),
     };

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 use crate::daemon::{Command, Daemon, SessionStatus, wall_clock};
 use crate::log::{info, warn};
-use crate::policy::{Decision, ROOT, Request, Target, Watched};
+use crate::policy::{Decision, Request, Target, Watched};
 use crate::state::write_atomic;
 use crate::worker::{Order, Report};
 
@@ -52,7 +52,6 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<Command>) {
     let mut workers = Workers {
         policy: Watched::open(daemon.config.policy.clone()),
         dir: daemon.config.workers_dir(),
-        own_user: own_user(),
         live: BTreeMap::new(),
         seen: VecDeque::new(),
         ends: JoinSet::new(),
@@ -86,7 +85,6 @@ struct Workers {
     daemon: Arc<Daemon>,
     policy: Watched,
     dir: PathBuf,
-    own_user: String,
     live: BTreeMap<SessionId, Pid>,
     seen: VecDeque<SessionId>,
     ends: JoinSet<SessionId>,
@@ -104,8 +102,8 @@ impl Workers {
         }
         self.seen.push_back(open.session.clone());
         let session = open.session.clone();
-        let request = Request { user: &open.user, role: &open.role, own_user: &self.own_user, target: Target::Session };
-        if let Decision::Refuse { code, message } = self.policy.decide(&request, wall_clock()) {
+        let request = Request { user: &open.user, role: &open.role, target: Target::Session };
+        if let Decision::Refuse { code, message } = self.policy.decide(&request, crate::policy::moment()) {
             return self.refuse(session, code, message);
         }
         let most = self.policy.limits().sessions;
@@ -287,22 +285,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_str(&text).ok()
 }
 
-/// The name of the user as whom we run, from `/etc/passwd`; the number where it has none. Number 0 is root, whatever it is called there.
-pub(crate) fn own_user() -> String {
-    let uid = rustix::process::geteuid();
-    if uid.is_root() {
-        return ROOT.to_owned();
-    }
-    let uid = uid.as_raw().to_string();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
-    name.unwrap_or(uid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,6 +294,5 @@ mod tests {
         let pid = rustix::process::getpid();
         assert!(start_time(pid).is_some_and(|ticks| ticks > 0));
         assert_eq!(start_time(pid), start_time(pid));
-        assert!(!own_user().is_empty());
     }
 }

@@ -114,8 +114,8 @@ impl Server {
             }
         };
         let visitor = &self.0.visitor;
-        let request = Request { user: &visitor.user, role: &visitor.role, own_user: &self.0.account.name, target };
-        let grant = match policy.decide(&request, self.0.clock.now()) {
+        let request = Request { user: &visitor.user, role: &visitor.role, target };
+        let grant = match policy.decide(&request, crate::policy::moment()) {
             Decision::Allow(grant) => grant,
             Decision::Refuse { code, message } => {
                 self.tell(DeviceEventKind::PolicyRefused {
@@ -157,8 +157,14 @@ impl Server {
     async fn terminal(&self, handle: &Handle, stream: StreamId, wanted: &Wanted, grant: &Grant) {
         let Visitor { session, user, .. } = &self.0.visitor;
         let account = &self.0.account;
-        let plan =
-            Plan { wanted, account, hidden: &self.0.hidden, run_as: grant.run_as.as_deref(), session: session.as_str(), visitor: user };
+        let plan = Plan {
+            wanted,
+            account,
+            hidden: &self.0.hidden,
+            run_as: grant.become_user.as_deref(),
+            session: session.as_str(),
+            visitor: user,
+        };
         let (terminal, io, child) = match terminal::start(&plan) {
             Ok(started) => started,
             Err(error) => {
@@ -169,7 +175,7 @@ impl Server {
         };
         let terminal = Rc::new(terminal);
         self.0.terminals.borrow_mut().insert(stream, Rc::clone(&terminal));
-        let user = grant.run_as.as_deref().unwrap_or(&account.name);
+        let user = grant.become_user.as_deref().unwrap_or(&account.name);
         handle.accept(stream, json!({ "user": user, "shell": account.shell }));
         self.run(handle, stream, io, child, &terminal).await;
         self.0.terminals.borrow_mut().remove(&stream);

@@ -332,7 +332,7 @@ fn an_idle_session_ends_when_the_policy_says_so() {
         let ends = Ends::with_policy("").await;
         let (_, mut near) = ends.terminal(Some("echo there; cat")).await;
         near.read_exact(&mut [0; 7]).await.unwrap();
-        let limits = Limits { sessions: 1, runs: 1, streams: 1, idle_s: Some(1), total_s: None };
+        let limits = Limits { idle_s: Some(1), ..crate::policy::Policy::parse("").unwrap().limits() };
         tokio::time::timeout(DEADLINE, keep_limits(ends.client.clone(), limits)).await.unwrap();
         condition("the stream is cut", || ends.client.streams() == 0).await;
     });
