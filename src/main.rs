@@ -13,19 +13,21 @@ use musterd::{log, policy, settings};
 use crate::config::Config;
 use crate::enrol::Enrolment;
 use crate::log::error;
-use crate::settings::Mistakes;
 
 mod anchor;
 mod certificate;
+mod check;
 mod config;
 mod control;
 mod csr;
 mod daemon;
 mod doctor;
 mod enrol;
+mod explain;
 mod facts;
 mod living;
 mod local;
+mod lock;
 mod metrics;
 mod mqtt;
 mod notify;
@@ -102,14 +104,34 @@ enum Command {
     },
     /// Serves sessions where systemd does not; run it as root under your supervisor
     Sessiond,
-    /// Checks the configuration and the policy, and names all mistakes
+    /// Checks the configuration and the policy, names all mistakes, and says as whom each role gets in
     CheckConfig,
+    /// Answers questions about this device's policy
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Shuts this device: it refuses everything until `musterd unlock`
+    Lock {
+        /// What visitors read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Opens this device again, as its policy says
+    Unlock,
     /// Prints an example of the configuration or of the policy
     ExampleConfig {
         /// Which
         #[arg(value_parser = ["config", "policy"], default_value = "config")]
         which: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Says whether the policy allows something, as whom, by which lines, and which of them rest on the hub's word
+    #[command(after_help = "Exit codes: 0 allowed, 1 refused, 2 wrong usage.")]
+    Explain(explain::Question),
 }
 
 /// Wrong usage or configuration.
@@ -126,16 +148,22 @@ fn main() -> ExitCode {
     }
     let config = Config::load(cli.config.as_deref());
     if let Command::CheckConfig = cli.command {
-        return check(&config);
+        return check::run(&config);
     }
     let config = match config {
         Ok(config) => config,
         Err(mistakes) => {
-            print_mistakes("configuration", &mistakes);
+            check::print_mistakes("configuration", &mistakes);
             return ExitCode::from(USAGE);
         }
     };
     log::set_level(config.log_level);
+    match &cli.command {
+        Command::Policy { command: PolicyCommand::Explain(question) } => return explain::run(&config, question),
+        Command::Lock { reason } => return lock::lock(&config, reason.as_deref()),
+        Command::Unlock => return lock::unlock(&config),
+        _ => {}
+    }
     // One thread: a device's processor has better things to do than to pass our messages around.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
         Ok(runtime) => runtime,
@@ -152,7 +180,10 @@ fn main() -> ExitCode {
         Command::Sessions { json } => visits::list(&config, json),
         Command::End { id, reason, .. } => visits::end(&config, id.as_deref(), &reason),
         Command::Sessiond => visits::sessiond(&config),
-        Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
+        // These have returned above.
+        Command::CheckConfig | Command::Policy { .. } | Command::Lock { .. } | Command::Unlock | Command::ExampleConfig { .. } => {
+            ExitCode::SUCCESS
+        }
     };
     // A name that is being looked up must not hold up the end.
     runtime.shutdown_background();
@@ -190,36 +221,6 @@ async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&st
         Err(why) => {
             eprintln!("musterd: not enrolled: {why}");
             ExitCode::FAILURE
-        }
-    }
-}
-
-fn check(config: &Result<Config, Mistakes>) -> ExitCode {
-    let policy_path = match config {
-        Ok(config) => {
-            println!("The configuration is valid.");
-            config.policy.clone()
-        }
-        Err(mistakes) => {
-            print_mistakes("configuration", mistakes);
-            // Where the policy is may be among the mistakes; the usual place is better than nothing.
-            PathBuf::from("/etc/musterd/policy.toml")
-        }
-    };
-    let policy = policy::file::mistakes(&policy_path).map(|_| "ok".to_owned());
-    match &policy {
-        Ok(sentence) => println!("{sentence}"),
-        Err(mistakes) => print_mistakes(&format!("policy {}", policy_path.display()), mistakes),
-    }
-    if config.is_ok() && policy.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
-}
-
-fn print_mistakes(what: &str, mistakes: &Mistakes) {
-    for mistake in &mistakes.0 {
-        if mistake.key.is_empty() {
-            eprintln!("musterd: {what}: {}", mistake.what);
-        } else {
-            eprintln!("musterd: {what}: {}: {}", mistake.key, mistake.what);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::settings::{Mistakes, Section, Settings};
 mod clock;
 mod decide;
 pub mod file;
-mod first;
+pub mod first;
 mod limits;
 mod owners;
 mod places;
