@@ -54,11 +54,11 @@ pub struct Papers {
 impl Papers {
     /// A new key, and a certificate of that name signed with this one's key; this one's certificate and its chain are sent after it.
     pub fn signs(&self, name: &str) -> Self {
-        self.signs_params(named(name))
+        self.signs_params(&named(name))
     }
 
     /// The same, with whatever else is in the certificate.
-    pub fn signs_params(&self, params: CertificateParams) -> Self {
+    pub fn signs_params(&self, params: &CertificateParams) -> Self {
         let issuer = rcgen::Issuer::from_ca_cert_der(&self.certificate, KeyPair::from_pem(&self.key_pem).unwrap()).unwrap();
         let pair = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&pair, &issuer).unwrap();

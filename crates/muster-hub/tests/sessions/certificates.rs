@@ -45,7 +45,7 @@ async fn a_certificate_for_a_session_lets_in_at_that_leg_and_nowhere_else() {
     // Its dates are the device's, whose clock may be wrong.
     let mut ended = named(id);
     (ended.not_before, ended.not_after) = (rcgen::date_time_ymd(1975, 1, 1), rcgen::date_time_ymd(1976, 1, 1));
-    assert_eq!(asks(&hub, &a.signs_params(ended), "GET", &path, &first.ticket).await, "let in");
+    assert_eq!(asks(&hub, &a.signs_params(&ended), "GET", &path, &first.ticket).await, "let in");
 
     // With the other session's own ticket, too.
     assert_eq!(asks(&hub, &for_first, "GET", &other_path, &second.ticket).await, "unauthenticated");
