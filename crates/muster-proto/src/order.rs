@@ -39,6 +39,9 @@ pub struct SignedOrder {
     pub certificate: String,
 }
 
+/// The order's exact bytes, the signature, and the certificate in DER.
+pub type Parts = (Vec<u8>, Vec<u8>, Vec<u8>);
+
 /// What the hub orders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
@@ -96,7 +99,7 @@ impl SignedOrder {
     ///
     /// # Errors
     /// When a part is not base64 or too large.
-    pub fn parts(&self) -> Result<(Vec<u8>, Vec<u8>, Vec<u8>), PayloadError> {
+    pub fn parts(&self) -> Result<Parts, PayloadError> {
         if self.certificate.len() > CERTIFICATE_MAX || self.signature.len() > 256 || self.order.len() > base64::length(PAYLOAD_MAX) {
             return Err(PayloadError::Rule("a part of the signed order is too large"));
         }
