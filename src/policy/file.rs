@@ -19,6 +19,8 @@ pub use super::first::{first, write_first};
 const FILE_MAX: u64 = 32 * 1024;
 /// Longest reason of a lock, in characters: it is a sentence for visitors.
 pub const REASON_MAX: usize = 200;
+/// Longest explanation of a broken policy, in characters: it travels in messages; `check-config` names all mistakes.
+const WHY_MAX: usize = 1000;
 /// A file that changed so few seconds ago may change again without looking different: file systems count time in steps.
 const SETTLED_S: i64 = 2;
 
@@ -127,9 +129,16 @@ impl Seen {
 fn judge(path: &Path, seen: &Seen) -> (bool, Result<Policy, Fault>) {
     let settled = seen.is_settled();
     let shown = path.display();
-    let broken = |why: &dyn std::fmt::Display| Fault {
-        code: "policy_broken",
-        message: format!("This device refuses everything, because its policy {shown} cannot be used: {why}"),
+    let broken = |why: &dyn std::fmt::Display| {
+        let mut why = why.to_string();
+        if let Some((end, _)) = why.char_indices().nth(WHY_MAX) {
+            why.truncate(end);
+            why.push_str("... (`musterd check-config` names all mistakes)");
+        }
+        Fault {
+            code: "policy_broken",
+            message: format!("This device refuses everything, because its policy {shown} cannot be used: {why}"),
+        }
     };
     let policy = match (&seen.lock, &seen.way) {
         (Ok(Some(_)), _) => Err(locked(reason(&lock_path(path)).as_deref())),
@@ -347,6 +356,9 @@ mod tests {
         let mut place = Place::new();
         place.write(&format!("{OPEN}{}", "#\n".repeat(20_000)));
         place.check("policy_broken", "larger than 32 KiB");
+        place.write(&format!("[users]\ndefault = \"{}\"\n", "\u{e9}".repeat(9_000)));
+        place.check("policy_broken", "check-config` names all mistakes");
+        assert!(load(&place.path).unwrap_err().message.chars().count() < 2 * WHY_MAX);
         std::fs::write(&place.path, b"# \xff\n").unwrap();
         place.check("policy_broken", "cannot be read");
     }

@@ -2,6 +2,7 @@
 //!
 //! Whoever may write the file, or a directory on the way to it, makes the policy. So each element must be root's and nobody else's
 //! to write. A program without root also trusts its own user, whose files it could not defend anyway.
+//! What that user's private group may write is the user's own: desktop systems make every file so.
 //! Directories such as `/tmp`, in which everybody writes and nobody can replace what is another's, may be on the way.
 
 use std::collections::VecDeque;
@@ -13,7 +14,8 @@ use std::path::{Component, Path, PathBuf};
 
 /// Symbolic links on the way, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+const GROUP_WRITES: u32 = 0o020;
+const ALL_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
 /// The way to a file that only its owner can change.
@@ -59,16 +61,41 @@ impl Stamp {
     }
 }
 
+/// Who reads the policy.
+#[derive(Debug, Clone, Copy)]
+struct Reader {
+    user: u32,
+    group: u32,
+}
+
+impl Reader {
+    /// Whether only root, or this reader, is its owner.
+    fn trusts(self, owner: u32) -> bool {
+        owner == 0 || owner == self.user
+    }
+
+    /// Whether others than its owner may write.
+    fn sees_others_write(self, metadata: &Metadata) -> bool {
+        // A private group has its user's number.
+        let private = self.user != 0 && self.group == self.user && (metadata.uid(), metadata.gid()) == (self.user, self.group);
+        let others = if private { ALL_WRITE } else { GROUP_WRITES | ALL_WRITE };
+        metadata.mode() & others != 0
+    }
+}
+
 /// Goes the way to a file.
 ///
 /// # Errors
 /// When it is not there, or when somebody else could change it.
 pub(super) fn follow(path: &Path) -> Result<Way, Trouble> {
+    follow_as(path, Reader { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() })
+}
+
+fn follow_as(path: &Path, reader: Reader) -> Result<Way, Trouble> {
     let path = std::path::absolute(path).map_err(|error| Trouble::Unsafe(format!("{} cannot be found: {error}", path.display())))?;
-    let own = rustix::process::geteuid().as_raw();
     let mut ahead: VecDeque<OsString> = elements(&path);
     let mut here = PathBuf::from("/");
-    let mut passed = vec![directory(&here, &look(&here)?, own)?];
+    let mut passed = vec![directory(&here, &look(&here)?, reader)?];
     let mut links = 0;
     while let Some(element) = ahead.pop_front() {
         if element == ".." {
@@ -82,7 +109,7 @@ pub(super) fn follow(path: &Path) -> Result<Way, Trouble> {
             if links > LINKS_MAX {
                 return Err(Trouble::Unsafe(format!("{} is a symbolic link that leads nowhere", path.display())));
             }
-            owned(&next, &metadata, own)?;
+            owned(&next, &metadata, reader)?;
             passed.push(Stamp::of(&metadata));
             let target = std::fs::read_link(&next).map_err(|error| unreadable(&next, &error))?;
             if target.is_absolute() {
@@ -92,10 +119,10 @@ pub(super) fn follow(path: &Path) -> Result<Way, Trouble> {
                 ahead.push_front(element);
             }
         } else if ahead.is_empty() {
-            passed.push(file(&next, &metadata, own)?);
+            passed.push(file(&next, &metadata, reader)?);
             return Ok(Way { file: next, passed });
         } else {
-            passed.push(directory(&next, &metadata, own)?);
+            passed.push(directory(&next, &metadata, reader)?);
             here = next;
         }
     }
@@ -123,15 +150,15 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Trouble {
     Trouble::Unsafe(format!("{} cannot be read: {error}", path.display()))
 }
 
-fn directory(path: &Path, metadata: &Metadata, own: u32) -> Result<Stamp, Trouble> {
+fn directory(path: &Path, metadata: &Metadata, reader: Reader) -> Result<Stamp, Trouble> {
     let shown = path.display();
     if !metadata.is_dir() {
         return Err(Trouble::Unsafe(format!("{shown} is not a directory")));
     }
-    owned(path, metadata, own)?;
+    owned(path, metadata, reader)?;
     let mode = metadata.mode();
     // In a sticky directory others can add files, but not replace the next element, whose owner is looked at in its turn.
-    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+    if reader.sees_others_write(metadata) && mode & STICKY == 0 {
         return Err(Trouble::Unsafe(format!(
             "others may write into the directory {shown} (mode {:o}); type: chmod go-w {shown}",
             mode & 0o7777
@@ -140,21 +167,21 @@ fn directory(path: &Path, metadata: &Metadata, own: u32) -> Result<Stamp, Troubl
     Ok(Stamp::of(metadata))
 }
 
-fn file(path: &Path, metadata: &Metadata, own: u32) -> Result<Stamp, Trouble> {
+fn file(path: &Path, metadata: &Metadata, reader: Reader) -> Result<Stamp, Trouble> {
     let shown = path.display();
     if !metadata.is_file() {
         return Err(Trouble::Unsafe(format!("{shown} is not a file")));
     }
-    owned(path, metadata, own)?;
-    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+    owned(path, metadata, reader)?;
+    if reader.sees_others_write(metadata) {
         return Err(Trouble::Unsafe(format!("others may write {shown} (mode {:o}); type: chmod go-w {shown}", metadata.mode() & 0o7777)));
     }
     Ok(Stamp::of(metadata))
 }
 
-fn owned(path: &Path, metadata: &Metadata, own: u32) -> Result<(), Trouble> {
+fn owned(path: &Path, metadata: &Metadata, reader: Reader) -> Result<(), Trouble> {
     let owner = metadata.uid();
-    if owner == 0 || owner == own {
+    if reader.trusts(owner) {
         return Ok(());
     }
     let shown = path.display();
@@ -163,7 +190,7 @@ fn owned(path: &Path, metadata: &Metadata, own: u32) -> Result<(), Trouble> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Path, PathBuf, Reader, Trouble, Way, follow_as};
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     fn mode(path: &Path, mode: u32) {
@@ -179,6 +206,11 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         mode(&path, 0o644);
         (dir, path)
+    }
+
+    /// As whoever runs the tests, but without a private group.
+    fn follow(path: &Path) -> Result<Way, Trouble> {
+        follow_as(path, Reader { user: rustix::process::geteuid().as_raw(), group: u32::MAX })
     }
 
     #[track_caller]
@@ -271,5 +303,27 @@ mod tests {
         }
         std::os::unix::fs::lchown(&link, Some(1234), None).unwrap();
         unsafe_because(&link, &["user number 1234", "link.toml"]);
+    }
+
+    #[test]
+    fn a_reader_without_root_trusts_itself_and_its_private_group() {
+        // Only root can give a file away.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_dir, path) = place();
+        chown(&path, Some(1234), Some(1234)).unwrap();
+        let as_user = |user, group| follow_as(&path, Reader { user, group }).is_ok();
+        assert!(as_user(1234, 1234) && !as_user(1235, 1235) && !as_user(0, 0));
+        mode(&path, 0o664);
+        assert!(as_user(1234, 1234), "its private group");
+        assert!(!as_user(1234, 100), "a group of several users");
+        chown(&path, Some(1234), Some(100)).unwrap();
+        assert!(!as_user(1234, 1234), "another group");
+        chown(&path, Some(0), Some(1234)).unwrap();
+        assert!(!as_user(1234, 1234), "root's file in its group");
+        chown(&path, Some(1234), Some(1234)).unwrap();
+        mode(&path, 0o666);
+        assert!(!as_user(1234, 1234), "everybody");
     }
 }
