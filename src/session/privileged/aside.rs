@@ -18,13 +18,10 @@ use crate::channel::Channel;
 /// The user of the unprivileged side.
 pub(super) const USER: &str = "musterd-net";
 
-/// As whom it runs: its own user where we are root, else nobody else than ourselves.
-pub(super) fn account() -> Result<Option<Account>, Refusal> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
+/// As whom it runs, unless all runs as one user.
+pub(super) fn account() -> Result<Account, Refusal> {
     match Account::named(USER) {
-        Ok(Some(account)) if !account.is_root() => Ok(Some(account)),
+        Ok(Some(account)) if !account.is_root() => Ok(account),
         Ok(_) => {
             let message =
                 format!("This device has no system user {USER}, as whom the network side of sessions runs: useradd --system {USER}");

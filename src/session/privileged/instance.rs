@@ -131,7 +131,8 @@ fn give_up(daemon: &UnixStream, name: &str, Refusal { code, message }: Refusal) 
 /// Starts the unprivileged side and tells it what it has to know.
 fn begin(order: &Order, policy: &mut Watched, handoff: Handoff, fds: &[OwnedFd]) -> Result<(Pid, Channel), Refusal> {
     let failed = |why: std::io::Error| Refusal::new("failed", format!("The device cannot start the unprivileged side: {why}."));
-    let account = aside::account()?;
+    let own_user = policy.current().is_ok_and(musterd::policy::Policy::own_user);
+    let account = if own_user { None } else { Some(aside::account()?) };
     let limits = policy.limits();
     let (role, begin) = match &order.kind {
         OrderKind::Session { open } => {
