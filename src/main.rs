@@ -102,6 +102,11 @@ enum Command {
         #[arg(long, value_name = "TEXT", default_value = "ended at the device")]
         reason: String,
     },
+    /// Says yes to a visitor who waits for a person at this device
+    Approve {
+        /// The code, as the visitor and `musterd sessions` have it
+        code: String,
+    },
     /// Serves sessions where systemd does not; run it as root under your supervisor
     Sessiond,
     /// Checks the configuration and the policy, names all mistakes, and says as whom each role gets in
@@ -179,6 +184,7 @@ fn main() -> ExitCode {
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
         Command::Sessions { json } => visits::list(&config, json),
         Command::End { id, reason, .. } => visits::end(&config, id.as_deref(), &reason),
+        Command::Approve { code } => visits::approve(&config, &code),
         Command::Sessiond => visits::sessiond(&config),
         // These have returned above.
         Command::CheckConfig | Command::Policy { .. } | Command::Lock { .. } | Command::Unlock | Command::ExampleConfig { .. } => {

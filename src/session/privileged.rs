@@ -5,6 +5,7 @@
 //! together they have at most 800 lines, which `tests/tidy.rs` counts.
 
 mod aside;
+mod consent;
 mod group;
 mod instance;
 mod listen;
