@@ -144,12 +144,9 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {
-        Command::ExampleConfig { which } => {
-            print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
+    if let Command::ExampleConfig { which } = &cli.command {
+        print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
+        return ExitCode::SUCCESS;
     }
     let config = Config::load(cli.config.as_deref());
     if let Command::CheckConfig = cli.command {
