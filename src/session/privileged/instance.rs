@@ -85,8 +85,7 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         }
     };
     drop((fds, daemon));
-    let mut group = Group::make(&name, &policy.limits());
-    group.ours.push(side);
+    let group = Group::make(&name, &policy.limits(), side);
     if rustix::process::geteuid().is_root()
         && let Err(why) = own_terminals()
     {
@@ -207,12 +206,14 @@ impl Instance {
     /// Waits for anything; whether the channel is ready, and whether a signal says that this is to end.
     fn wait(&self, signals: &Signals, time: Option<Duration>) -> (bool, bool) {
         let time = time.and_then(|time| Timespec::try_from(time + Duration::from_millis(1)).ok());
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        // One whose other end is gone is ready for ever: what lingers would cost a core.
+        fds.extend((!self.gone).then(|| PollFd::new(&self.channel, PollFlags::IN)));
         fds.extend(self.talk.fds().chain(self.consent.iter().map(AsFd::as_fd)).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         if poll(&mut fds, time.as_ref()).is_err() {
             return (false, false);
         }
-        (!fds[1].revents().is_empty() && !self.gone, signals.take())
+        (!self.gone && !fds[1].revents().is_empty(), signals.take())
     }
 
     fn heard(&mut self) {
@@ -285,7 +286,10 @@ impl Instance {
             Ask::HangUp { id } => {
                 if let Some(leader) = self.leaders.remove(&id) {
                     processes::signal(&processes::of_session(leader, &self.group.pids()), Signal::HUP);
-                    self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    // Where the owner lets it linger, what ignores this (nohup) goes on.
+                    if !self.policy.current().is_ok_and(musterd::policy::Policy::linger) {
+                        self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    }
                 }
             }
             Ask::EndAll { kill: true } => self.group.kill(),
@@ -347,6 +351,10 @@ impl Instance {
                 return Err(Refusal::new(code, message));
             }
         };
+        // The unprivileged side counts its streams; one that was taken over does not.
+        if self.children.len() >= usize::try_from(self.policy.limits().streams).unwrap_or(usize::MAX) {
+            return Err(Refusal::new(code::LIMIT, "This device is opening as many streams as its policy allows in a session."));
+        }
         info!("{}: stream {id}: {asked} for {}", self.live.name, self.live.user);
         let visitor = self.visitor(&grant)?;
         match (asked, grant.dial) {
@@ -377,7 +385,10 @@ impl Instance {
             Decision::Refuse { code, message } => return Err(Refusal::new(code, message)),
         };
         let mut visitor = self.visitor(&grant)?;
-        visitor.variables.splice(0..0, start.env.clone());
+        // su runs as root, and the loader of a program of root's obeys variables such as LD_PRELOAD. It would pass none on anyway.
+        if !visitor.through_su {
+            visitor.variables.splice(0..0, start.env.clone());
+        }
         let what = match &start.command {
             RunCommand::Argv(argv) => What::Program(argv),
             RunCommand::Shell(text) => What::Line(text),
@@ -450,6 +461,10 @@ impl Instance {
 
     fn signal(&self, id: u32, name: &str) {
         let (Some(leader), Some(signal)) = (self.leaders.get(&id), signals::signal_of(name)) else { return };
+        // The number of a leader that was collected may be anybody's by now.
+        if !self.children.contains_key(&leader.as_raw_nonzero().get()) {
+            return;
+        }
         // Only a process of the visitor's own session can be in its terminal's foreground (tcsetpgrp(3)).
         let _ = rustix::process::kill_process_group(processes::foreground(*leader).unwrap_or(*leader), signal);
     }
@@ -481,6 +496,7 @@ impl Instance {
     /// The end of the session ends whatever it started, unless the owner lets it linger.
     fn finish(&mut self, signals: &Signals) {
         // Its last words may lie in the channel still.
+        self.consent = None;
         processes::signal(&[self.side], Signal::KILL);
         while let Ok(Some((ask, _))) = self.channel.receive::<Ask>() {
             if let Ask::Done(report) = ask {
