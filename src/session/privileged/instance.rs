@@ -267,6 +267,11 @@ impl Instance {
     fn answer(&mut self, ask: Ask) {
         if let (Some(consent), Ask::Open { .. } | Ask::Start) = (&self.consent, &ask) {
             let id = if let Ask::Open { id, .. } = ask { id } else { RUN };
+            // A side that was taken over would fill this process's memory.
+            if self.asked_meanwhile.len() >= usize::try_from(self.policy.limits().streams).unwrap_or(usize::MAX) {
+                let message = "As many streams wait for a person at the device as its policy allows in a session.".to_owned();
+                return self.tell(&Told::Refused { id, code: code::LIMIT.to_owned(), message }, &[]);
+            }
             let message = format!("waiting for a person at the device to approve this: musterd approve {}", consent.code);
             self.asked_meanwhile.push(ask);
             return self.tell(&Told::Waits { id, message }, &[]);
