@@ -103,6 +103,7 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         project: project.to_string(),
         become_user: None,
         since: policy::moment().now,
+        lingers: false,
         waits: consent.as_ref().map(|consent| consent.code.clone()),
     };
     info!("{}: {} ({} in {})", live.name, live.user, live.role, live.project);
@@ -515,6 +516,7 @@ impl Instance {
         self.talk.say(Say::Closed(report));
         if linger && !self.group.pids().is_empty() {
             info!("{}: processes that the visitor left behind linger, as the policy says", self.live.name);
+            self.live.lingers = true;
             while !self.told_to_end && !self.group.pids().is_empty() {
                 if self.wait(signals, Some(Duration::from_secs(5))).1 {
                     break;
