@@ -15,6 +15,9 @@ pub const LINE_MAX: usize = 256 * 1024;
 pub const START_SOCKET: &str = "start.sock";
 /// Where each living session and run has a socket of its own, below the runtime directory.
 pub const LIVE: &str = "live";
+/// Where one that ended leaves what no daemon was there to hear. The daemon takes it away, so it may write here, and only here:
+/// whoever could remove a socket of [`LIVE`] would hide a session from its owner.
+pub const LAST_WORDS: &str = "last";
 /// The runtime directory of the privileged part.
 pub const RUN_DIR: &str = "/run/musterd-session";
 /// Where it keeps what must survive a reboot.

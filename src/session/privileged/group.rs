@@ -27,8 +27,9 @@ pub(super) struct Group {
 
 impl Group {
     /// Makes the group, with the policy's bounds. What the system does not offer is left out, and said in the journal.
-    pub(super) fn make(name: &str, limits: &Limits) -> Self {
-        let mut group = Self { dir: None, made: Vec::new(), ours: Vec::new() };
+    /// `side` is our unprivileged side, which lives already.
+    pub(super) fn make(name: &str, limits: &Limits, side: Pid) -> Self {
+        let mut group = Self { dir: None, made: Vec::new(), ours: vec![side] };
         let Some(base) = own_group() else {
             warn!("{name}: no control groups here (cgroup v2): processes are held together by their descent, and without bounds");
             return group;
@@ -53,10 +54,12 @@ impl Group {
             }
             group.made.insert(0, dir.clone());
         }
-        // A group that holds processes gives its children no controllers: we move first.
-        if let Err(error) = write(&ours.join("cgroup.procs"), "0") {
-            warn!("{name}: this process cannot move into {}: {error}", ours.display());
-            return group;
+        // A group that holds processes gives its children no controllers: all of us move first.
+        for pid in [getpid(), side] {
+            if let Err(error) = write(&ours.join("cgroup.procs"), &pid.as_raw_nonzero().to_string()) {
+                warn!("{name}: process {} cannot move into {}: {error}", pid.as_raw_nonzero(), ours.display());
+                return group;
+            }
         }
         for controller in ["cpu", "memory", "pids", "io"] {
             let _ = write(&base.join("cgroup.subtree_control"), &format!("+{controller}"));

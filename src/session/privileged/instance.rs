@@ -78,8 +78,7 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         }
     };
     drop((fds, daemon));
-    let mut group = Group::make(&name, &policy.limits());
-    group.ours.push(side);
+    let group = Group::make(&name, &policy.limits(), side);
     if rustix::process::geteuid().is_root()
         && let Err(why) = own_terminals()
     {
@@ -260,7 +259,10 @@ impl Instance {
             Ask::HangUp { id } => {
                 if let Some(leader) = self.leaders.remove(&id) {
                     processes::signal(&processes::of_session(leader, &self.group.pids()), Signal::HUP);
-                    self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    // Where the owner lets it linger, what ignores this (nohup) goes on.
+                    if !self.policy.current().is_ok_and(musterd::policy::Policy::linger) {
+                        self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    }
                 }
             }
             Ask::EndAll { kill: true } => self.group.kill(),
@@ -302,6 +304,10 @@ impl Instance {
                 return Err(Refusal::new(code, message));
             }
         };
+        // The unprivileged side counts too, but its word is not enough.
+        if self.children.len() > self.policy.limits().streams as usize {
+            return Err(Refusal::new(code::LIMIT, "This session has as many streams as the device allows; close some first."));
+        }
         info!("{}: stream {id}: {asked} for {}", self.live.name, self.live.user);
         let visitor = self.visitor(&grant)?;
         match (asked, grant.dial) {
@@ -332,7 +338,10 @@ impl Instance {
             Decision::Refuse { code, message } => return Err(Refusal::new(code, message)),
         };
         let mut visitor = self.visitor(&grant)?;
-        visitor.variables.splice(0..0, start.env.clone());
+        // su runs as root, and the loader of a program of root's obeys variables such as LD_PRELOAD. It would pass none on anyway.
+        if !visitor.through_su {
+            visitor.variables.splice(0..0, start.env.clone());
+        }
         let what = match &start.command {
             RunCommand::Argv(argv) => What::Program(argv),
             RunCommand::Shell(text) => What::Line(text),
@@ -405,8 +414,11 @@ impl Instance {
 
     fn signal(&self, id: u32, name: &str) {
         let (Some(leader), Some(signal)) = (self.leaders.get(&id), signals::signal_of(name)) else { return };
-        // Only a process of the visitor's own session can be in its terminal's foreground (tcsetpgrp(3)).
-        let _ = rustix::process::kill_process_group(processes::foreground(*leader).unwrap_or(*leader), signal);
+        // Numbers come back: only what descends from us is signalled, whoever leads a group of this number by now.
+        let group = processes::foreground(*leader).unwrap_or(*leader);
+        for pid in processes::of_group(group, &self.group.pids()) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
     }
 
     // ---- Ends ------------------------------------------------------------------------------------------------------
