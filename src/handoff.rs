@@ -18,6 +18,13 @@ pub const LIVE: &str = "live";
 /// Where one that ended leaves what no daemon was there to hear. The daemon takes it away, so it may write here, and only here:
 /// whoever could remove a socket of [`LIVE`] would hide a session from its owner.
 pub const LAST_WORDS: &str = "last";
+/// Where those who wait for a person at the device listen: beside the runtime directory, because everybody may come there.
+pub fn consent_dir(run: &std::path::Path) -> std::path::PathBuf {
+    let mut name = run.as_os_str().to_owned();
+    name.push("-ask");
+    name.into()
+}
+
 /// The runtime directory of the privileged part.
 pub const RUN_DIR: &str = "/run/musterd-session";
 /// Where it keeps what must survive a reboot.
@@ -140,6 +147,9 @@ pub struct Live {
     pub become_user: Option<String>,
     /// Since when, by the system's clock.
     pub since: Millis,
+    /// It waits for `musterd approve` with this code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// How a session ended.

@@ -68,6 +68,7 @@ fn begin() -> anyhow::Result<()> {
             }
         };
         server.ask(&Ask::Done(report));
+        server.finish().await;
         anyhow::Ok(())
     })
 }

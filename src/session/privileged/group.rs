@@ -14,6 +14,9 @@ use musterd::policy::{Limits, Memory};
 use musterd::processes::{self, Seen};
 use rustix::process::{Pid, Signal, getpid};
 
+/// How the directory of a session begins that is not a unit's.
+const PREFIX: &str = "musterd-session-";
+
 /// What visitors of one session or run have started.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -38,7 +41,7 @@ impl Group {
         let base = if std::env::var_os("INVOCATION_ID").is_some() && base.extension().is_some_and(|kind| kind == "service") {
             base
         } else {
-            let own = base.join(format!("musterd-session-{name}"));
+            let own = base.join(format!("{PREFIX}{name}"));
             if fs::create_dir(&own).is_err() {
                 debug!("{name}: {} cannot be made: processes are held together by their descent", own.display());
                 return group;
@@ -141,6 +144,19 @@ impl Drop for Group {
         }
         for dir in &self.made {
             let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Removes the empty groups of sessions that were killed.
+pub(super) fn sweep() {
+    let entries = own_group().and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
+    for dir in
+        entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)))
+    {
+        // Where our own process lives, the session does.
+        if fs::remove_dir(dir.join("muster")).is_ok() {
+            let _ = fs::remove_dir(dir.join("visitor")).and_then(|()| fs::remove_dir(&dir));
         }
     }
 }
