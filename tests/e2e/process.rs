@@ -124,10 +124,7 @@ pub fn end_marked(value: &str) {
 pub fn marked(value: &str) -> Vec<Pid> {
     let mark = format!("{MARK}={value}");
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let all: Vec<Pid> = processes
-        .flatten()
-        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
-        .collect();
+    let all: Vec<Pid> = processes.flatten().filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect();
     let (mut found, rest): (Vec<Pid>, Vec<Pid>) = all.into_iter().partition(|pid| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
