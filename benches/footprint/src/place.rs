@@ -67,6 +67,11 @@ impl Place {
         std::fs::create_dir(dir.join("state"))?;
         write("state/key.pem", &device.1.serialize_pem())?;
         let device_key = hex(&device.1.subject_public_key_info());
+        // The owner's files: sessions run as our own user.
+        let own_user = if std::fs::metadata("/proc/self")?.uid() == 0 { "\"root\"" } else { "true" };
+        write("policy.toml", &format!("own_user = {own_user}\n"))?;
+        let anchor = json!({ "hub": "https://127.0.0.1:1", "pin": pin.to_string(), "key": device_key });
+        write("hub.json", &anchor.to_string())?;
 
         let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let (broker_port, inner_port) = (one.local_addr()?.port(), other.local_addr()?.port());
@@ -150,12 +155,8 @@ impl Place {
         Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
     }
 
-    /// How a session's privileged part is started: the owner's files say that the session runs as our own user.
+    /// How a session's privileged part is started.
     pub(crate) fn session_arguments(&self) -> Result<Vec<String>> {
-        let own_user = if std::fs::metadata("/proc/self")?.uid() == 0 { "\"root\"" } else { "true" };
-        std::fs::write(self.dir().join("policy.toml"), format!("own_user = {own_user}\n"))?;
-        let anchor = json!({ "hub": "https://127.0.0.1:1", "pin": self.pin.to_string(), "key": self.device_key });
-        std::fs::write(self.dir().join("hub.json"), anchor.to_string())?;
         for dir in ["sessions/live", "sessions-state"] {
             std::fs::create_dir_all(self.dir().join(dir))?;
         }

@@ -52,7 +52,10 @@ async fn open(program: &Path, place: &Place) -> Result<u64> {
         t: 0,
     };
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new(std::fs::canonicalize(program)?);
+    // A copy: sessions that others run from the same file would take a share of it.
+    let copy = place.dir().join("musterd-session");
+    std::fs::copy(program, &copy)?;
+    let mut command = Command::new(copy);
     command.args(place.session_arguments()?).stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
     let mut served = Running(command.spawn().context("cannot start a session")?);
     (&ours).write_all(format!("{}\n", place.handoff(open)?).as_bytes())?;
