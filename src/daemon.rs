@@ -188,6 +188,7 @@ struct Changing {
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
     told_policy: Option<PolicyReport>,
+    policy_due: bool,
     usage_due: bool,
     /// The hub refused samples for want of room.
     samples_held: bool,
@@ -232,6 +233,7 @@ impl Daemon {
                 own: BTreeMap::new(),
                 last_sample: None,
                 told_policy: None,
+                policy_due: false,
                 usage_due: false,
                 samples_held: false,
                 room: false,
@@ -404,6 +406,17 @@ impl Daemon {
         (!told.as_ref().is_some_and(same)).then_some(report)
     }
 
+    /// Something at the device changed the policy, or locked it: it is looked at now.
+    pub(crate) fn look_at_policy(&self) {
+        self.changing().policy_due = true;
+        self.to_send.notify_one();
+    }
+
+    /// Takes that wish.
+    pub(crate) fn take_policy_due(&self) -> bool {
+        std::mem::take(&mut self.changing().policy_due)
+    }
+
     /// The hub has it.
     pub(crate) fn policy_told(&self, report: PolicyReport) {
         self.changing().told_policy = Some(report);
@@ -520,11 +533,23 @@ fn policy_report(path: &Path) -> PolicyReport {
         Err(fault) => (false, Some(fault)),
     };
     // One that cannot be used is shown as well: it is what there is to mend.
-    let text = std::fs::read(path).ok().filter(|text| text.len() <= POLICY_MAX);
-    let text = text.map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
+    let text = read_plain(path).map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
     let (code, fault) = fault.map(|fault| (fault.code.to_owned(), fault.message)).unzip();
     let fault = fault.map(|sentence| sentence.chars().take(FAULT_MAX).collect());
     PolicyReport { text, code, fault, own_user, t: wall_clock() }
+}
+
+/// A file's bytes, if it is a file and not too large: whoever can put something else in its place must not stop the daemon with it.
+fn read_plain(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(POLICY_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= POLICY_MAX).then_some(bytes)
 }
 
 /// The proxy of the configuration, parsed.

@@ -40,8 +40,9 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// The channel of this process's start: descriptor 0.
+/// The channel of this process's start: descriptor 0. From here on no other process of the same user looks into this one.
 pub(crate) fn channel() -> anyhow::Result<Channel> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).context("it can be looked into")?;
     let fd: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("there is no channel on descriptor 0")?;
     if let Ok(null) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
@@ -67,6 +68,7 @@ fn begin() -> anyhow::Result<()> {
             }
         };
         server.ask(&Ask::Done(report));
+        server.finish().await;
         anyhow::Ok(())
     })
 }
