@@ -39,5 +39,5 @@ fmt: ## format all Rust files
 bench: ## the figures that are promised, each printed as one table (release profiles, takes a while)
 	scripts/bench
 
-cross: ## the daemon for ARM and static x86-64 (needs rustup's targets and cargo-zigbuild)
+cross: ## the device's two programs for ARM and static x86-64 (needs rustup's targets and cargo-zigbuild)
 	scripts/cross

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use muster_proto::session::SUBPROTOCOL;
+use muster_proto::token::Pin;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +26,7 @@ use crate::websocket::{Message, Role, WebSocket, accept_key};
 /// A running relay; it ends when dropped.
 pub struct TestRelay {
     address: SocketAddr,
-    authority: Authority,
+    pin: Pin,
     task: JoinHandle<()>,
     shared: Arc<Shared>,
 }
@@ -49,24 +50,34 @@ impl Drop for TestRelay {
 impl TestRelay {
     /// Starts on a free port of loopback.
     pub async fn start() -> Self {
+        let authority = Authority::new();
+        Self::start_as(authority.server(&["127.0.0.1"]), authority.pin()).await
+    }
+
+    /// The same with the certificate of another authority, such as a hub's that one end believes.
+    pub async fn start_as(config: Arc<ServerConfig>, pin: Pin) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (authority, shared) = (Authority::new(), Arc::new(Shared::default()));
-        let config = authority.server(&["127.0.0.1"]);
+        let shared = Arc::new(Shared::default());
         let task = tokio::spawn(run(listener, config, Arc::clone(&shared)));
-        Self { address, authority, task, shared }
+        Self { address, pin, task, shared }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What one end, `client` or `device`, needs to dial it.
     pub fn relay(&self, side: &str) -> Relay {
-        let tls = tls::client_config(&Trust::Pin(self.authority.pin()), None, &Clock::default()).unwrap();
+        let tls = tls::client_config(&Trust::Pin(self.pin), None, &Clock::default()).unwrap();
         let endpoint = format!("wss://{}/v1/sessions/x/{side}", self.address).parse().unwrap();
         Relay { endpoint, ticket: "ticket".into(), dialer: Dialer { timeout: DIAL_TIMEOUT, ..Dialer::new(tls) } }
     }
 
     /// The authority of its certificate, for an end that is another process.
-    pub fn pin(&self) -> muster_proto::token::Pin {
-        self.authority.pin()
+    pub fn pin(&self) -> Pin {
+        self.pin
     }
 
     /// Cuts both legs, as a restart of the hub does.

@@ -483,7 +483,9 @@ impl Instance {
             if collected.pid == self.side.as_raw_nonzero().get() {
                 self.gone = true;
             }
-            if let Some(Some(id)) = self.children.remove(&collected.pid) {
+            if let Some(Some(id)) = self.children.remove(&collected.pid)
+                && !self.gone
+            {
                 let (code, signal) = signals::outcome(std::os::unix::process::ExitStatusExt::from_raw(collected.status));
                 let used = self.used().1;
                 self.tell(&Told::Exited { id, code, signal, used }, &[]);
