@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use muster_proto::order::SignedOrder;
 use musterd::handoff::{Arrival, Do, Handoff, LAST_WORDS, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
-use musterd::policy::Policy;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg, socket_with,
@@ -71,19 +70,34 @@ impl From<UnixStream> for Conversation {
     }
 }
 
+/// Why nothing was handed over, for the user.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// `no_service`, or the policy's code where that refuses everything.
+    pub code: &'static str,
+    /// The sentence.
+    pub message: String,
+}
+
+/// What is asked for a service that is not there.
+const NO_SERVICE: &str = "no_service";
+
 /// Hands an order over. For a run with when it came and the files that its collector writes.
 ///
 /// # Errors
-/// One sentence for the user: nothing on this device can serve it.
+/// Nothing on this device can serve it.
 pub(crate) fn hand_over(
     daemon: &Daemon,
     name: &str,
     order: SignedOrder,
     run: Option<(Arrival, [OwnedFd; 3])>,
-) -> Result<Conversation, String> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("The device cannot begin this: {what}: {error}.");
-    let enrolled = daemon.state.enrolled().map_err(|error| failed("its identity", &error))?.ok_or("This device is not enrolled.")?;
-    let key = daemon.state.key().map_err(|error| failed("its key", &error))?.ok_or("This device has no key.")?;
+) -> Result<Conversation, Refusal> {
+    let no_service = |message: String| Refusal { code: NO_SERVICE, message };
+    let failed = |what: &str, error: &dyn std::fmt::Display| no_service(format!("The device cannot begin this: {what}: {error}."));
+    let enrolled = daemon.state.enrolled().map_err(|error| failed("its identity", &error))?;
+    let enrolled = enrolled.ok_or_else(|| no_service("This device is not enrolled.".to_owned()))?;
+    let key = daemon.state.key().map_err(|error| failed("its key", &error))?;
+    let key = key.ok_or_else(|| no_service("This device has no key.".to_owned()))?;
     let session = DeviceKey::generate();
     let certificate = format!("{}{}", key.certify(&session, name), enrolled.identity.certificate);
     let config = &daemon.config;
@@ -98,9 +112,17 @@ pub(crate) fn hand_over(
         log_level: config.log_level.name().to_owned(),
         arrival,
     };
-    let stream = if is_own_user(config) { start(config) } else { connect(&config.session_dir.join(START_SOCKET)) };
-    let stream = stream.map_err(|error| {
-        format!("This device's service for sessions is not there ({error}); on the device: systemctl start musterd-session.socket, or `musterd sessiond`.")
+    let policy = musterd::policy::load(&config.policy);
+    let stream = match &policy {
+        Ok(policy) if policy.own_user() => start(config),
+        _ => connect(&config.session_dir.join(START_SOCKET)),
+    };
+    let stream = stream.map_err(|error| match policy {
+        // Whoever decides is not there to say so.
+        Err(fault) => Refusal { code: fault.code, message: fault.message },
+        Ok(_) => no_service(format!(
+            "This device's service for sessions is not there ({error}); on the device: systemctl start musterd-session.socket, or `musterd sessiond`."
+        )),
     })?;
     let fds: Vec<BorrowedFd<'_>> = fds.iter().flatten().map(|fd| fd.as_fd()).collect();
     send(&stream, &line(&handoff), &fds).map_err(|error| failed("its service for sessions", &error))?;
@@ -129,11 +151,6 @@ fn send(stream: &std::os::unix::net::UnixStream, bytes: &[u8], fds: &[BorrowedFd
     }
     let sent = sendmsg(stream, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     io::Write::write_all(&mut &*stream, &bytes[sent..])
-}
-
-/// Whether the owner lets sessions run as our own user.
-fn is_own_user(config: &Config) -> bool {
-    musterd::policy::load(&config.policy).is_ok_and(|policy: Policy| policy.own_user())
 }
 
 /// Where sessions of our own user keep their sockets.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_link::dial::{Dialer, Endpoint};
+use muster_link::dial::Dialer;
 use muster_proto::backoff::Backoff;
 use muster_proto::id::RunId;
 use muster_proto::limits::{BACKOFF_FIRST, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
@@ -16,14 +16,14 @@ use muster_proto::mqtt::{DeviceEvent, Heartbeat, PolicyReport, Presence, encode}
 use muster_proto::topic::{Topic, Up, down_filter};
 use tokio::time::Instant;
 
-use crate::config::Transport;
 use crate::daemon::{Daemon, LinkStatus, steady_clock, wall_clock};
-use crate::log::{debug, error, info, warn};
+use crate::log::{error, info, warn};
 use crate::random;
 use crate::spool::Batch;
 use crate::state::Enrolled;
 use crate::usage::batch;
 
+mod dial;
 mod hold;
 mod orders;
 mod protocol;
@@ -31,7 +31,7 @@ mod wire;
 
 use hold::Hold;
 use protocol::{Incoming, Protocol, Refusal, Taken, Will};
-use wire::{Wire, WireError};
+use wire::Wire;
 
 /// From the open connection to the acknowledged birth.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -266,40 +266,6 @@ impl<'a> Link<'a> {
         if let End::Revoked(_) = end {
             let _ = tokio::time::timeout(FAREWELL_TIMEOUT, self.flush(wire)).await;
         }
-    }
-
-    /// Opens a wire: the way that worked before, then the other one.
-    async fn open(&self) -> Result<(Wire, Endpoint), End> {
-        let mqtt = &self.enrolled.identity.mqtt;
-        let mut ways: Vec<(&str, bool)> = vec![(&mqtt.url, false)];
-        ways.extend(mqtt.websocket.as_deref().map(|url| (url, true)));
-        match self.daemon.config.transport {
-            Transport::Auto if self.daemon.prefers_websocket() => ways.reverse(),
-            Transport::Auto => {}
-            Transport::Tcp => ways.retain(|(_, websocket)| !websocket),
-            Transport::Websocket => ways.retain(|(_, websocket)| *websocket),
-        }
-        let mut failure = None;
-        for (url, websocket) in ways {
-            let endpoint: Endpoint = url.parse().map_err(|error| End::lost(format!("the hub named an unusable MQTT URL: {error}")))?;
-            let also = &self.daemon.config.mqtt_hosts;
-            wire::check_host(&endpoint, &self.enrolled.hub, also).map_err(End::lost)?;
-            self.daemon.set_link_status(LinkStatus::Connecting { url: url.to_owned() });
-            debug!("dialling {endpoint}");
-            match Wire::open(&self.dialer, &endpoint).await {
-                Ok(wire) => {
-                    if self.daemon.config.transport == Transport::Auto {
-                        self.daemon.remember_transport(websocket);
-                    }
-                    return Ok((wire, endpoint));
-                }
-                Err(error) => {
-                    debug!("{error}");
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        Err(End::Unreached(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
     }
 
     /// CONNECT, SUBSCRIBE and the birth, until all three are answered.

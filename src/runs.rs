@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
 use crate::daemon::{Daemon, RunCommand, RunStatus, steady_millis, wall_clock};
-use crate::living::{self, Conversation};
+use crate::living::{self, Conversation, Refusal};
 use crate::log::{debug, info, warn};
 use folder::{Folder, Folders, Job};
 
@@ -32,6 +32,8 @@ const REMEMBERED: usize = 1000;
 const NOTED_MAX: usize = 100;
 /// What one run is told at once; it ends with the first.
 const TOLD_MAX: usize = 4;
+/// First and longest pause between two looks at a run that nobody hears.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 /// Longest command in `musterd status`.
 const COMMAND_SHOWN: usize = 80;
 
@@ -187,25 +189,41 @@ impl Runs {
 
     /// Hands a run over.
     fn begin(&mut self, run: RunId, folder: &Folder, job: &Job) {
-        let files = folder.open_for_collector().map_err(|error| format!("the run's files cannot be opened: {error}"));
+        let files = folder
+            .open_for_collector()
+            .map_err(|error| Refusal { code: "disk", message: format!("The run's files cannot be opened: {error}.") });
         let handed =
             files.and_then(|files| living::hand_over(&self.daemon, run.as_str(), job.order.clone(), Some((job.arrival.clone(), files))));
         match handed {
             Ok(conversation) => self.follow(run, job, conversation),
-            Err(message) => {
+            Err(Refusal { code, message }) => {
                 warn!("run {run}: {message}");
-                self.close(&run, folder, RunEnd::without_process(RunOutcome::Failed, "no_service", message));
+                // What the policy refuses is refused; the rest is the device's fault.
+                let outcome = if code.starts_with("policy_") { RunOutcome::Refused } else { RunOutcome::Failed };
+                self.close(&run, folder, RunEnd::without_process(outcome, code, message));
             }
         }
     }
 
     fn follow(&mut self, run: RunId, job: &Job, conversation: Conversation) {
+        let told = self.add(&run, job);
+        self.ends.spawn(follow(Arc::clone(&self.daemon), run, conversation, told));
+    }
+
+    /// Somebody is at it whom nobody hears: a run that an earlier daemon has just handed over, or a collector that is about to go.
+    fn look_out(&mut self, run: &RunId, folder: &Folder, job: &Job) {
+        debug!("run {run}: somebody is at it, and nothing answers for it yet");
+        let told = self.add(run, job);
+        self.ends.spawn(look_out(Arc::clone(&self.daemon), run.clone(), folder.clone(), told));
+    }
+
+    fn add(&mut self, run: &RunId, job: &Job) -> Receiver<Do> {
         let start = &job.start;
         let (user, project, command) = (start.user.clone(), start.project.to_string(), shown(start));
         self.daemon.add_run(RunStatus { run: run.clone(), user, project, command, since: wall_clock() });
         let (sender, told) = mpsc::channel(TOLD_MAX);
         self.live.insert(run.clone(), sender);
-        self.ends.spawn(follow(Arc::clone(&self.daemon), run, conversation, told));
+        told
     }
 
     fn cancel(&mut self, run: &RunId, reason: String, t: Millis) {
@@ -226,7 +244,13 @@ impl Runs {
         match self.live.get(run) {
             // A full queue holds the same word already.
             Some(sender) => drop(sender.try_send(Do::End { reason })),
-            None => self.settle(run, &folder, None),
+            None => {
+                self.settle(run, &folder, None);
+                // Whom nobody hears yet is told once it answers.
+                if let Some(sender) = self.live.get(run) {
+                    let _ = sender.try_send(Do::End { reason });
+                }
+            }
         }
     }
 
@@ -253,8 +277,7 @@ impl Runs {
             return self.follow(run.clone(), &job, conversation);
         }
         match folder.lock() {
-            // Its collector is about to go; whoever comes later looks again.
-            Ok(None) => debug!("run {run}: its collector lives, and nothing answers for it"),
+            Ok(None) => self.look_out(run, folder, &job),
             Ok(Some(_held)) => self.lost(run, folder),
             Err(error) => {
                 warn!("run {run}: its lock cannot be tried: {error}");
@@ -352,6 +375,24 @@ async fn follow(daemon: Arc<Daemon>, run: RunId, mut conversation: Conversation,
             },
             Some(what) = told.recv() => conversation.tell(&what).await,
         }
+    }
+}
+
+/// Waits until a run answers, and hears it; or until nobody is at it any more.
+async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receiver<Do>) -> (RunId, Option<RunEnd>) {
+    let mut pause = LOOKS.0;
+    loop {
+        let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == run.as_str());
+        if let Some((_, path)) = socket
+            && let Some((conversation, _)) = living::attach(&path).await
+        {
+            return follow(daemon, run, conversation, told).await;
+        }
+        if !matches!(folder.lock(), Ok(None)) {
+            return (run, None);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOKS.1);
     }
 }
 

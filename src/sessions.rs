@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
 use crate::daemon::{Command, Daemon, SessionStatus};
-use crate::living::{self, Conversation};
+use crate::living::{self, Conversation, Refusal};
 use crate::log::{debug, info, warn};
 
 /// Orders that are remembered, because MQTT may deliver one twice.
@@ -68,7 +68,7 @@ impl Sessions {
         self.seen.push_back(session.clone());
         match living::hand_over(&self.daemon, session.as_str(), order, None) {
             Ok(conversation) => self.follow(session, conversation, None),
-            Err(message) => refuse(&self.daemon, session, "no_service", message),
+            Err(Refusal { code, message }) => refuse(&self.daemon, session, code, message),
         }
     }
 

@@ -3,7 +3,7 @@
 //! | file | written by | what |
 //! |---|---|---|
 //! | `job.json` | daemon, once | the order; without it the folder does not count |
-//! | `lock` | collector | held as long as it lives |
+//! | `lock` | daemon, then collector | held from the handing over until nobody is at the run |
 //! | `reports` | collector, daemon after its death | one report a line, only ever appended; once there is one, nobody begins again |
 //! | `used.json` | collector, now and then | what was used so far |
 //! | `sent` | daemon | how far the reports were acknowledged |
@@ -143,13 +143,15 @@ impl Folder {
         self.read("used.json")
     }
 
-    /// The collector's files: reports, what was used, the lock.
+    /// The collector's files: reports, what was used, the lock. The lock is taken already, and is held by whoever has the file: so
+    /// a daemon that comes after this one knows that the run was handed over, also before anybody answers for it.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// When one cannot be opened, or somebody is at it.
     pub(crate) fn open_for_collector(&self) -> io::Result<[OwnedFd; 3]> {
-        let open = |name: &str| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.join(name));
-        Ok([self.open_reports()?.into(), open("used.json")?.into(), open("lock")?.into()])
+        let used = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.join("used.json"))?;
+        let lock = self.lock()?.ok_or_else(|| io::Error::other("somebody is at this run already"))?;
+        Ok([self.open_reports()?.into(), used.into(), lock.into()])
     }
 
     /// Takes the lock, for as long as the file lives; `None` where somebody has it.

@@ -57,8 +57,13 @@ fn signals_and_limits(ground: &mut Ground<'_>, table: &mut Table, owner: &Person
             "p=$$; while [ $(stat -c %u /proc/$p) != 0 ]; do p=$(awk '/^PPid/ {print $2}' /proc/$p/status); done; kill -KILL $p".to_owned(),
         ),
     ];
-    let named: [(&str, i32); 5] =
-        [("the daemon", daemon), ("the privileged part", parts.privileged), ("the network side", parts.side), ("the service", service), ("another visitor's shell", shell)];
+    let named: [(&str, i32); 5] = [
+        ("the daemon", daemon),
+        ("the privileged part", parts.privileged),
+        ("the network side", parts.side),
+        ("the service", service),
+        ("another visitor's shell", shell),
+    ];
     let mut owned = Vec::new();
     for (part, pid) in named {
         for (what, line) in [

@@ -325,7 +325,8 @@ impl Ground<'_> {
         let live = self.living().into_iter().find(|live| live["name"] == name).unwrap_or_else(|| panic!("{name} does not live"));
         let privileged = i32::try_from(live["pid"].as_i64().unwrap()).unwrap();
         let parent = format!("PPid:\t{privileged}\n");
-        let is_child = |pid: &Pid| fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default().contains(&parent);
+        let is_child =
+            |pid: &Pid| fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default().contains(&parent);
         let side = eventually("the unprivileged side lives", SOON, || processes_of(NET).into_iter().find(is_child));
         Parts { privileged, side: side.as_raw_nonzero().get() }
     }

@@ -78,7 +78,10 @@ fn dev() {
             "visitors" => visitors::play(&mut ground, &mut table),
             "forged" => forged::play(&mut ground, &mut table),
             "policy" => policy::play(&mut ground, &mut table),
-            "fd" => { let o = ground.owner.clone(); eprintln!("{:?}", o.does(&lab, "ls -l /proc/self/fd; echo; ls -l /proc/$$/fd; sh -c \"ls -l /proc/self/fd\"")); }
+            "fd" => {
+                let o = ground.owner.clone();
+                eprintln!("{:?}", o.does(&lab, "ls -l /proc/self/fd; echo; ls -l /proc/$$/fd; sh -c \"ls -l /proc/self/fd\""));
+            }
             "clock" => clock::play(&mut ground, &mut table),
             "relay" => relay::play(&mut ground, &mut table),
             _ => escape::play(&mut ground, &mut table),

@@ -69,7 +69,9 @@ fn places(ground: &mut Ground<'_>, table: &mut Table) {
     let kept = etc.join("kept.toml");
     fs::rename(&policy, &kept).unwrap();
     refuses(ground, table, "no policy at all", "policy_missing");
-    for (what, target) in [("a link to a visitor's file", theirs.clone()), ("a link to a link that a visitor can turn", ground.at("proof/turn"))] {
+    for (what, target) in
+        [("a link to a visitor's file", theirs.clone()), ("a link to a link that a visitor can turn", ground.at("proof/turn"))]
+    {
         if target != theirs {
             symlink(&kept, &target).unwrap();
             std::os::unix::fs::lchown(&target, Some(id(EVE)), None).unwrap();

@@ -79,10 +79,14 @@ fn terminals(ground: &mut Ground<'_>, table: &mut Table) {
     ];
     let mut attacks = Vec::new();
     for place in &places {
-        let short = place.replace(&shell.to_string(), "PID").replace(&parts.privileged.to_string(), "PRIV").replace(&parts.side.to_string(), "NET");
+        let short =
+            place.replace(&shell.to_string(), "PID").replace(&parts.privileged.to_string(), "PRIV").replace(&parts.side.to_string(), "NET");
         attacks.push((format!("write on {short}"), format!("echo {FORGED} > {place}")));
         attacks.push((format!("read the keys at {short}"), format!("timeout 1 head -c 10 {place} | grep -q .")));
-        attacks.push((format!("push keys into {short} (TIOCSTI)"), format!("perl -e 'open T, \"<\", \"{place}\" or die $!; ioctl T, 0x5412, $_ or die $! for split //, \"id\\n\"'")));
+        attacks.push((
+            format!("push keys into {short} (TIOCSTI)"),
+            format!("perl -e 'open T, \"<\", \"{place}\" or die $!; ioctl T, 0x5412, $_ or die $! for split //, \"id\\n\"'"),
+        ));
     }
     attacks.push(("write(1) to the other".into(), format!("echo {FORGED} | write {PI}")));
     attacks.push(("the other's environment".into(), format!("cat /proc/{shell}/environ | grep -q .")));
@@ -146,7 +150,8 @@ fn homes(ground: &mut Ground<'_>, table: &mut Table) {
 
     // Whom a visitor may become is the policy's word.
     for user in [PI, "root", "daemon", "#0", "musterd-net"] {
-        let (code, said) = crate::ground::told(&eve.muster(ground.lab, &["shell", ROBOT, "--user", user, "--", "id -un"]).output().unwrap());
+        let (code, said) =
+            crate::ground::told(&eve.muster(ground.lab, &["shell", ROBOT, "--user", user, "--", "id -un"]).output().unwrap());
         table.row(3, format!("ask to become {user}"), EVE, said, code != 0);
     }
     let (code, said) = eve.does(ground.lab, "sudo -n true 2>&1 || su -c true < /dev/null");

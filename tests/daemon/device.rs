@@ -12,6 +12,9 @@ use crate::hub::StubHub;
 /// The longest that any condition may take on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Also where these tests are root's.
+pub(crate) const OWN_USER: &str = "\"root\"";
+
 /// Waits for a condition, looking often.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -29,6 +32,7 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
 pub(crate) struct Device {
     folder: tempfile::TempDir,
     running: Option<Child>,
+    service: Option<Child>,
     user: Option<u32>,
 }
 
@@ -38,11 +42,19 @@ impl Device {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().display();
         let text = format!(
-            "state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\n[identity]\nserial = \"robot 1\"\n\
+            "state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\nanchor = \"{dir}/hub.json\"\n\
+             session_dir = \"{dir}/visits\"\n[identity]\nserial = \"robot 1\"\n\
              [heartbeat]\nevery_s = 1\n[usage]\nsample_every_s = 1\npublish_every_s = 1\n[log]\nlevel = \"debug\"\nsamples = true\n{more}"
         );
         std::fs::write(folder.path().join("config.toml"), text).unwrap();
-        Self { folder, running: None, user: None }
+        let device = Self { folder, running: None, service: None, user: None };
+        device.policy("");
+        device
+    }
+
+    /// Writes a policy under which sessions run as whoever runs these tests. `more` is added to it.
+    pub(crate) fn policy(&self, more: &str) {
+        std::fs::write(self.path("policy.toml"), format!("own_user = {OWN_USER}\n{more}")).unwrap();
     }
 
     /// A device that a hub admitted, and that runs.
@@ -52,6 +64,20 @@ impl Device {
         assert!(output.status.success(), "{}", text(&output));
         device.start();
         wait_for("the device's birth", || hub.births().pop());
+        device
+    }
+
+    /// The same with the service for sessions, by which visitors become the users whom the policy names; for root only.
+    pub(crate) fn with_service(hub: &StubHub, policy: &str) -> Self {
+        let mut device = Self::online(hub, "");
+        std::fs::write(device.path("policy.toml"), policy).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_musterd-session"));
+        command.args(["listen", "--group", "0"]);
+        for (name, file) in [("--policy", "policy.toml"), ("--anchor", "hub.json"), ("--run-dir", "visits"), ("--state-dir", "used")] {
+            command.arg(name).arg(device.path(file));
+        }
+        device.service = Some(command.stdin(Stdio::null()).spawn().unwrap());
+        wait_for("the service for sessions", || device.path("visits/start.sock").exists().then_some(()));
         device
     }
 
@@ -124,6 +150,19 @@ impl Device {
         })
     }
 
+    /// What `musterd sessions` lists.
+    pub(crate) fn visits(&self) -> Vec<Value> {
+        serde_json::from_slice(&self.musterd(&["sessions", "--json"]).stdout).unwrap()
+    }
+
+    /// The process of the privileged part of a session or a run, once it is there.
+    pub(crate) fn privileged(&self, name: &str) -> u32 {
+        wait_for("the session's or the run's process", || {
+            let visit = self.visits().into_iter().find(|visit| visit["name"] == name)?;
+            u32::try_from(visit["pid"].as_u64()?).ok()
+        })
+    }
+
     /// What the daemon logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
@@ -142,25 +181,15 @@ impl Drop for Device {
         if std::thread::panicking() {
             eprintln!("---- the daemon's log ----\n{}", self.log());
         }
-        // Workers outlive the daemon on purpose; here they end by the numbers in their records.
-        for entry in std::fs::read_dir(self.path("run/workers")).into_iter().flatten().flatten() {
-            if let Ok(record) = serde_json::from_slice::<Value>(&std::fs::read(entry.path()).unwrap_or_default())
-                && let Some(pid) = record["pid"].as_u64()
-            {
-                signal("KILL", u32::try_from(pid).unwrap());
-            }
-        }
         if let Some(mut child) = self.running.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        // Supervisors too; told to end, they end what they started.
-        for entry in std::fs::read_dir(self.path("state/runs")).into_iter().flatten().flatten() {
-            if let Ok(begun) = serde_json::from_slice::<Value>(&std::fs::read(entry.path().join("begun.json")).unwrap_or_default())
-                && let Some(pid) = begun["pid"].as_u64()
-            {
-                signal("TERM", u32::try_from(pid).unwrap());
-            }
+        // Sessions and runs outlive the daemon on purpose.
+        self.musterd(&["end", "--all"]);
+        if let Some(mut child) = self.service.take() {
+            signal("TERM", child.id());
+            let _ = child.wait();
         }
     }
 }

@@ -83,3 +83,40 @@ fn a_disk_that_cannot_keep_the_key_uses_up_no_token() {
     assert_eq!(hub.enrolments(), 0, "the hub was not asked");
     assert_eq!(std::fs::read(device.path("state")).unwrap(), b"");
 }
+
+#[test]
+fn the_first_policy_is_written_once_with_the_user_who_is_named() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    let policy = device.path("policy.toml");
+    std::fs::remove_file(&policy).unwrap();
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token(), "--user", "nobody-here"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("this device has no user \"nobody-here\""), "{}", text(&output));
+    assert!(!policy.exists() && hub.enrolments() == 0, "nothing is done by half");
+
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token()]);
+    assert!(output.status.success() && text(&output).contains("nobody is let in yet"), "{}", text(&output));
+    std::fs::remove_file(&policy).unwrap();
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token(), "--user", "root"]);
+    assert!(output.status.success() && text(&output).contains("visitors become root"), "{}", text(&output));
+    let first = std::fs::read_to_string(&policy).unwrap();
+    assert!(first.contains("default = \"root\""), "{first}");
+    assert_eq!(std::fs::metadata(&policy).unwrap().mode() & 0o777, 0o644);
+
+    let output = device.musterd(&["enrol", &hub.url(), &hub.token(), "--user", "nobody"]);
+    assert!(output.status.success() && text(&output).contains("--user changes nothing"), "{}", text(&output));
+    assert_eq!(std::fs::read_to_string(&policy).unwrap(), first);
+}
+
+#[test]
+fn the_anchor_names_the_hub_its_authority_and_this_devices_key() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
+    let path = device.path("hub.json");
+    let anchor: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let want = serde_json::json!({ "hub": hub.url(), "pin": hub.authority.pin.to_string(), "key": hub.device_key() });
+    assert_eq!(anchor, want);
+    assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o644);
+}

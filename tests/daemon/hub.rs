@@ -1,4 +1,4 @@
-//! A hub for these tests: enrolment over HTTPS and an MQTT 5 endpoint, both with TLS, on threads and ports of their own.
+//! A hub for these tests: enrolment over HTTPS, an MQTT 5 endpoint and a relay, all with TLS, on threads and ports of their own.
 //!
 //! It does as it is told in [`Manner`], and notes what it hears.
 
@@ -12,19 +12,17 @@ use mqtt_protocol_core::mqtt::packet::{self, GenericPacketTrait as _, Packet, Pr
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, PubackReasonCode, SubackReasonCode};
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 use muster_proto::mqtt::UsageBatch;
-use muster_proto::token::{Pin, Token, TokenKind};
-use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use muster_proto::token::{Token, TokenKind};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::{Authority, device_key, on_the_wire, run_order, session_order};
+
 /// Messages that wait for a frozen link; a test sends fewer.
 const DOWN_MAX: usize = 64;
-const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The uid that this hub gives.
 pub(crate) const UID: &str = "daaaaaaaaaaaaaaa";
 
@@ -43,6 +41,8 @@ pub(crate) struct Manner {
     pub refuses: Option<(&'static str, u32)>,
     /// Connections to MQTT are closed at once.
     pub down: bool,
+    /// The host that devices are sent to for MQTT, if it is not ours.
+    pub mqtt_host: Option<&'static str>,
 }
 
 /// A message that a device published.
@@ -68,18 +68,12 @@ struct Shared {
     down: Vec<mpsc::Sender<(String, Vec<u8>)>>,
 }
 
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-    pin: Pin,
-    server: Arc<rustls::ServerConfig>,
-}
-
 /// The hub. Its thread ends with the process.
 pub(crate) struct StubHub {
     pub https: SocketAddr,
-    pub mqtt: SocketAddr,
-    authority: Arc<Authority>,
+    /// A relay that takes every connection and says nothing, so that sessions wait.
+    pub relay: SocketAddr,
+    pub authority: Arc<Authority>,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -87,7 +81,8 @@ impl StubHub {
     /// A well-behaved one.
     pub(crate) fn start() -> Self {
         let authority = Arc::new(Authority::new());
-        let manner = Manner { admits: true, enrol_problem: None, frozen: false, acknowledges: true, refuses: None, down: false };
+        let manner =
+            Manner { admits: true, enrol_problem: None, frozen: false, acknowledges: true, refuses: None, down: false, mqtt_host: None };
         let shared = Shared { manner, published: Vec::new(), connects: Vec::new(), enrolments: 0, csr: String::new(), down: Vec::new() };
         let shared = Arc::new(Mutex::new(shared));
         let (ready, addresses) = std::sync::mpsc::sync_channel(1);
@@ -98,8 +93,9 @@ impl StubHub {
                 let https = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let mqtt = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let mqtt_address = mqtt.local_addr().unwrap();
-                ready.send((https.local_addr().unwrap(), mqtt_address)).unwrap();
-                let acceptor = TlsAcceptor::from(Arc::clone(&authority_too.server));
+                let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                ready.send((https.local_addr().unwrap(), relay.local_addr().unwrap())).unwrap();
+                let (acceptor, at_relay) = (TlsAcceptor::from(authority_too.server()), TlsAcceptor::from(authority_too.relay()));
                 loop {
                     tokio::select! {
                         Ok((tcp, _)) = https.accept() => {
@@ -108,12 +104,15 @@ impl StubHub {
                         Ok((tcp, _)) = mqtt.accept() => {
                             tokio::spawn(serve_mqtt(tcp, acceptor.clone(), Arc::clone(&for_thread)));
                         }
+                        Ok((tcp, _)) = relay.accept() => {
+                            tokio::spawn(serve_relay(tcp, at_relay.clone()));
+                        }
                     }
                 }
             });
         });
-        let (https, mqtt) = addresses.recv().unwrap();
-        Self { https, mqtt, authority, shared }
+        let (https, relay) = addresses.recv().unwrap();
+        Self { https, relay, authority, shared }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -138,6 +137,23 @@ impl StubHub {
     pub(crate) fn send(&self, lane: &str, payload: &Value) {
         let message = (format!("muster/v1/{UID}/down/{lane}"), payload.to_string().into_bytes());
         self.shared().down.retain(|link| link.try_send(message.clone()).is_ok());
+    }
+
+    /// How orders name the device that enrolled last.
+    pub(crate) fn device_key(&self) -> String {
+        device_key(&self.shared().csr)
+    }
+
+    /// Orders a session, signed.
+    pub(crate) fn open(&self, open: &Value) {
+        let order = self.authority.sign(&session_order(&self.device_key(), open));
+        self.send("session", &on_the_wire("open", &order));
+    }
+
+    /// Orders a run, signed.
+    pub(crate) fn start_run(&self, run: &str, start: &Value) {
+        let order = self.authority.sign(&run_order(&self.device_key(), run, start));
+        self.send(&format!("run/{run}"), &on_the_wire("start", &order));
     }
 
     /// What was published below `up/`.
@@ -180,50 +196,6 @@ impl StubHub {
 /// This moment, as on the wire.
 pub(crate) fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "stub");
-        let ca = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        let server_key = KeyPair::generate().unwrap();
-        let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        // As the real hub's at its shortest: it renews its own with 60 days left.
-        server.not_before = (SystemTime::now() - 300 * DAY).into();
-        server.not_after = (SystemTime::now() + 61 * DAY).into();
-        let server = server.signed_by(&server_key, &issuer).unwrap();
-        let provider = Arc::new(muster_link::tls::provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build().unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(
-                vec![server.der().clone(), ca.der().clone()],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(server_key.serialize_der())),
-            )
-            .unwrap();
-        let pin = muster_link::tls::pin_of(ca.der()).unwrap();
-        Self { issuer, pem: ca.pem(), pin, server: Arc::new(config) }
-    }
-
-    /// The identity for a request, as the real hub signs it.
-    fn identity(&self, csr: &str, mqtt: SocketAddr) -> Value {
-        let mut request = CertificateSigningRequestParams::from_pem(csr).unwrap();
-        request.params.distinguished_name = rcgen::DistinguishedName::new();
-        request.params.distinguished_name.push(DnType::CommonName, UID);
-        request.params.not_before = (SystemTime::now() - DAY).into();
-        request.params.not_after = (SystemTime::now() + 90 * DAY).into();
-        let certificate = request.signed_by(&self.issuer).unwrap();
-        json!({"uid": UID, "org": "acme", "name": "robot-1", "certificate": certificate.pem(), "ca": self.pem, "mqtt": {"url": format!("mqtts://{mqtt}")}})
-    }
 }
 
 // ---- HTTPS -----------------------------------------------------------------------------------------------------
@@ -275,7 +247,8 @@ async fn serve_http(tcp: TcpStream, tls: TlsAcceptor, authority: Arc<Authority>,
                 "state": if admitted { "admitted" } else { "pending" }, "why": "an owner of acme has to admit it",
             });
             if admitted {
-                state["identity"] = authority.identity(&csr, mqtt);
+                let host = manner.mqtt_host.map_or(mqtt.ip().to_string(), str::to_owned);
+                state["identity"] = authority.identity(&csr, &format!("{host}:{}", mqtt.port()));
             }
             (200, state)
         } else {
@@ -289,6 +262,24 @@ async fn serve_http(tcp: TcpStream, tls: TlsAcceptor, authority: Arc<Authority>,
     }
 }
 
+// ---- The relay -------------------------------------------------------------------------------------------------
+
+/// A session that the hub knows is kept waiting; any other is over.
+async fn serve_relay(tcp: TcpStream, tls: TlsAcceptor) {
+    let Ok(mut stream) = tls.accept(tcp).await else { return };
+    let mut head = Vec::new();
+    while stream.read_buf(&mut head).await.is_ok_and(|len| len > 0) {
+        if head.starts_with(b"GET /v1/sessions/over/") && head.ends_with(b"\r\n\r\n") {
+            let body = json!({"code": "session_ended", "status": 410, "detail": "the session is over"}).to_string();
+            let answer =
+                format!("HTTP/1.1 410 Gone\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+            return;
+        }
+    }
+}
+
 // ---- MQTT ------------------------------------------------------------------------------------------------------
 
 async fn serve_mqtt(tcp: TcpStream, tls: TlsAcceptor, shared: Arc<Mutex<Shared>>) {
@@ -296,7 +287,7 @@ async fn serve_mqtt(tcp: TcpStream, tls: TlsAcceptor, shared: Arc<Mutex<Shared>>
         return;
     }
     let Ok(mut stream) = tls.accept(tcp).await else { return };
-    // Without a certificate there is nothing to talk about; a session's worker that dials here is kept waiting.
+    // Without a certificate there is nothing to talk about.
     if stream.get_ref().1.peer_certificates().is_none() {
         return;
     }

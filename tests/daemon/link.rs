@@ -194,3 +194,23 @@ fn nonsense_from_the_hub_is_ignored_and_the_link_lives() {
     assert_eq!(hub.births().len(), 1, "the link never broke");
     assert!(lives(u64::from(device.pid())));
 }
+
+#[test]
+fn mqtt_at_another_host_than_the_enrolled_hubs_is_dialled_only_where_the_owner_names_it() {
+    let hub = StubHub::start();
+    hub.behave(|manner| manner.mqtt_host = Some("localhost"));
+    let mut device = Device::new("");
+    assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
+    device.start();
+    let sentence = "sends this device to MQTT at localhost, which its owner has not allowed";
+    wait_for("the sentence", || device.log().contains(sentence).then_some(()));
+    let why = device.status()["link"].to_string();
+    assert!(why.contains(sentence), "{why}");
+    assert!(hub.connects().is_empty());
+    device.kill();
+    let path = device.path("config.toml");
+    let text = std::fs::read_to_string(&path).unwrap() + "[mqtt]\nhosts = [\"localhost\"]\n";
+    std::fs::write(path, text).unwrap();
+    device.start();
+    wait_for("the birth", || hub.births().pop());
+}

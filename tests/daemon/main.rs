@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod authority;
 mod commands;
 mod device;
 mod enrol;
 mod hub;
 mod link;
+mod orders;
+mod owner;
 mod runs;
 mod sessions;
+mod visits;

@@ -12,20 +12,13 @@ use crate::hub::{StubHub, now};
 
 const RUN: &str = "raaaaaaaaaaaaaaa";
 
-/// Tests run as root: the policy must name him, as an owner would.
 fn device(hub: &StubHub) -> Device {
-    let device = Device::online(hub, "");
-    policy(&device, "");
-    device
-}
-
-fn policy(device: &Device, more: &str) {
-    fs::write(device.path("policy.toml"), format!("[terminal]\nusers = [\"root\"]\n{more}")).unwrap();
+    Device::online(hub, "")
 }
 
 fn order(command: &Value) -> Value {
     json!({
-        "do": "start", "command": command, "timeout_s": 60, "output_max": 1_048_576, "user": "ada@example.com", "project": "lab",
+        "command": command, "timeout_s": 60, "output_max": 1_048_576, "user": "ada@example.com", "project": "lab",
         "role": "operate", "t": now(), "expires": now() + 600_000,
     })
 }
@@ -42,7 +35,7 @@ fn shell(text: &str) -> Value {
 }
 
 fn start(hub: &StubHub, run: &str, order: &Value) {
-    hub.send(&format!("run/{run}"), order);
+    hub.start_run(run, order);
 }
 
 fn cancel(hub: &StubHub, run: &str) {
@@ -91,11 +84,6 @@ fn waits_for_output(hub: &StubHub, run: &str, wanted: &str) -> String {
 fn pid(text: &str, name: &str) -> u64 {
     let (_, rest) = text.split_once(&format!("{name}=")).unwrap();
     rest.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn supervisor(device: &Device, run: &str) -> u32 {
-    let begun = wait_for("the supervisor", || fs::read(device.path(&format!("state/runs/{run}/begun.json"))).ok());
-    u32::try_from(serde_json::from_slice::<Value>(&begun).unwrap()["pid"].as_u64().unwrap()).unwrap()
 }
 
 fn is_put_away(device: &Device, run: &str) {
@@ -174,13 +162,19 @@ fn the_policy_the_clock_and_the_bounds_refuse_with_a_code_and_a_sentence() {
     let by_policy = |code: &str| (RunOutcome::Refused, code.to_owned());
     assert_eq!(refused(&with(shell("true"), &json!({ "role": "connect" }))), by_policy("policy_role"));
     assert_eq!(refused(&with(shell("true"), &json!({ "run_as": "nobody-here" }))), by_policy("policy_run_as"));
-    policy(&device, "[run]\nallow = false\n");
+    device.policy("[run]\nallow = false\n");
     assert_eq!(refused(&shell("true")), by_policy("policy_run"));
-    policy(&device, "[run]\ncommands = [\"/bin/true\"]\n");
+    device.policy("[run]\ncommands = [\"/bin/true\"]\n");
     assert_eq!(refused(&shell("true")), by_policy("policy_command"));
-    policy(&device, "[run]\nat_once = \"many\"\n");
+    device.policy("[run]\nat_once = \"many\"\n");
     assert_eq!(refused(&shell("true")), by_policy("policy_broken"));
-    policy(&device, "[run]\nat_once = 1\n");
+    fs::remove_file(device.path("policy.toml")).unwrap();
+    assert_eq!(refused(&shell("true")), by_policy("policy_missing"));
+    device.policy("");
+    fs::write(device.path("locked"), "").unwrap();
+    assert_eq!(refused(&shell("true")), by_policy("policy_locked"));
+    fs::remove_file(device.path("locked")).unwrap();
+    device.policy("[run]\nat_once = 1\n");
     let (late, future) = (now() - 700_000, now() + 86_400_000);
     assert_eq!(refused(&with(shell("true"), &json!({ "t": late, "expires": late }))), (RunOutcome::Expired, "expired".into()));
     start(&hub, RUN, &shell("exec sleep 30"));
@@ -218,33 +212,34 @@ fn an_order_that_comes_after_its_cancel_is_not_begun_by_this_daemon_nor_the_next
 }
 
 #[test]
-fn a_run_reads_neither_the_devices_key_nor_what_is_kept_of_runs() {
+fn with_own_user_a_run_is_the_daemons_user_and_has_no_power() {
     let hub = StubHub::start();
     let mut device = Device::new("");
+    device.policy("");
     assert!(device.musterd(&["enrol", &hub.url(), &hub.token()]).status.success());
-    fs::create_dir(device.path("beside")).unwrap();
     device.without_privileges();
     device.start();
     wait_for("its birth", || hub.births().pop());
-    wait_for("a spool", || device.path("state/spool").exists().then_some(()));
-    let (state, beside) = (device.path("state").display().to_string(), device.path("beside").display().to_string());
-    let line = format!(
-        "cat {state}/key.pem {state}/identity.json; echo key=$?; cat {state}/runs/{RUN}/job.json; echo order=$?; \
-         echo forged >> {state}/runs/{RUN}/reports; echo bill=$?; rm -r {state}/spool; echo spool=$?; \
-         head -c 9 /proc/{}/environ; echo daemon=$?; echo x > {beside}/x; echo beside=$?; id -u",
-        device.pid()
-    );
-    start(&hub, RUN, &shell(&line));
+    start(&hub, RUN, &shell("id -u; grep -E 'Cap(Eff|Prm)' /proc/self/status"));
     let end = end(&hub, RUN);
-    assert_eq!((end.outcome, end.exit_code), (RunOutcome::Done, Some(0)));
-    let (out, err) = (text(&hub, RUN, RunStream::Stdout), text(&hub, RUN, RunStream::Stderr));
-    assert_eq!(out.lines().count(), 7, "{out}{err}");
-    for (name, well) in [("key", false), ("order", false), ("bill", false), ("spool", false), ("daemon", false), ("beside", true)] {
-        assert_eq!(pid(&out, name) == 0, well, "{name}: {out}{err}");
+    assert_eq!((end.outcome, end.exit_code), (RunOutcome::Done, Some(0)), "{end:?}");
+    let out = text(&hub, RUN, RunStream::Stdout);
+    assert_ne!(out.lines().next(), Some("0"), "it ran as root");
+    assert_eq!(out.matches("0000000000000000").count(), 2, "{out}");
+}
+
+#[test]
+fn own_user_true_does_not_mean_root() {
+    if !rustix::process::geteuid().is_root() {
+        return;
     }
-    assert!(err.matches("Permission denied").count() >= 5, "{err}");
-    assert!(fs::read_to_string(device.path("state/key.pem")).unwrap().contains("PRIVATE KEY"));
-    assert_ne!(out.lines().last(), Some("0"), "it ran as root");
+    let hub = StubHub::start();
+    let device = device(&hub);
+    fs::write(device.path("policy.toml"), "own_user = true\n").unwrap();
+    start(&hub, RUN, &shell("true"));
+    let end = end(&hub, RUN);
+    assert_eq!((end.outcome, end.code.as_deref()), (RunOutcome::Refused, Some("policy_root")));
+    assert!(end.message.unwrap().contains("own_user = \"root\""));
 }
 
 #[test]
@@ -319,15 +314,29 @@ fn what_a_command_leaves_behind_is_ended_and_told() {
     assert!(!lives(left));
 }
 
+/// The child of a process whose arguments hold a word.
+fn child(process: u32, word: &str) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children
+        .split_whitespace()
+        .find(|child| {
+            let arguments = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            arguments.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+        })?
+        .parse()
+        .ok()
+}
+
 #[test]
 fn a_gigabyte_of_output_fills_nothing() {
     let hub = StubHub::start();
     let device = device(&hub);
     start(&hub, RUN, &shell("echo first; head -c 1000000000 /dev/zero | tr '\\0' x; echo; echo last"));
-    let supervisor = supervisor(&device, RUN);
+    let privileged = device.privileged(RUN);
+    let collector = wait_for("the collector", || child(privileged, "collect"));
     let mut most = 0;
     let end = wait_for("the run's end", || {
-        for process in [supervisor, device.pid()] {
+        for process in [privileged, collector, device.pid()] {
             let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
             let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
             most = most.max(high.split_whitespace().next().unwrap().parse::<u64>().unwrap());
@@ -357,16 +366,16 @@ fn a_run_goes_on_without_the_daemon_and_is_found_again() {
     let go = device.path("go");
     start(&hub, RUN, &shell(&format!("echo one; while [ ! -e {} ]; do sleep 0.05; done; echo two; exit 4", go.display())));
     waits_for_output(&hub, RUN, "one\n");
-    let supervisor = supervisor(&device, RUN);
+    let privileged = device.privileged(RUN);
     device.kill();
-    assert!(lives(supervisor.into()), "it goes on after SIGKILL of the daemon");
+    assert!(lives(privileged.into()), "it goes on after SIGKILL of the daemon");
     device.start();
     wait_for("the daemon's memory of it", || (device.status()["runs"][0]["run"] == RUN).then_some(()));
     let (took, well) = device.stop();
     assert!(well && took < Duration::from_secs(5), "{took:?}");
-    assert!(lives(supervisor.into()), "it goes on after SIGTERM of the daemon");
+    assert!(lives(privileged.into()), "it goes on after SIGTERM of the daemon");
     fs::write(go, "").unwrap();
-    wait_for("the supervisor's end", || (!lives(supervisor.into())).then_some(()));
+    wait_for("the end of its process", || (!lives(privileged.into())).then_some(()));
     device.start();
     let end = end(&hub, RUN);
     assert_eq!((end.outcome, end.exit_code), (RunOutcome::Done, Some(4)));
@@ -375,29 +384,46 @@ fn a_run_goes_on_without_the_daemon_and_is_found_again() {
 }
 
 #[test]
-fn a_killed_supervisor_is_a_lost_run_and_leaves_no_process() {
-    // Ids of its own: what is left of a run is found by its id, also by the daemons of tests beside this one.
-    const RUN: &str = "rlllllllllllllll";
+fn a_run_whose_privileged_part_is_killed_is_lost() {
+    const CUT: &str = "rmmmmmmmmmmmmmmm";
     let hub = StubHub::start();
     let mut device = device(&hub);
+    start(&hub, RUN, &shell("echo main=$$; exec sleep 1000"));
+    let main = pid(&waits_for_output(&hub, RUN, "main="), "main");
+    signal("KILL", device.privileged(RUN));
+    let end = end(&hub, RUN);
+    assert_eq!((end.outcome, end.code.as_deref()), (RunOutcome::Lost, Some("lost")));
+    is_put_away(&device, RUN);
+    // With the daemon's own user nobody is there to end what is left (`musterd sessiond` and systemd do).
+    signal("KILL", u32::try_from(main).unwrap());
+
+    // The same while no daemon is there, as in a power cut.
+    start(&hub, CUT, &shell("echo main=$$; exec sleep 1000"));
+    let main = pid(&waits_for_output(&hub, CUT, "main="), "main");
+    let privileged = device.privileged(CUT);
+    device.kill();
+    signal("KILL", privileged);
+    wait_for("its end", || (!lives(privileged.into())).then_some(()));
+    signal("KILL", u32::try_from(main).unwrap());
+    device.start();
+    assert_eq!(self::end(&hub, CUT).outcome, RunOutcome::Lost);
+    is_put_away(&device, CUT);
+}
+
+#[test]
+fn what_a_killed_run_leaves_behind_is_ended_by_the_service_for_sessions() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let hub = StubHub::start();
+    let device = Device::with_service(&hub, "[users]\ndefault = \"root\"\n");
     start(&hub, RUN, &shell(RUNAWAYS));
     let pids = runaways(&hub, RUN);
-    signal("KILL", supervisor(&device, RUN));
+    signal("KILL", device.privileged(RUN));
     let end = end(&hub, RUN);
     assert_eq!((end.outcome, end.code.as_deref()), (RunOutcome::Lost, Some("lost")));
     wait_for("the end of all its processes", || pids.iter().all(|pid| !lives(*pid)).then_some(()));
-
-    // The same while no daemon is there, as in a power cut.
-    start(&hub, "rmmmmmmmmmmmmmmm", &shell(RUNAWAYS));
-    let pids = runaways(&hub, "rmmmmmmmmmmmmmmm");
-    let supervisor = supervisor(&device, "rmmmmmmmmmmmmmmm");
-    device.kill();
-    signal("KILL", supervisor);
-    wait_for("its end", || (!lives(supervisor.into())).then_some(()));
-    device.start();
-    assert_eq!(self::end(&hub, "rmmmmmmmmmmmmmmm").outcome, RunOutcome::Lost);
-    wait_for("the end of all its processes", || pids.iter().all(|pid| !lives(*pid)).then_some(()));
-    is_put_away(&device, "rmmmmmmmmmmmmmmm");
+    is_put_away(&device, RUN);
 }
 
 #[test]

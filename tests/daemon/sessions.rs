@@ -1,46 +1,105 @@
-//! Orders to open sessions: what the daemon refuses, what it starts, and what outlives it.
+//! Orders to open sessions: what is refused, what is started, and what outlives the daemon.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::device::{Device, lives, wait_for};
+use crate::device::{Device, lives, signal, wait_for};
 use crate::hub::{StubHub, now};
 
 const SESSION: &str = "saaaaaaaaaaaaaaa";
 
-/// An order whose relay is the hub's MQTT port: it takes the connection and says nothing, so the worker waits.
-fn order(hub: &StubHub, session: &str, t: i64) -> Value {
+/// What a session is ordered with. The relay takes the connection and says nothing, so the session waits.
+pub(crate) fn order(hub: &StubHub, session: &str, t: i64) -> Value {
     json!({
-        "do": "open", "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.mqtt), "ticket": "secret",
+        "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.relay), "ticket": "secret",
         "user": "ada@example.com", "project": "lab", "role": "connect", "t": t,
     })
 }
 
-fn refusal(hub: &StubHub) -> Value {
-    wait_for("a refusal", || hub.events("session_failed").pop())
+/// The event on a session that was refused.
+pub(crate) fn refusal(hub: &StubHub, session: &str) -> Value {
+    wait_for("a refusal", || hub.events("session_failed").into_iter().find(|event| event["session"] == session))
+}
+
+fn opened(hub: &StubHub, session: &str) -> Value {
+    wait_for("the session", || hub.events("session_opened").into_iter().find(|event| event["session"] == session))
+}
+
+fn closed(hub: &StubHub, session: &str) -> Value {
+    wait_for("the session's end", || hub.events("session_closed").into_iter().find(|event| event["session"] == session))
+}
+
+/// The privileged part as the daemon has it.
+fn process(device: &Device) -> u64 {
+    device.status()["sessions"][0]["pid"].as_u64().unwrap()
 }
 
 #[test]
 fn the_policy_refuses_with_a_code_and_its_changes_count_at_once() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
-    std::fs::write(device.path("policy.toml"), "[limits]\nsessions = 0\n").unwrap();
-    hub.send("session", &order(&hub, SESSION, now()));
-    let event = refusal(&hub);
-    assert_eq!((&event["code"], &event["session"]), (&json!("policy_sessions"), &json!(SESSION)));
+    device.policy("[limits]\nsessions = 0\n");
+    hub.open(&order(&hub, SESSION, now()));
+    let event = refusal(&hub, SESSION);
+    assert_eq!(
+        (&event["code"], &event["message"]),
+        (&json!("policy_sessions"), &json!("This device allows no sessions right now ([limits] sessions = 0)."))
+    );
 
-    std::fs::write(device.path("policy.toml"), "[limits]\nsessions = \"many\"\n").unwrap();
-    hub.send("session", &order(&hub, "sbbbbbbbbbbbbbbb", now()));
-    let event = wait_for("the second refusal", || hub.events("session_failed").into_iter().nth(1));
+    device.policy("[limits]\nsessions = \"many\"\n");
+    hub.open(&order(&hub, "sbbbbbbbbbbbbbbb", now()));
+    let event = refusal(&hub, "sbbbbbbbbbbbbbbb");
     assert_eq!(event["code"], "policy_broken");
     assert!(event["message"].as_str().unwrap().contains("limits.sessions"), "{event}");
 
-    std::fs::write(device.path("policy.toml"), "[who]\nroles = [\"admin\"]\n").unwrap();
-    hub.send("session", &order(&hub, "sccccccccccccccc", now()));
-    let event = wait_for("the third refusal", || hub.events("session_failed").into_iter().nth(2));
-    assert_eq!(event["code"], "policy_role");
+    device.policy("[who]\nroles = [\"admin\"]\n");
+    hub.open(&order(&hub, "sccccccccccccccc", now()));
+    assert_eq!(refusal(&hub, "sccccccccccccccc")["code"], "policy_role");
+
+    std::fs::remove_file(device.path("policy.toml")).unwrap();
+    hub.open(&order(&hub, "sddddddddddddddd", now()));
+    let event = refusal(&hub, "sddddddddddddddd");
+    assert_eq!(event["code"], "policy_missing");
+    assert!(event["message"].as_str().unwrap().contains("policy.toml"), "{event}");
+
+    // Somebody else could have written it.
+    device.policy("");
+    assert!(std::process::Command::new("chmod").arg("0666").arg(device.path("policy.toml")).status().unwrap().success());
+    hub.open(&order(&hub, "seeeeeeeeeeeeeee", now()));
+    assert_eq!(refusal(&hub, "seeeeeeeeeeeeeee")["code"], "policy_broken");
     assert!(hub.events("session_opened").is_empty());
+}
+
+#[test]
+fn where_nothing_can_become_a_user_the_refusal_says_what_to_start() {
+    let hub = StubHub::start();
+    let device = Device::online(&hub, "");
+    std::fs::write(device.path("policy.toml"), "[users]\ndefault = \"root\"\n").unwrap();
+    hub.open(&order(&hub, SESSION, now()));
+    let event = refusal(&hub, SESSION);
+    assert_eq!(event["code"], "no_service");
+    assert!(event["message"].as_str().unwrap().contains("systemctl start musterd-session.socket"), "{event}");
+}
+
+#[test]
+fn sessions_are_counted_and_the_policy_bounds_them() {
+    let hub = StubHub::start();
+    let device = Device::online(&hub, "");
+    device.policy("[limits]\nsessions = 2\n");
+    for session in [SESSION, "sbbbbbbbbbbbbbbb"] {
+        hub.open(&order(&hub, session, now()));
+        opened(&hub, session);
+    }
+    hub.open(&order(&hub, "sccccccccccccccc", now()));
+    let event = refusal(&hub, "sccccccccccccccc");
+    assert_eq!(event["code"], "policy_sessions");
+    assert!(event["message"].as_str().unwrap().contains("allows 2 sessions at once, and 2 are open"), "{event}");
+    // One that was killed counts no more.
+    signal("KILL", device.privileged(SESSION));
+    closed(&hub, SESSION);
+    hub.open(&order(&hub, "sddddddddddddddd", now()));
+    opened(&hub, "sddddddddddddddd");
 }
 
 #[test]
@@ -52,8 +111,8 @@ fn a_hub_whose_clock_is_set_is_obeyed_on_the_same_link() {
     for (session, t) in [("saaaaaaaaaaaaaaa", 0), ("sbbbbbbbbbbbbbbb", HOUR), ("sccccccccccccccc", 0), ("sddddddddddddddd", -HOUR)] {
         let t = now() + t;
         hub.send("admission", &json!({"do": "named", "uid": crate::hub::UID, "org": "acme", "name": "robot-1", "now": t}));
-        hub.send("session", &order(&hub, session, t));
-        wait_for("the session", || hub.events("session_opened").into_iter().find(|event| event["session"] == session));
+        hub.open(&order(&hub, session, t));
+        opened(&hub, session);
     }
     assert_eq!(hub.events("session_failed"), [] as [Value; 0]);
     assert_eq!(device.status()["sessions"].as_array().unwrap().len(), 4);
@@ -65,70 +124,88 @@ fn an_old_order_opens_nothing_because_the_relay_does_not_let_it_in() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
     let mut old = order(&hub, SESSION, now() - 600_000);
-    // This hub's HTTPS port knows no session, as the real one after its end.
-    old["relay"] = format!("wss://{}/v1/sessions/{SESSION}/device", hub.https).into();
-    hub.send("session", &old);
-    let closed = wait_for("the worker's end", || hub.events("session_closed").pop());
-    assert_eq!((&closed["session"], &closed["received"], &closed["sent"]), (&json!(SESSION), &json!(0), &json!(0)));
-    assert_eq!(device.status()["sessions"], json!([]));
+    old["relay"] = format!("wss://{}/v1/sessions/over/device", hub.relay).into();
+    hub.open(&old);
+    let closed = closed(&hub, SESSION);
+    assert_eq!((&closed["received"], &closed["sent"]), (&json!(0), &json!(0)));
+    wait_for("the end in the status", || (device.status()["sessions"] == json!([])).then_some(()));
 }
 
 #[test]
-fn a_worker_outlives_the_daemon_and_is_found_again() {
+fn a_session_outlives_the_daemon_and_is_found_again() {
     let hub = StubHub::start();
     let mut device = Device::online(&hub, "");
-    hub.send("session", &order(&hub, SESSION, now()));
+    hub.open(&order(&hub, SESSION, now()));
     // MQTT may deliver it twice.
-    hub.send("session", &order(&hub, SESSION, now()));
-    wait_for("the session", || hub.events("session_opened").pop());
+    hub.open(&order(&hub, SESSION, now()));
+    opened(&hub, SESSION);
     let sessions = device.status()["sessions"].clone();
     assert_eq!(sessions.as_array().unwrap().len(), 1);
-    let worker = sessions[0]["pid"].as_u64().unwrap();
-    assert!(lives(worker));
+    let process = process(&device);
+    assert!(lives(process));
 
     device.kill();
-    assert!(lives(worker), "it goes on after SIGKILL of the daemon");
+    assert!(lives(process), "it goes on after SIGKILL of the daemon");
     device.start();
     wait_for("the daemon's memory of it", || (device.status()["sessions"] == sessions).then_some(()));
     let (took, well) = device.stop();
     assert!(well && took < Duration::from_secs(5), "{took:?}");
-    assert!(lives(worker), "it goes on after SIGTERM of the daemon");
+    assert!(lives(process), "it goes on after SIGTERM of the daemon");
     // The second daemon may have been stopped before its birth.
     let births = hub.births().len();
     device.start();
     wait_for("the next birth", || (hub.births().len() > births).then_some(()));
 
     hub.send("session", &json!({"do": "end", "session": SESSION, "reason": "the user left"}));
-    wait_for("the worker's end", || (!lives(worker)).then_some(()));
-    let closed = wait_for("the report", || hub.events("session_closed").pop());
-    assert_eq!(closed["session"], SESSION);
+    wait_for("its end", || (!lives(process)).then_some(()));
+    let closed = closed(&hub, SESSION);
+    assert_eq!(closed["reason"], "the user left");
     assert_eq!(device.status()["sessions"], json!([]));
     assert_eq!(hub.events("session_opened").len(), 1);
 }
 
 #[test]
-fn a_worker_that_ended_while_the_daemon_was_away_is_reported() {
+fn a_session_that_was_killed_while_the_daemon_was_away_is_reported() {
     let hub = StubHub::start();
     let mut device = Device::online(&hub, "");
-    hub.send("session", &order(&hub, SESSION, now()));
-    wait_for("the session", || hub.events("session_opened").pop());
-    let worker = device.status()["sessions"][0]["pid"].as_u64().unwrap();
+    hub.open(&order(&hub, SESSION, now()));
+    opened(&hub, SESSION);
+    let process = process(&device);
     device.kill();
-    crate::device::signal("KILL", u32::try_from(worker).unwrap());
+    signal("KILL", u32::try_from(process).unwrap());
+    wait_for("its end", || (!lives(process)).then_some(()));
     device.start();
-    let closed = wait_for("the report", || hub.events("session_closed").pop());
-    assert_eq!(closed["reason"], "the session's worker was lost");
+    assert_eq!(closed(&hub, SESSION)["reason"], "the session's worker was lost");
+}
+
+#[test]
+fn the_last_words_of_a_session_wait_for_the_next_daemon() {
+    let hub = StubHub::start();
+    let mut device = Device::online(&hub, "");
+    hub.open(&order(&hub, SESSION, now()));
+    opened(&hub, SESSION);
+    let process = process(&device);
+    device.kill();
+    let ended = device.musterd(&["end", SESSION, "--reason", "dinner is ready"]);
+    assert!(ended.status.success());
+    wait_for("its end", || (!lives(process)).then_some(()));
+    let words = device.path("run/sessions/live").join(format!("{SESSION}.report"));
+    assert!(words.exists());
+    device.start();
+    assert_eq!(closed(&hub, SESSION)["reason"], "dinner is ready");
+    assert!(!words.exists(), "told once");
+    assert_eq!(hub.events("session_closed").len(), 1);
 }
 
 #[test]
 fn revoking_ends_the_sessions_and_the_link() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
-    hub.send("session", &order(&hub, SESSION, now()));
-    wait_for("the session", || hub.events("session_opened").pop());
-    let worker = device.status()["sessions"][0]["pid"].as_u64().unwrap();
+    hub.open(&order(&hub, SESSION, now()));
+    opened(&hub, SESSION);
+    let process = process(&device);
     hub.send("admission", &json!({"do": "revoked", "reason": "it was sold"}));
-    wait_for("the worker's end", || (!lives(worker)).then_some(()));
+    wait_for("its end", || (!lives(process)).then_some(()));
     let status = wait_for("the word", || Some(device.status()).filter(|status| status["link"]["state"] == "revoked"));
     assert_eq!(status["link"]["why"], "it was sold");
 }

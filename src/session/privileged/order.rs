@@ -74,7 +74,7 @@ pub(super) fn verify(handoff: &Handoff, anchor: &Anchor, moment: Moment) -> Resu
     if order.device_key != anchor.key {
         return Err(Refusal::new("order_device", "The order is for another device, or for an earlier key of this one."));
     }
-    if moment.synchronised && (moment.now - order.t).abs() > AGE_MAX {
+    if moment.synchronised && moment.now.abs_diff(order.t) > AGE_MAX.unsigned_abs() {
         let message =
             "The order's time is more than a day from this device's synchronised clock: the order is old, or the hub's clock is wrong.";
         return Err(Refusal::new("order_time", message));
@@ -143,6 +143,105 @@ mod tests {
         assert!(!note(dir.path(), &last).unwrap(), "the newer half is kept");
         let lines = std::fs::read_to_string(dir.path().join("used")).unwrap().lines().filter(|line| !line.is_empty()).count();
         assert_eq!(lines, REMEMBERED / 2 + 1);
+    }
+
+    /// A hub with its key for orders, good for a year from 2026-11-01 on, and the device that believes it.
+    struct Hub {
+        anchor: Anchor,
+        ca: String,
+        certificate: Vec<u8>,
+        key: rcgen::KeyPair,
+    }
+
+    /// 2026-11-01, and a day.
+    const BEGIN: Millis = 1_793_491_200_000;
+    const DAY: Millis = 24 * 3600 * 1000;
+
+    impl Hub {
+        fn new() -> Self {
+            use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+            let (authority, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+            let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let ca = params.self_signed(&authority).unwrap();
+            let mut orders = CertificateParams::new(Vec::<String>::new()).unwrap();
+            orders.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(muster_proto::order::ORDERS_EKU.to_vec())];
+            (orders.not_before, orders.not_after) = (rcgen::date_time_ymd(2026, 11, 1), rcgen::date_time_ymd(2027, 11, 1));
+            let certificate = orders.signed_by(&key, &Issuer::new(params, authority)).unwrap().der().to_vec();
+            let pin = pin_of(ca.der()).unwrap().to_string();
+            Self { anchor: Anchor { hub: "https://hub".into(), pin, key: "0a".into() }, ca: ca.pem(), certificate, key }
+        }
+
+        fn handoff(&self, t: Millis, floor: Millis) -> Handoff {
+            let open = serde_json::from_value(serde_json::json!({
+                "session": "saaaaaaaaaaaaaaa", "relay": "x", "ticket": "x", "user": "x", "project": "lab", "role": "connect", "t": t,
+            }));
+            let kind = OrderKind::Session { open: open.unwrap() };
+            let order = Order { device: "daaaaaaaaaaaaaaa".parse().unwrap(), device_key: "0a".into(), t, kind }.to_bytes();
+            let signature = rcgen::SigningKey::sign(&self.key, &[SIGNED, &order].concat()).unwrap();
+            let order = muster_proto::order::SignedOrder::new(&order, &signature, &self.certificate);
+            let empty = String::new;
+            let (certificate, key, log_level) = (empty(), empty(), empty());
+            Handoff { order, ca: self.ca.clone(), certificate, key, proxy: None, floor, log_level, arrival: None }
+        }
+
+        /// What comes of an order of the time `t` at the device's time `now`.
+        fn order(&self, t: Millis, now: Millis, synchronised: bool, floor: Millis) -> Result<Order, String> {
+            verify(&self.handoff(t, floor), &self.anchor, Moment { now, synchronised }).map_err(|refusal| refusal.code)
+        }
+    }
+
+    #[test]
+    fn an_order_counts_for_a_day_by_a_clock_that_is_right() {
+        let (hub, now) = (Hub::new(), BEGIN + 100 * DAY);
+        let code = |t, synchronised| hub.order(t, now, synchronised, 0).err();
+        for t in [now, now - DAY, now + DAY] {
+            assert_eq!(code(t, true), None, "{}", t - now);
+        }
+        let far = [0, Millis::MAX, Millis::MIN, Millis::MIN + now];
+        for t in [now - DAY - 1, now + DAY + 1, now - 8 * DAY, now + 8 * DAY].into_iter().chain(far) {
+            assert_eq!(code(t, true).as_deref(), Some("order_time"), "{t}");
+            assert_eq!(code(t, false), None, "by a clock that nobody set an order has no age");
+        }
+    }
+
+    #[test]
+    fn the_hubs_word_on_the_time_moves_the_clock_for_certificates_only_and_only_forward() {
+        let hub = Hub::new();
+        let code = |now, floor| hub.order(now, now, true, floor).err();
+        assert_eq!(code(BEGIN + DAY, 0), None);
+        // A machine without a battery for its clock.
+        assert_eq!(code(0, 0).as_deref(), Some("order_signature"));
+        assert_eq!(code(0, BEGIN + DAY), None);
+        // What is over stays over.
+        assert_eq!(code(BEGIN + 366 * DAY, BEGIN).as_deref(), Some("order_signature"));
+        assert_eq!(code(BEGIN + DAY, BEGIN + 366 * DAY).as_deref(), Some("order_signature"));
+    }
+
+    #[test]
+    fn whatever_was_changed_is_no_order() {
+        let hub = Hub::new();
+        let now = BEGIN + DAY;
+        let good = hub.handoff(now, 0);
+        let refused = |handoff: &Handoff, anchor: &Anchor| verify(handoff, anchor, Moment { now, synchronised: true }).unwrap_err().code;
+        verify(&good, &hub.anchor, Moment { now, synchronised: true }).unwrap();
+        let (order, signature, _) = good.order.parts().unwrap();
+        let mut cases = 0;
+        for (bytes, which) in [(&order, 0), (&signature, 1), (&hub.certificate, 2)] {
+            for at in 0..bytes.len() {
+                let mut parts = [order.clone(), signature.clone(), hub.certificate.clone()];
+                parts[which][at] ^= 1;
+                let changed = muster_proto::order::SignedOrder::new(&parts[0], &parts[1], &parts[2]);
+                assert_eq!(refused(&Handoff { order: changed, ..good.clone() }, &hub.anchor), "order_signature", "part {which}, byte {at}");
+                cases += 1;
+            }
+        }
+        assert!(cases > 500, "{cases}");
+        let stranger = Hub::new();
+        assert_eq!(refused(&stranger.handoff(now, 0), &hub.anchor), "order_signature");
+        assert_eq!(refused(&Handoff { ca: stranger.ca.clone(), ..good.clone() }, &hub.anchor), "order_signature");
+        assert_eq!(refused(&Handoff { ca: stranger.ca, ..good.clone() }, &stranger.anchor), "order_signature");
+        assert_eq!(refused(&good, &Anchor { key: "0b".into(), ..hub.anchor }), "order_device");
     }
 
     #[test]
