@@ -10,8 +10,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![expect(unreachable_pub, reason = "one binary; `pub` says what a part of the harness offers to the steps")]
 
+mod attacks;
+mod limits;
 mod machine;
+mod power;
 mod robot;
+mod sessions;
 mod shell;
 mod steps;
 mod units;
@@ -26,7 +30,6 @@ mod lab;
 #[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]
 #[path = "../e2e/netns.rs"]
 mod netns;
-#[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]
 #[path = "../e2e/process.rs"]
 mod process;
 #[path = "../e2e/programs.rs"]
@@ -50,5 +53,9 @@ fn units_sessions_limits_attacks_and_a_power_cut_on_a_booted_machine() {
     let mut steps = Steps::default();
     let mut robot = steps.first("boots to `running`", || Robot::boot(&lab));
     units::steps(&mut steps, &mut robot);
+    sessions::steps(&mut steps, &mut robot);
+    limits::steps(&mut steps, &mut robot);
+    attacks::steps(&mut steps, &mut robot);
+    power::steps(&mut steps, &mut robot);
     steps.end();
 }

@@ -28,6 +28,11 @@ impl Steps {
         let _ = self.take(step, body);
     }
 
+    /// A row of something that was seen within another step.
+    pub fn row(&mut self, step: &str, seen: Result<String, String>) {
+        self.rows.push(Row { step: step.to_owned(), seen, took: Duration::ZERO });
+    }
+
     fn take<T: Seen>(&mut self, step: &str, body: impl FnOnce() -> T) -> Option<T> {
         let started = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(body));
