@@ -140,7 +140,7 @@ mv /etc/musterd /etc/musterd.away && echo BROKEN
 
 attack move the anchor to another hub
 echo '{}' > /etc/musterd/hub.json && echo BROKEN
-rm -f /etc/musterd/hub.json && [ ! -e /etc/musterd/hub.json ] && echo BROKEN
+[ -e /etc/musterd/hub.json ] && rm -f /etc/musterd/hub.json && [ ! -e /etc/musterd/hub.json ] && echo BROKEN
 
 attack lock the device
 touch /etc/musterd/locked && echo BROKEN
