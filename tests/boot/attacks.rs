@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::lab::SOON;
 use crate::robot::{POLICY, ROBOT, Robot};
 use crate::steps::Steps;
 
@@ -32,7 +33,8 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     for (name, text) in [("runner.sh", RUNNER), ("visitor.sh", VISITOR), ("network.sh", NETWORK), ("daemon.sh", DAEMON)] {
         shell.ok(&format!("cat > /usr/local/lib/attacks/{name} <<'END-OF-FILE'\n{text}\nEND-OF-FILE"));
     }
-    let _pi = robot.stay("pi at work", "pi", "echo READY; sleep 5001 & exec bash --norc -i -c 'read secret; sleep 5001'");
+    let mut pi = robot.window("pi at work", "pi", "echo at-work-$((40+2)); sleep 5001 & read -s secret");
+    pi.says("at-work-42", SOON);
     let before = robot.shell().ok(PROTECTED);
     played(
         steps,

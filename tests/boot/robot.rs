@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::lab::{Lab, SOON, rows};
 use crate::machine::{Machine, Parts};
 use crate::process::Process;
+use crate::programs;
 use crate::shell::Shell;
 use crate::steps::Seen;
 
@@ -110,6 +111,18 @@ impl<'a> Robot<'a> {
         let none = "units=$(systemctl list-units --all --no-legend 'musterd-session@*'); echo \"$units\"; [ -z \"$units\" ]";
         self.shell().becomes("no unit of a session is left", Duration::from_secs(30), none);
         sessions.len()
+    }
+
+    /// A session with a terminal, as a person's window has it, in which `line` is typed. It stays open unless the line ends it.
+    #[track_caller]
+    pub fn window(&self, name: &str, user: &str, line: &str) -> Process {
+        let shell = format!("stty rows 24 cols 80; exec {} shell {ROBOT} --user {user}", programs::muster().display());
+        let script = programs::system("script");
+        let mut window = self.lab.marked(&programs::system("bash"));
+        // The keyboard stays plugged in after the line.
+        window.args(["-c", &format!("exec {} -qefc '{shell}' /dev/null < <(echo \"$LINE\"; exec sleep 600)", script.display())]);
+        window.env("LINE", line).envs(self.lab.variables());
+        Process::start(name, self.lab.folder(), window)
     }
 
     /// `muster ARGUMENTS...`, to its end.

@@ -27,20 +27,13 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     });
     steps.step("`muster shell` without a command is a login shell", || {
         robot.shell().ok("echo 'export FROM_PROFILE=yes' >> /home/pi/.profile");
-        let mut script = robot.lab.marked(&crate::programs::system("script"));
-        let muster = crate::programs::muster();
-        let keys = "echo profile=$FROM_PROFILE '$-'=$- ; tty; sudo -n true && echo sudo; exit 7\n";
-        let keys_file = robot.lab.folder().join("keys");
-        std::fs::write(&keys_file, keys).unwrap();
-        script.envs(robot.lab.variables()).args(["-qefc", &format!("{} shell {ROBOT}", muster.display()), "/dev/null"]);
-        let mut window = script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
-        let mut input = window.stdin.take().unwrap();
-        std::io::Write::write_all(&mut input, keys.as_bytes()).unwrap();
-        let status = eventually("the shell ends", SOON, || window.try_wait().unwrap());
-        drop(input);
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut window.stdout.take().unwrap(), &mut text).unwrap();
-        assert!(text.contains("profile=yes") && text.contains("/dev/pts/") && text.contains("\nsudo"), "{text}");
+        let mut window =
+            robot.window("login", "pi", "echo profile=$FROM_PROFILE; tty; stty size; sudo -n true && echo sudo-$((40+2)); exit 7");
+        let status = window.ended(SOON);
+        let text = window.log();
+        for part in ["profile=yes", "\n/dev/pts/", "\n24 80", "\nsudo-42"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         assert_eq!(status.code(), Some(7), "{text}");
         "profile read, a terminal, sudo works, its exit code comes back".to_owned()
     });

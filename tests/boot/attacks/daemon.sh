@@ -24,7 +24,6 @@ rm -rf /var/lib/musterd-session/used && [ ! -e /var/lib/musterd-session ] && ech
 attack put a socket where sessions start
 mv /run/musterd-session/start.sock /run/musterd-session/away && echo BROKEN
 touch /run/musterd-session/x && echo BROKEN
-touch /run/musterd-session/live/x && echo BROKEN
 
 attack read a visitor's terminal
 for tty in /dev/pts/[0-9]*; do (exec 3<$tty) && echo BROKEN; done
