@@ -207,3 +207,31 @@ for place in /run /run/musterd /run/musterd-session /var/lib /etc/musterd; do ln
 attack fill the daemon's open files by its sockets
 perl -MIO::Socket::UNIX -e 'my @all; for (1..2000) { my $s = IO::Socket::UNIX->new(Peer => "/run/musterd/metrics.sock") or last; push @all, $s } sleep 1'
 [ "$(cat /proc/$daemon/comm)" = musterd ] || echo BROKEN
+
+attack enter the daemon's or another visitor's namespaces
+for pid in $daemon $part $pi; do nsenter -t $pid -m -p true && echo BROKEN; done
+
+attack get more rights in a user namespace of one's own
+unshare -Ur cat /var/lib/musterd/key.pem && echo BROKEN
+unshare -Urm sh -c 'mount --bind /tmp /etc/musterd && echo x > /etc/musterd/x' && [ -e /etc/musterd/x ] && echo BROKEN
+unshare -Ur sh -c 'kill -KILL $daemon' && echo BROKEN
+
+attack leave the control group through a namespace of one's own
+group=$(sed -n 's/^0:://p' /proc/self/cgroup)
+unshare -UrmC sh -c 'mkdir -p /tmp/cg && mount -t cgroup2 none /tmp/cg && echo max > /tmp/cg/pids.max' && echo BROKEN
+unshare -UrmC sh -c 'mount -t cgroup2 none /tmp/cg && mkdir /tmp/cg/x && echo 0 > /tmp/cg/x/cgroup.procs' && echo BROKEN
+[ "$group" = "$(sed -n 's/^0:://p' /proc/self/cgroup)" ] || echo BROKEN
+
+attack have systemd start something as root
+systemd-run --no-ask-password --quiet true && echo BROKEN
+busctl --no-pager call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager StopUnit ss musterd.service replace && echo BROKEN
+
+attack have the kernel start something as root
+for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /sys/kernel/uevent_helper /proc/sysrq-trigger; do echo x > $file && echo BROKEN; done
+
+attack read the disk, the memory or the kernel's keys
+for file in /dev/vda /dev/mem /dev/kmsg /dev/port /proc/kcore; do head -c 1 $file && echo BROKEN; done
+
+attack plant something that systemd or cron starts later
+for place in /etc/systemd/system /run/systemd/system /etc/cron.d /etc/init.d /usr/local/bin; do touch $place/x && echo BROKEN; done
+for file in /etc/ld.so.preload /etc/environment /etc/passwd /etc/sudoers; do echo x >> $file && echo BROKEN; done
