@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use muster_proto::id::Serial;
 use muster_proto::limits::{HEARTBEAT_EVERY, SAMPLE_EVERY, USAGE_EVERY};
+use musterd::handoff::{ANCHOR, RUN_DIR};
 
 use crate::log::Level;
 use crate::settings::{Mistake, Mistakes, Settings};
@@ -29,10 +30,16 @@ pub(crate) struct Config {
     pub run_dir: PathBuf,
     /// The device's policy.
     pub policy: PathBuf,
+    /// Which hub is obeyed; written at enrolment, read by the privileged part of sessions.
+    pub anchor: PathBuf,
+    /// Where the service for sessions listens.
+    pub session_dir: PathBuf,
     /// Where the serial number comes from.
     pub identity: IdentitySource,
     /// How MQTT is reached.
     pub transport: Transport,
+    /// Hosts of MQTT besides the enrolled hub's own.
+    pub mqtt_hosts: Vec<String>,
     /// HTTP proxy (CONNECT), `http://[user:password@]host:port`.
     pub proxy: Option<String>,
     /// Time between two heartbeats. The hub counts three missed ones as offline, by its own configuration.
@@ -81,10 +88,13 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("", "state_dir"),
     ("", "run_dir"),
     ("", "policy"),
+    ("", "anchor"),
+    ("", "session_dir"),
     ("identity", "serial"),
     ("identity", "serial_file"),
     ("identity", "serial_field"),
     ("mqtt", "transport"),
+    ("mqtt", "hosts"),
     ("proxy", "url"),
     ("heartbeat", "every_s"),
     ("usage", "sample_every_s"),
@@ -143,15 +153,10 @@ impl Config {
     pub(crate) fn metrics_socket(&self) -> PathBuf {
         self.run_dir.join("metrics.sock")
     }
-
-    /// One file per session worker.
-    pub(crate) fn workers_dir(&self) -> PathBuf {
-        self.run_dir.join("workers")
-    }
 }
 
 fn read(settings: &mut Settings) -> Config {
-    let (state_dir, run_dir, policy) = {
+    let (state_dir, run_dir, policy, anchor, session_dir) = {
         let mut top = settings.top();
         let mut directory = |key: &'static str, default: &str| match top.text(key) {
             Some(text) if text.starts_with('/') => PathBuf::from(text),
@@ -161,13 +166,23 @@ fn read(settings: &mut Settings) -> Config {
             }
             None => PathBuf::from(default),
         };
-        (directory("state_dir", "/var/lib/musterd"), directory("run_dir", "/run/musterd"), directory("policy", "/etc/musterd/policy.toml"))
+        (
+            directory("state_dir", "/var/lib/musterd"),
+            directory("run_dir", "/run/musterd"),
+            directory("policy", "/etc/musterd/policy.toml"),
+            directory("anchor", ANCHOR),
+            directory("session_dir", RUN_DIR),
+        )
     };
     let identity = read_identity(settings);
-    let transport = match settings.section("mqtt").one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {
-        Some("tcp") => Transport::Tcp,
-        Some("websocket") => Transport::Websocket,
-        _ => Transport::Auto,
+    let (transport, mqtt_hosts) = {
+        let mut section = settings.section("mqtt");
+        let transport = match section.one_of("transport", &["auto", "tcp", "websocket"]).as_deref() {
+            Some("tcp") => Transport::Tcp,
+            Some("websocket") => Transport::Websocket,
+            _ => Transport::Auto,
+        };
+        (transport, section.texts("hosts").unwrap_or_default())
     };
     let proxy = {
         let mut section = settings.section("proxy");
@@ -200,8 +215,11 @@ fn read(settings: &mut Settings) -> Config {
         state_dir,
         run_dir,
         policy,
+        anchor,
+        session_dir,
         identity,
         transport,
+        mqtt_hosts,
         proxy,
         heartbeat_every,
         sample_every,

@@ -1,4 +1,4 @@
-//! The daemon's control socket: `musterd status` asks, `musterd enrol` says that there is an identity, workers report events.
+//! The daemon's control socket: `musterd status` asks, `musterd enrol` says that there is an identity.
 //!
 //! One JSON line in, one out, per connection. Only the daemon's own user can open the socket (mode 0600), so nothing here is checked twice.
 
@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proto::Millis;
-use muster_proto::id::{DeviceUid, OrgId, RunId};
-use muster_proto::mqtt::DeviceEvent;
+use muster_proto::id::{DeviceUid, OrgId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -33,16 +32,6 @@ pub(crate) enum Ask {
     Status,
     /// There is a new identity.
     Reload,
-    /// A worker noted something.
-    Event {
-        /// What.
-        event: DeviceEvent,
-    },
-    /// A run's supervisor has written reports.
-    Run {
-        /// Which.
-        run: RunId,
-    },
 }
 
 /// `musterd status --json`.
@@ -104,15 +93,6 @@ async fn answer(daemon: &Daemon, mut stream: UnixStream) -> io::Result<()> {
             daemon.reload.notify_one();
             b"{}".to_vec()
         }
-        Ok(Ask::Event { event }) => {
-            daemon.report_event(event);
-            b"{}".to_vec()
-        }
-        Ok(Ask::Run { run }) => {
-            daemon.outgoing().more(&run);
-            daemon.to_send.notify_one();
-            b"{}".to_vec()
-        }
         Err(error) => serde_json::to_vec(&serde_json::json!({"error": error.to_string()}))?,
     };
     reply.push(b'\n');
@@ -140,7 +120,7 @@ fn status(daemon: &Daemon) -> Status {
         spooled,
         spool_fault,
         samples_held: daemon.samples_held(),
-        policy_fault: crate::policy::load(&daemon.config.policy).err(),
+        policy_fault: crate::policy::load(&daemon.config.policy).err().map(|fault| fault.message),
         sessions: daemon.sessions(),
         runs: daemon.runs(),
     }

@@ -36,7 +36,9 @@ const OID: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
+const GENERALIZED_TIME: u8 = 0x18;
 const ATTRIBUTES: u8 = 0xa0;
+const VERSION: u8 = 0xa0;
 
 impl DeviceKey {
     /// Makes a new key.
@@ -73,19 +75,61 @@ impl DeviceKey {
         pem("PRIVATE KEY", self.pkcs8.secret_pkcs8_der())
     }
 
+    /// SHA-256 of the public key (SPKI), in hexadecimal: how the hub's orders name this device.
+    pub(crate) fn digest(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.public_key());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The public key as SPKI (RFC 5480, 2).
+    fn public_key(&self) -> Vec<u8> {
+        let algorithm = der(SEQUENCE, &[&der(OID, &[ID_EC_PUBLIC_KEY]), &der(OID, &[PRIME256V1])]);
+        der(SEQUENCE, &[&algorithm, &der(BIT_STRING, &[&[0], self.pair.public_key().as_ref()])])
+    }
+
+    /// A certificate by this key for the key of one session: in it the session's id, and no dates that would mean anything, because
+    /// the session's own end bounds it. The hub accepts it behind this device's own certificate, for that session's leg alone.
+    ///
+    /// # Panics
+    /// When the system gives no random numbers.
+    pub(crate) fn certify(&self, session: &Self, id: &str) -> String {
+        let mut serial = [0; 16];
+        ring::rand::SecureRandom::fill(&self.random, &mut serial).expect("the system gives random numbers");
+        // Positive, and of one length (RFC 5280, 4.1.2.2).
+        serial[0] = serial[0] & 0x7f | 0x40;
+        let signed_with = der(SEQUENCE, &[&der(OID, &[ECDSA_WITH_SHA256])]);
+        let validity = der(SEQUENCE, &[&der(GENERALIZED_TIME, &[b"20000101000000Z"]), &der(GENERALIZED_TIME, &[b"99991231235959Z"])]);
+        let info = der(
+            SEQUENCE,
+            &[
+                &der(VERSION, &[&der(INTEGER, &[&[2]])]),
+                &der(INTEGER, &[&serial]),
+                &signed_with,
+                &name("musterd"),
+                &validity,
+                &name(id),
+                &session.public_key(),
+            ],
+        );
+        let signature = self.pair.sign(&self.random, &info).expect("the system gives random numbers");
+        pem("CERTIFICATE", &der(SEQUENCE, &[&info, &signed_with, &der(BIT_STRING, &[&[0], signature.as_ref()])]))
+    }
+
     /// A certificate request signed by the key: proof that we have it.
     ///
     /// # Panics
     /// When the system gives no random numbers.
     pub(crate) fn request(&self) -> String {
-        let name = der(SEQUENCE, &[&der(SET, &[&der(SEQUENCE, &[&der(OID, &[COMMON_NAME]), &der(UTF8_STRING, &[b"musterd"])])])]);
-        let algorithm = der(SEQUENCE, &[&der(OID, &[ID_EC_PUBLIC_KEY]), &der(OID, &[PRIME256V1])]);
-        let public_key = der(SEQUENCE, &[&algorithm, &der(BIT_STRING, &[&[0], self.pair.public_key().as_ref()])]);
-        let info = der(SEQUENCE, &[&der(INTEGER, &[&[0]]), &name, &public_key, &der(ATTRIBUTES, &[])]);
+        let info = der(SEQUENCE, &[&der(INTEGER, &[&[0]]), &name("musterd"), &self.public_key(), &der(ATTRIBUTES, &[])]);
         let signature = self.pair.sign(&self.random, &info).expect("the system gives random numbers");
         let signed_with = der(SEQUENCE, &[&der(OID, &[ECDSA_WITH_SHA256])]);
         pem("CERTIFICATE REQUEST", &der(SEQUENCE, &[&info, &signed_with, &der(BIT_STRING, &[&[0], signature.as_ref()])]))
     }
+}
+
+/// A distinguished name of a common name alone.
+fn name(common: &str) -> Vec<u8> {
+    der(SEQUENCE, &[&der(SET, &[&der(SEQUENCE, &[&der(OID, &[COMMON_NAME]), &der(UTF8_STRING, &[common.as_bytes()])])])])
 }
 
 /// One DER value from its parts. Nothing here is longer than 64 KiB.

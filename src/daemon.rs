@@ -4,7 +4,7 @@
 //! What others watch is a `watch` or a `Notify`, never a queue without a bound.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,8 @@ use muster_link::dial::{Dialer, Proxy};
 use muster_link::tls::Clock;
 use muster_proto::Millis;
 use muster_proto::id::{RunId, SessionId};
-use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
+use muster_proto::limits::POLICY_MAX;
+use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, PolicyReport, SessionOrder};
 use muster_proto::run::RunOrder;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,7 +26,9 @@ use crate::state::{Enrolled, LinkState, State};
 
 /// Events that wait for the hub; then the oldest go. Each is under a kilobyte.
 const EVENTS_MAX: usize = 256;
-/// Orders that wait for the workers' task.
+/// Longest sentence on a policy that refuses everything, in characters.
+const FAULT_MAX: usize = 1000;
+/// Orders that wait for the sessions' task.
 const ORDERS_MAX: usize = 64;
 /// A dial over MQTT: shorter than usual, because there may be a second way to try.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,7 +87,7 @@ pub(crate) struct SessionStatus {
     pub project: String,
     /// Since when.
     pub since: Millis,
-    /// The worker's process.
+    /// The process of its privileged part.
     pub pid: u32,
 }
 
@@ -142,8 +145,6 @@ struct Own {
 pub(crate) struct Daemon {
     /// Checked configuration.
     pub config: Config,
-    /// The configuration file as given, so that workers carry it in their environment.
-    pub config_path: Option<PathBuf>,
     /// Key, identity, numbers.
     pub state: State,
     /// One life of the daemon.
@@ -186,6 +187,7 @@ struct Changing {
     events: VecDeque<DeviceEvent>,
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
+    told_policy: Option<PolicyReport>,
     usage_due: bool,
     /// The hub refused samples for want of room.
     samples_held: bool,
@@ -198,7 +200,7 @@ struct Changing {
 
 impl Daemon {
     /// The shared part, and the orders' receiving ends for the workers' and the runs' task.
-    pub(crate) fn new(config: Config, config_path: Option<PathBuf>) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
+    pub(crate) fn new(config: Config) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
         let state = State::at(&config.state_dir);
         let (link_state, clock) = (state.link(), state.clock());
         let boot = crate::random::boot();
@@ -229,12 +231,12 @@ impl Daemon {
                 events: VecDeque::new(),
                 own: BTreeMap::new(),
                 last_sample: None,
+                told_policy: None,
                 usage_due: false,
                 samples_held: false,
                 room: false,
             }),
             config,
-            config_path,
         };
         (daemon, receiver, run_receiver)
     }
@@ -392,6 +394,21 @@ impl Daemon {
         }
     }
 
+    // ---- Policy ----------------------------------------------------------------------------------------------------
+
+    /// The policy as it is in force, unless the hub was told just this.
+    pub(crate) fn untold_policy(&self) -> Option<PolicyReport> {
+        let report = policy_report(&self.config.policy);
+        let told = &self.changing().told_policy;
+        let same = |told: &PolicyReport| PolicyReport { t: report.t, ..told.clone() } == report;
+        (!told.as_ref().is_some_and(same)).then_some(report)
+    }
+
+    /// The hub has it.
+    pub(crate) fn policy_told(&self, report: PolicyReport) {
+        self.changing().told_policy = Some(report);
+    }
+
     // ---- Usage -------------------------------------------------------------------------------------------------
 
     /// A sample was taken; `due`: a batch should go out now.
@@ -494,6 +511,20 @@ impl Daemon {
     pub(crate) fn remove_run(&self, run: &RunId) {
         self.changing().runs.remove(run);
     }
+}
+
+/// The owner's policy, for the hub's people to read.
+fn policy_report(path: &Path) -> PolicyReport {
+    let (own_user, fault) = match musterd::policy::load(path) {
+        Ok(policy) => (policy.own_user(), None),
+        Err(fault) => (false, Some(fault)),
+    };
+    // One that cannot be used is shown as well: it is what there is to mend.
+    let text = std::fs::read(path).ok().filter(|text| text.len() <= POLICY_MAX);
+    let text = text.map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
+    let (code, fault) = fault.map(|fault| (fault.code.to_owned(), fault.message)).unzip();
+    let fault = fault.map(|sentence| sentence.chars().take(FAULT_MAX).collect());
+    PolicyReport { text, code, fault, own_user, t: wall_clock() }
 }
 
 /// The proxy of the configuration, parsed.

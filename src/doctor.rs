@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::control::{Ask, ask};
 use crate::daemon::{proxy, wall_clock};
 use crate::state::{Enrolled, PendingRequest, State};
-use crate::{guard, log, policy, serial};
+use crate::{living, log, policy, serial};
+use musterd::handoff::START_SOCKET;
 
 /// One dial of the doctor: a person waits.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
@@ -103,25 +104,12 @@ pub(crate) async fn run(config: &Config, json: bool) -> ExitCode {
 /// Disk, policy, daemon, serial number.
 fn local(config: &Config, state: &State, report: &mut Report) {
     let disk = state.prepare().map(|()| format!("The state directory {} can be written.", state.dir().display()));
-    if guard::is_possible() {
-        report.add("key", Verdict::Ok, "Terminals and commands that run as the daemon's user are kept from the device's key.");
-    } else {
-        let why = "This kernel has no Landlock (Linux 5.13, `lsm=`): whoever may have a terminal or run commands as the daemon's user can read the \
-                   device's key. Name another user in the policy, or allow neither.";
-        report.add("key", Verdict::Warning, why);
-    }
     if report.result("disk", disk.map_err(|error| error.to_string()))
         && let Some(free) = free_space(state.dir()).filter(|free| *free < SPACE_MIN)
     {
         report.add("space", Verdict::Warning, format!("Only {} MB are free below {}: make room.", free / 1_000_000, state.dir().display()));
     }
-    let policy = policy::load(&config.policy).map(|_| match config.policy.exists() {
-        true => format!("The policy {} is valid.", config.policy.display()),
-        false => {
-            "There is no policy file: terminals as the daemon's own user (but not as root) and this machine's loopback are allowed.".into()
-        }
-    });
-    report.result("policy", policy);
+    sessions(config, report);
     match ask(&config.control_socket(), &Ask::Status) {
         Ok(_) => report.add("daemon", Verdict::Ok, "The daemon runs."),
         Err(error) => {
@@ -130,6 +118,41 @@ fn local(config: &Config, state: &State, report: &mut Report) {
         }
     }
     report.result("serial", serial::read(&config.identity).map(|serial| format!("The serial number is {serial}.")));
+}
+
+/// Who may come in, and whether anything here can serve them.
+fn sessions(config: &Config, report: &mut Report) {
+    match policy::load(&config.policy) {
+        Ok(policy) if policy.own_user() => {
+            let why = "The policy sets own_user: visitors are the daemon's own user, and nothing keeps them from the device's key. For trials only.";
+            report.add("policy", Verdict::Warning, why);
+            if let Err(error) = living::program() {
+                report.add("sessions", Verdict::Failed, format!("Sessions cannot be served: {error}."));
+            }
+        }
+        Ok(_) => {
+            report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display()));
+            let socket = config.session_dir.join(START_SOCKET);
+            let served = std::os::unix::net::UnixStream::connect(&socket)
+                .map(|_| format!("The service for sessions listens on {}.", socket.display()));
+            report.result(
+                "sessions",
+                served.map_err(|error| {
+                    format!(
+                        "Nothing serves sessions on {} ({error}): systemctl start musterd-session.socket, or run `musterd sessiond`.",
+                        socket.display()
+                    )
+                }),
+            );
+        }
+        // The owner's will, or a device that only reports how it is.
+        Err(fault) if fault.code != "policy_broken" => report.add("policy", Verdict::Warning, fault.message),
+        Err(fault) => report.add("policy", Verdict::Failed, fault.message),
+    }
+    match policy::read_trusted(&config.anchor) {
+        Ok(_) => report.add("anchor", Verdict::Ok, format!("{} names the hub whose orders count.", config.anchor.display())),
+        Err(why) => report.add("anchor", Verdict::Warning, format!("No order of any hub counts: {why}. Run `musterd enrol` as root.")),
+    }
 }
 
 fn free_space(dir: &Path) -> Option<u64> {

@@ -19,7 +19,9 @@ use crate::config::Config;
 use crate::daemon::{Daemon, LinkStatus, proxy};
 use crate::log::{debug, error, info, warn};
 use crate::state::{Enrolled, PendingRequest, State};
-use crate::{facts, random, serial};
+use crate::{anchor, facts, random, serial};
+use musterd::account::Account;
+use musterd::policy;
 
 /// One long poll, in seconds: under the idle timeouts of usual proxies (60 s).
 const POLL_S: u64 = if ENROL_POLL_MAX.as_secs() < 50 { ENROL_POLL_MAX.as_secs() } else { 50 };
@@ -48,7 +50,13 @@ pub(crate) enum Enrolment {
 ///
 /// # Errors
 /// One sentence: what failed, and what to do.
-pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut impl FnMut(&str)) -> Result<Enrolment, String> {
+pub(crate) async fn request(
+    config: &Config,
+    url: &str,
+    token: &str,
+    user: Option<&str>,
+    say: &mut impl FnMut(&str),
+) -> Result<Enrolment, String> {
     let hub: Endpoint = url.parse().map_err(|error| format!("{error}"))?;
     if &*hub.scheme != "https" {
         return Err(format!("{url:?} is not the hub's URL: it starts with https://"));
@@ -62,6 +70,13 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
     // Before anything is asked of the hub: a disk that cannot keep the key must not use up the token.
     state.prepare().map_err(|error| error.to_string())?;
     let key = state.key_or_new().map_err(|error| error.to_string())?;
+    first_policy(config, user, say)?;
+    let anchored = anchor::prepare(&config.anchor);
+    if rustix::process::geteuid().is_root() {
+        anchored.as_ref().map_err(ToString::to_string)?;
+    } else if let Err(error) = &anchored {
+        say(&format!("this device will refuse sessions: {error}; run `musterd enrol` as root to allow them"));
+    }
     let already = state.enrolled().ok().flatten();
     if let Some(already) = already.filter(|already| already.pin != token.pin.to_string()) {
         say(&format!("this device belongs to {} on {} until the new hub admits it", already.identity.org, already.hub));
@@ -70,6 +85,10 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
     let mut api = open_hub(config, &hub, token.pin, &clock)?;
     let body = EnrolRequest { token: token.to_string(), serial: serial.clone(), csr: key.request(), facts: facts::read() };
     let answer: EnrolState = api.call("POST", "/v1/enrol", None, Some(&body)).await.map_err(|error| error.to_string())?;
+    if anchored.is_ok() {
+        let hub = format!("https://{}", hub.authority());
+        anchor::write(&config.anchor, &hub, &token.pin, &key).map_err(|error| error.to_string())?;
+    }
     let request = PendingRequest {
         hub: format!("https://{}", hub.authority()),
         pin: token.pin.to_string(),
@@ -78,6 +97,30 @@ pub(crate) async fn request(config: &Config, url: &str, token: &str, say: &mut i
         pairing_code: answer.pairing_code.clone(),
     };
     outcome(&state, request, answer)
+}
+
+/// Writes the first policy where there is none: nobody comes in before the owner has said as whom.
+fn first_policy(config: &Config, user: Option<&str>, say: &mut impl FnMut(&str)) -> Result<(), String> {
+    if let Some(user) = user {
+        match Account::named(user) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(format!("this device has no user {user:?}; name one with --user whom visitors may become")),
+            Err(error) => return Err(format!("cannot look up the user {user:?}: {error}")),
+        }
+    }
+    let path = config.policy.display();
+    match policy::first::write_first(&config.policy, &policy::first::first(user)) {
+        Ok(true) => match user {
+            Some(user) => say(&format!("wrote {path}: visitors become {user}")),
+            None => say(&format!("wrote {path}: nobody is let in yet; name a user there, or enrol with --user NAME")),
+        },
+        Ok(false) if user.is_some() => say(&format!("{path} is there already and stays as it is; --user changes nothing")),
+        Ok(false) => {}
+        Err(error) if user.is_some() => return Err(format!("cannot write {path}: {error}; run this as root")),
+        // Without one everything is refused: the device reports all the same.
+        Err(error) => say(&format!("there is no policy, and {path} cannot be written ({error}): this device will refuse sessions")),
+    }
+    Ok(())
 }
 
 /// Asks until a person has decided; `say` gets what changes.

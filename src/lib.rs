@@ -4,6 +4,9 @@
 //! policy, accounts and messages. Nothing here may know the hub's link or a session's protocol: that is each program's own.
 
 pub mod account;
+pub mod handoff;
 pub mod log;
 pub mod policy;
+pub mod processes;
 pub mod settings;
+pub mod signals;

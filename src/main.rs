@@ -8,24 +8,26 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use musterd::{account, log, policy, settings};
+use musterd::{log, policy, settings};
 
 use crate::config::Config;
 use crate::enrol::Enrolment;
 use crate::log::error;
-use crate::settings::Mistakes;
 
+mod anchor;
 mod certificate;
+mod check;
 mod config;
 mod control;
 mod csr;
 mod daemon;
 mod doctor;
 mod enrol;
+mod explain;
 mod facts;
-mod guard;
-mod job;
+mod living;
 mod local;
+mod lock;
 mod metrics;
 mod mqtt;
 mod notify;
@@ -34,14 +36,12 @@ mod renew;
 mod run;
 mod runs;
 mod serial;
-mod session;
-mod signals;
+mod sessions;
 mod spool;
 mod state;
 mod status;
 mod usage;
-mod worker;
-mod workers;
+mod visits;
 
 /// The Muster device daemon.
 #[derive(Debug, Parser)]
@@ -63,6 +63,9 @@ enum Command {
         url: String,
         /// The enrolment token, mt1...
         token: String,
+        /// The user of this device whom visitors become: written into a first policy, if there is none yet
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
         /// Do not wait until a person has decided; `musterd run` goes on waiting
         #[arg(long)]
         no_wait: bool,
@@ -81,17 +84,41 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Serves one remote session; started by the daemon, with the order on standard input
-    #[command(hide = true)]
-    Session,
-    /// Supervises one run; started by the daemon on the run's folder
-    #[command(hide = true)]
-    RunJob {
-        /// The folder
-        folder: PathBuf,
+    /// Lists the remote sessions and runs that live on this device
+    Sessions {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
-    /// Checks the configuration and the policy, and names all mistakes
+    /// Ends a remote session or a run, or all of them
+    End {
+        /// Its id, as `musterd sessions` prints it
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// What the visitor is told
+        #[arg(long, value_name = "TEXT", default_value = "ended at the device")]
+        reason: String,
+    },
+    /// Serves sessions where systemd does not; run it as root under your supervisor
+    Sessiond,
+    /// Checks the configuration and the policy, names all mistakes, and says as whom each role gets in
     CheckConfig,
+    /// Answers questions about this device's policy
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Shuts this device: it refuses everything until `musterd unlock`
+    Lock {
+        /// What visitors read
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Opens this device again, as its policy says
+    Unlock,
     /// Prints an example of the configuration or of the policy
     ExampleConfig {
         /// Which
@@ -100,15 +127,19 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Says whether the policy allows something, as whom, by which lines, and which of them rest on the hub's word
+    #[command(after_help = "Exit codes: 0 allowed, 1 refused, 2 wrong usage.")]
+    Explain(explain::Question),
+}
+
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        // Has all it needs in its order, and must start quickly.
-        Command::Session => return session::run(),
-        Command::RunJob { folder } => return job::run(folder),
         Command::ExampleConfig { which } => {
             print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
             return ExitCode::SUCCESS;
@@ -117,16 +148,22 @@ fn main() -> ExitCode {
     }
     let config = Config::load(cli.config.as_deref());
     if let Command::CheckConfig = cli.command {
-        return check(&config);
+        return check::run(&config);
     }
     let config = match config {
         Ok(config) => config,
         Err(mistakes) => {
-            print_mistakes("configuration", &mistakes);
+            check::print_mistakes("configuration", &mistakes);
             return ExitCode::from(USAGE);
         }
     };
     log::set_level(config.log_level);
+    match &cli.command {
+        Command::Policy { command: PolicyCommand::Explain(question) } => return explain::run(&config, question),
+        Command::Lock { reason } => return lock::lock(&config, reason.as_deref()),
+        Command::Unlock => return lock::unlock(&config),
+        _ => {}
+    }
     // One thread: a device's processor has better things to do than to pass our messages around.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build() {
         Ok(runtime) => runtime,
@@ -136,20 +173,26 @@ fn main() -> ExitCode {
         }
     };
     let code = match cli.command {
-        Command::Enrol { url, token, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, no_wait)),
-        Command::Run => runtime.block_on(run::run(config, cli.config)),
+        Command::Enrol { url, token, user, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, user.as_deref(), no_wait)),
+        Command::Run => runtime.block_on(run::run(config)),
         Command::Status { json } => status::run(&config, json),
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
-        Command::Session | Command::RunJob { .. } | Command::CheckConfig | Command::ExampleConfig { .. } => ExitCode::SUCCESS,
+        Command::Sessions { json } => visits::list(&config, json),
+        Command::End { id, reason, .. } => visits::end(&config, id.as_deref(), &reason),
+        Command::Sessiond => visits::sessiond(&config),
+        // These have returned above.
+        Command::CheckConfig | Command::Policy { .. } | Command::Lock { .. } | Command::Unlock | Command::ExampleConfig { .. } => {
+            ExitCode::SUCCESS
+        }
     };
     // A name that is being looked up must not hold up the end.
     runtime.shutdown_background();
     code
 }
 
-async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -> ExitCode {
+async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&str>, no_wait: bool) -> ExitCode {
     let mut say = |text: &str| println!("{text}");
-    let result = enrol::request(config, url, token, &mut say).await;
+    let result = enrol::request(config, url, token, user, &mut say).await;
     // A daemon that waits takes it up at once, also to wait in our place; none may run.
     let tell_daemon = || drop(control::ask(&config.control_socket(), &control::Ask::Reload));
     if result.is_ok() {
@@ -178,36 +221,6 @@ async fn enrol_command(config: &Config, url: &str, token: &str, no_wait: bool) -
         Err(why) => {
             eprintln!("musterd: not enrolled: {why}");
             ExitCode::FAILURE
-        }
-    }
-}
-
-fn check(config: &Result<Config, Mistakes>) -> ExitCode {
-    let policy_path = match config {
-        Ok(config) => {
-            println!("The configuration is valid.");
-            config.policy.clone()
-        }
-        Err(mistakes) => {
-            print_mistakes("configuration", mistakes);
-            // Where the policy is may be among the mistakes; the usual place is better than nothing.
-            PathBuf::from("/etc/musterd/policy.toml")
-        }
-    };
-    let policy = policy::check(&policy_path);
-    match &policy {
-        Ok(sentence) => println!("{sentence}"),
-        Err(mistakes) => print_mistakes(&format!("policy {}", policy_path.display()), mistakes),
-    }
-    if config.is_ok() && policy.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
-}
-
-fn print_mistakes(what: &str, mistakes: &Mistakes) {
-    for mistake in &mistakes.0 {
-        if mistake.key.is_empty() {
-            eprintln!("musterd: {what}: {}", mistake.what);
-        } else {
-            eprintln!("musterd: {what}: {}: {}", mistake.key, mistake.what);
         }
     }
 }

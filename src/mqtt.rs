@@ -12,7 +12,7 @@ use muster_link::dial::{Dialer, Endpoint};
 use muster_proto::backoff::Backoff;
 use muster_proto::id::RunId;
 use muster_proto::limits::{BACKOFF_FIRST, HEARTBEAT_EVERY, MQTT_KEEP_ALIVE};
-use muster_proto::mqtt::{DeviceEvent, Heartbeat, Presence, encode};
+use muster_proto::mqtt::{DeviceEvent, Heartbeat, PolicyReport, Presence, encode};
 use muster_proto::topic::{Topic, Up, down_filter};
 use tokio::time::Instant;
 
@@ -173,6 +173,8 @@ struct Link<'a> {
     hold: Hold,
     /// Reports of runs that wait for theirs.
     reports: BTreeMap<u16, RunId>,
+    /// The policy that waits for its own.
+    policy: Option<(u16, PolicyReport)>,
     /// When the oldest unanswered message is overdue.
     ack_by: Option<Instant>,
     ping_by: Option<Instant>,
@@ -185,6 +187,7 @@ struct Topics {
     heartbeat: String,
     usage: String,
     event: String,
+    policy: String,
 }
 
 impl<'a> Link<'a> {
@@ -206,6 +209,7 @@ impl<'a> Link<'a> {
             batch_unheard: false,
             hold: Hold::default(),
             reports: BTreeMap::new(),
+            policy: None,
             ack_by: None,
             ping_by: None,
             topics: Topics {
@@ -213,6 +217,7 @@ impl<'a> Link<'a> {
                 heartbeat: topic(Up::Heartbeat),
                 usage: topic(Up::Usage),
                 event: topic(Up::Event),
+                policy: topic(Up::Policy),
             },
         })
     }
@@ -277,6 +282,7 @@ impl<'a> Link<'a> {
         let mut failure = None;
         for (url, websocket) in ways {
             let endpoint: Endpoint = url.parse().map_err(|error| End::lost(format!("the hub named an unusable MQTT URL: {error}")))?;
+            self.check_host(&endpoint)?;
             self.daemon.set_link_status(LinkStatus::Connecting { url: url.to_owned() });
             debug!("dialling {endpoint}");
             match Wire::open(&self.dialer, &endpoint).await {
@@ -293,6 +299,20 @@ impl<'a> Link<'a> {
             }
         }
         Err(End::Unreached(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
+    }
+
+    /// MQTT is at the hub where this device enrolled, or where the owner says: a hub cannot send the device elsewhere.
+    fn check_host(&self, endpoint: &Endpoint) -> Result<(), End> {
+        let hub: Endpoint = self.enrolled.hub.parse().map_err(|error| End::lost(format!("the hub's URL on disk is not valid: {error}")))?;
+        let known = endpoint.host.eq_ignore_ascii_case(&hub.host)
+            || self.daemon.config.mqtt_hosts.iter().any(|host| host.eq_ignore_ascii_case(&endpoint.host));
+        if known {
+            return Ok(());
+        }
+        Err(End::lost(format!(
+            "the hub at {} sends this device to MQTT at {}, which its owner has not allowed: mqtt.hosts = [{:?}] in the configuration does",
+            hub.host, endpoint.host, endpoint.host
+        )))
     }
 
     /// CONNECT, SUBSCRIBE and the birth, until all three are answered.
@@ -343,6 +363,7 @@ impl<'a> Link<'a> {
         // The first heartbeat soon, so that the list is right; then evenly, spread over the fleet.
         let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
         let (mut usage, mut turned_at) = (true, steady_clock());
+        self.send_policy()?;
         loop {
             self.still_awake(turned_at)?;
             usage &= !std::mem::take(&mut self.batch_unheard);
@@ -378,6 +399,7 @@ impl<'a> Link<'a> {
                     }
                     if heartbeat_at <= Instant::now() {
                         self.send_heartbeat()?;
+                        self.send_policy()?;
                         heartbeat_at = Instant::now() + self.next_heartbeat();
                     }
                 }
@@ -495,6 +517,18 @@ impl<'a> Link<'a> {
         Ok(())
     }
 
+    /// Sends the policy as it is in force, if the hub does not have it yet.
+    fn send_policy(&mut self) -> Result<(), End> {
+        if self.policy.is_none()
+            && let Some(report) = self.daemon.untold_policy()
+        {
+            let packet_id = self.protocol.publish(&self.topics.policy, encode(&report), false)?;
+            self.policy = Some((packet_id, report));
+            self.ack_by.get_or_insert(Instant::now() + ACK_TIMEOUT);
+        }
+        Ok(())
+    }
+
     /// Sends the oldest samples. Whether there may be more.
     fn send_usage(&mut self) -> Result<bool, End> {
         let Some((batch, bytes)) = batch::next(&mut self.daemon.spool()) else { return Ok(false) };
@@ -555,6 +589,11 @@ impl<'a> Link<'a> {
                     self.daemon.spool().delivered(&batch);
                 }
             }
+        } else if let Some((_, report)) = self.policy.take_if(|(sent, _)| *sent == packet_id) {
+            // A hub that does not want it is not asked again and again; one that nobody heard is sent again with the next look.
+            if !matches!(taken, Taken::Unheard | Taken::Full) {
+                self.daemon.policy_told(report);
+            }
         } else if let Some(event) = self.events.remove(&packet_id) {
             match taken {
                 Taken::Unheard | Taken::Full if self.unheard.len() < UNHEARD_MAX => self.unheard.push(event),
@@ -569,7 +608,7 @@ impl<'a> Link<'a> {
             let mut outgoing = self.daemon.outgoing();
             if matches!(taken, Taken::Unheard | Taken::Full) { outgoing.unheard(&run) } else { outgoing.acknowledged(&run) }
         }
-        let under_way = self.batch.is_some() || !self.events.is_empty() || !self.reports.is_empty();
+        let under_way = self.batch.is_some() || self.policy.is_some() || !self.events.is_empty() || !self.reports.is_empty();
         self.ack_by = under_way.then(|| Instant::now() + ACK_TIMEOUT);
         Ok(())
     }

@@ -1,59 +1,107 @@
 //! The device's policy: what its owner allows, whatever the hub says.
 //!
 //! `/etc/musterd/policy.toml`, owned by root. The hub can never change it, so a hub in the wrong hands cannot get past it.
-//! [`Policy::parse`] and [`Policy::decide`] are pure; reading the file, and who may own it, is in [`file`].
+//! Reading ([`Policy::read`]) and deciding ([`Policy::decide`]) are pure; the file, who may own it, the clock and the time zones
+//! are in [`file`], `owners` and `clock`.
 //! A host is compared as the hub wrote it and is not looked up here: a name that the policy does not name is refused
 //! even where DNS would send it to an allowed address.
 
 use std::net::IpAddr;
 
 use muster_proto::Millis;
-use muster_proto::api::ProjectRole;
 use muster_proto::run::RunStart;
 
 use crate::settings::{Mistakes, Section, Settings};
 
-mod file;
+mod clock;
+mod decide;
+pub mod file;
+pub mod first;
+mod limits;
+mod owners;
 mod places;
 mod run;
+#[cfg(test)]
+mod tests;
+mod users;
+mod when;
 
-pub use file::{Watched, check, load};
-use places::{HostRule, Window};
+pub use clock::moment;
+pub use decide::{Explanation, Line};
+pub use file::{Fault, Watched, load, lock_path, read_trusted};
+pub use limits::{Limits, Memory};
+pub use users::is_user_name;
+pub use when::Zones;
 
-/// Where the policy is unless the configuration says otherwise.
+use places::HostRule;
+use users::Users;
+use when::When;
+
+/// The example that `musterd example-config policy` prints.
 pub const EXAMPLE: &str = include_str!("../config/policy.example.toml");
-/// Sessions at once, unless the policy says otherwise: a robot has few visitors, and each worker costs some megabytes.
-const SESSIONS_DEFAULT: u32 = 16;
-/// The superuser's name in a [`Request`], whatever `/etc/passwd` calls him.
+/// The superuser's name in a policy, whatever `/etc/passwd` calls it.
 pub const ROOT: &str = "root";
+/// The project roles that can reach a device at all.
+pub const ROLES: [&str; 4] = ["connect", "operate", "maintain", "admin"];
 
-/// What the owner allows.
+/// What the owner allows. The default policy is that of an empty file: it maps nobody to a user, so it lets nobody do anything.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    terminal: bool,
-    terminal_users: Vec<String>,
+    own_user: OwnUser,
+    pam: Pam,
+    linger: bool,
+    users: Users,
+    terminal: Terminal,
     run: run::Rules,
     tcp: Vec<HostRule>,
     unix: Vec<String>,
-    roles: Vec<String>,
-    users: Option<Vec<String>>,
-    windows: Vec<Window>,
+    who: Who,
+    when: When,
     limits: Limits,
+    ask: bool,
+    approvers: Vec<String>,
+    relay_hosts: Vec<String>,
 }
 
-/// How much the owner allows.
+/// Whether sessions run as the user that runs the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Sessions at once.
-    pub sessions: u32,
-    /// Runs at once.
-    pub runs: u32,
-    /// Streams at once in one session.
-    pub streams: u32,
-    /// Seconds without a byte after which a session ends; none if absent.
-    pub idle_s: Option<u32>,
-    /// Seconds after which a session ends; none if absent.
-    pub total_s: Option<u32>,
+enum OwnUser {
+    No,
+    Yes,
+    /// Also where that is root.
+    Root,
+}
+
+/// The `[terminal]` section.
+#[derive(Debug, Clone, PartialEq)]
+struct Terminal {
+    allow: bool,
+    roles: Vec<String>,
+}
+
+/// The `[who]` section.
+#[derive(Debug, Clone, PartialEq)]
+struct Who {
+    roles: Vec<String>,
+    users: Option<Vec<String>>,
+}
+
+/// How a user is become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pam {
+    /// Plainly: groups, group, user.
+    None,
+    /// Through the system's login: `pam_systemd`, limits.
+    Login,
+}
+
+/// When something is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The system's clock, UTC. Never the hub's: it could open a window that the owner closed.
+    pub now: Millis,
+    /// Whether the system says that its clock is right.
+    pub synchronised: bool,
 }
 
 /// What somebody asks for.
@@ -63,8 +111,6 @@ pub struct Request<'a> {
     pub user: &'a str,
     /// The role in the project, as the hub says.
     pub role: &'a str,
-    /// The user as whom the worker runs: [`ROOT`] for number 0.
-    pub own_user: &'a str,
     /// What.
     pub target: Target<'a>,
 }
@@ -76,7 +122,7 @@ pub enum Target<'a> {
     Session,
     /// A terminal.
     Terminal {
-        /// As whom; the worker's own user if absent. Root must be named in either case.
+        /// As whom; the first user that the policy names for this visitor if absent.
         user: Option<&'a str>,
     },
     /// A TCP connection from the device.
@@ -115,8 +161,9 @@ pub enum Decision {
 /// How something may be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// Terminal: become this user; the worker's own if absent.
-    pub run_as: Option<String>,
+    /// As whom it is done. Absent for a session as such, and under `own_user`: there it is the user that runs the program.
+    /// Root only where the policy says "root"; whether a name has number 0 is for the caller to look at.
+    pub become_user: Option<String>,
     /// TCP: dial this, and nothing else.
     pub dial: Option<Dial>,
 }
@@ -132,93 +179,65 @@ pub enum Dial {
     Name(String, u16),
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            terminal: true,
-            terminal_users: Vec::new(),
-            run: run::Rules::new(true, &[]),
-            tcp: HostRule::loopback(),
-            unix: Vec::new(),
-            roles: ["connect", "operate", "maintain", "admin"].map(str::to_owned).to_vec(),
-            users: None,
-            windows: Vec::new(),
-            limits: Limits {
-                sessions: SESSIONS_DEFAULT,
-                runs: run::AT_ONCE_DEFAULT,
-                streams: STREAMS_DEFAULT,
-                idle_s: None,
-                total_s: None,
-            },
-        }
-    }
-}
-
-/// Streams of one session, unless the policy says otherwise.
-const STREAMS_DEFAULT: u32 = muster_proto::limits::STREAMS_MAX as u32;
-
 impl Policy {
-    /// Parses a policy.
+    /// Reads a policy. `zones` finds a time zone by its name, or says why it cannot.
     ///
     /// # Errors
     /// All mistakes, each with its key.
-    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub fn read(text: &str, zones: &Zones<'_>) -> Result<Self, Mistakes> {
         let mut settings = Settings::parse(text)?;
-        let default = Self::default();
-        drop(settings.top());
-        let (terminal, terminal_users) = {
-            let mut section = settings.section("terminal");
-            let users = section.texts("users").unwrap_or_default();
-            for user in &users {
-                if !is_user_name(user) {
-                    section.mistake("users", format!("{user:?} is not a user's name"));
-                }
+        let (own_user, pam, linger) = {
+            let mut top = settings.top();
+            let own_user = match top.flag_or("own_user", ROOT).as_deref() {
+                Some("true") => OwnUser::Yes,
+                Some(ROOT) => OwnUser::Root,
+                _ => OwnUser::No,
+            };
+            let pam = if top.one_of("pam", &["none", "login"]).as_deref() == Some("login") { Pam::Login } else { Pam::None };
+            if own_user != OwnUser::No && pam == Pam::Login {
+                top.mistake(
+                    "pam",
+                    "a login makes another user of the visitor, and own_user says that there is none: leave one of them out",
+                );
             }
-            (section.flag("allow").unwrap_or(default.terminal), users)
+            (own_user, pam, top.flag("linger").unwrap_or(false))
         };
-        let run = run::Rules::read(&mut settings, run::Rules::new(terminal, &terminal_users));
+        let users = Users::read(&mut settings, own_user != OwnUser::No);
+        let terminal = {
+            let mut section = settings.section("terminal");
+            Terminal { allow: section.flag("allow").unwrap_or(true), roles: roles(&mut section, &ROLES) }
+        };
+        let run = run::Rules::read(&mut settings, terminal.allow);
         let tcp = {
             let mut section = settings.section("tcp");
-            section.texts("allow").map_or(default.tcp, |rules| parsed(&mut section, "allow", &rules, HostRule::parse))
+            section.texts("allow").map_or_else(HostRule::loopback, |rules| parsed(&mut section, "allow", &rules, HostRule::parse))
         };
         let unix = {
             let mut section = settings.section("unix");
             let paths = section.texts("allow").unwrap_or_default();
-            for path in &paths {
-                if !is_plain_path(path) {
-                    section.mistake("allow", format!("{path:?} must be an absolute path without \".\" and \"..\""));
-                }
-            }
-            paths
+            parsed(&mut section, "allow", &paths, |path| match is_plain_path(path) {
+                true => Ok(path.to_owned()),
+                false => Err("write an absolute path without \".\" and \"..\"".into()),
+            })
         };
-        let (roles, users) = {
+        let who = {
             let mut section = settings.section("who");
-            let roles = section.texts("roles");
-            let known = [ProjectRole::Connect, ProjectRole::Operate, ProjectRole::Maintain, ProjectRole::Admin].map(ProjectRole::as_str);
-            for role in roles.iter().flatten() {
-                if !known.contains(&role.as_str()) {
-                    section.mistake("roles", format!("{role:?} is none of {}", known.join(", ")));
-                }
-            }
-            (roles.unwrap_or(default.roles), section.texts("users"))
+            Who { roles: roles(&mut section, &ROLES), users: section.texts("users") }
         };
-        let windows = {
-            let mut section = settings.section("when");
-            section.texts("windows").map_or_else(Vec::new, |windows| parsed(&mut section, "windows", &windows, Window::parse))
+        let when = When::read(&mut settings, zones);
+        let limits = Limits::read(&mut settings, run.at_once());
+        let (ask, approvers) = {
+            let mut section = settings.section("ask");
+            let names = section.texts("approvers").unwrap_or_default();
+            (section.flag("ask").unwrap_or(false), users::names(&mut section, "approvers", names))
         };
-        let limits = {
-            let mut section = settings.section("limits");
-            let mut number = |key, low, high| section.number(key, low..=high).and_then(|n| u32::try_from(n).ok());
-            Limits {
-                runs: run.at_once(),
-                sessions: number("sessions", 0, 1000).unwrap_or(SESSIONS_DEFAULT),
-                streams: number("streams", 1, i64::from(STREAMS_DEFAULT)).unwrap_or(STREAMS_DEFAULT),
-                idle_s: number("idle_s", 1, 604_800),
-                total_s: number("total_s", 1, 604_800),
-            }
+        let relay_hosts = {
+            let mut section = settings.section("relay");
+            let hosts = section.texts("hosts").unwrap_or_default();
+            parsed(&mut section, "hosts", &hosts, places::relay_host)
         };
         settings.finish()?;
-        Ok(Self { terminal, terminal_users, run, tcp, unix, roles, users, windows, limits })
+        Ok(Self { own_user, pam, linger, users, terminal, run, tcp, unix, who, when, limits, ask, approvers, relay_hosts })
     }
 
     /// How much is allowed.
@@ -226,65 +245,81 @@ impl Policy {
         self.limits
     }
 
-    /// Decides. `now` is the device's clock; time windows are in UTC.
-    pub fn decide(&self, request: &Request<'_>, now: Millis) -> Decision {
-        if !self.roles.iter().any(|role| role == request.role) {
-            return refuse("policy_role", format!("this device's policy does not let the project role {:?} in", request.role));
-        }
-        if self.users.as_ref().is_some_and(|users| !users.iter().any(|user| user.eq_ignore_ascii_case(request.user))) {
-            return refuse("policy_user", format!("this device's policy does not name {} among its visitors", request.user));
-        }
-        if !self.windows.is_empty() && !self.windows.iter().any(|window| window.holds(now)) {
-            return refuse("policy_time", "this device's policy lets nobody in at this time of the week".into());
-        }
-        match request.target {
-            Target::Session => Decision::Allow(Grant::default()),
-            Target::Terminal { user } => self.decide_terminal(user, request.own_user),
-            Target::Tcp { host, port } => self.decide_tcp(host, port),
-            Target::Run { start } => self.run.decide(request.role, start, request.own_user),
-            Target::Unix { path } => {
-                if is_plain_path(path) && self.unix.iter().any(|allowed| allowed == path) {
-                    Decision::Allow(Grant::default())
-                } else {
-                    refuse("policy_unix", format!("this device's policy does not name the Unix socket {path:?} in [unix] allow"))
-                }
-            }
-        }
+    /// Whether sessions run as the user that runs the program, without a wall between visitors and the device's key.
+    pub fn own_user(&self) -> bool {
+        self.own_user != OwnUser::No
     }
 
-    fn decide_terminal(&self, user: Option<&str>, own_user: &str) -> Decision {
-        if !self.terminal {
-            return refuse("policy_terminal", "this device's policy allows no terminals".into());
-        }
-        let named = |user: &str| self.terminal_users.iter().any(|allowed| allowed == user);
-        match user {
-            // A daemon that somebody started as root does not thereby give root away.
-            None | Some(ROOT) if own_user == ROOT && !named(ROOT) => refuse(
-                "policy_root",
-                "this device's daemon runs as root, and its policy does not name root: run it as a user of its own, as its unit does, \
-                 ask for another user, or write users = [\"root\"] under [terminal] in its policy.toml"
-                    .into(),
-            ),
-            None => Decision::Allow(Grant::default()),
-            Some(user) if user == own_user => Decision::Allow(Grant::default()),
-            Some(user) if named(user) => Decision::Allow(Grant { run_as: Some(user.to_owned()), dial: None }),
-            Some(user) => refuse(
-                "policy_run_as",
-                format!("this device's policy does not name {user:?} in [terminal] users; leave the user out for {own_user:?}"),
-            ),
-        }
+    /// Whether the user that runs the program may be root: the policy says `own_user = "root"`.
+    pub fn own_user_may_be_root(&self) -> bool {
+        self.own_user == OwnUser::Root
     }
 
-    fn decide_tcp(&self, host: &str, port: u16) -> Decision {
-        if let Some(dial) = self.tcp.iter().find_map(|rule| rule.grants(host, port)) {
-            return Decision::Allow(Grant { run_as: None, dial: Some(dial) });
-        }
-        refuse("policy_host", format!("this device's policy does not name {host}:{port} in [tcp] allow"))
+    /// Whether what a visitor leaves behind goes on after the session.
+    pub fn linger(&self) -> bool {
+        self.linger
+    }
+
+    /// How a user is become.
+    pub fn pam(&self) -> Pam {
+        self.pam
+    }
+
+    /// Whether a person at the device must approve.
+    pub fn asks(&self) -> bool {
+        self.ask
+    }
+
+    /// The Unix users who may approve, besides root.
+    pub fn approvers(&self) -> &[String] {
+        &self.approvers
+    }
+
+    /// The relay hosts that may be dialled besides the enrolled hub's: names in lower case, addresses without brackets.
+    pub fn relay_hosts(&self) -> &[String] {
+        &self.relay_hosts
+    }
+
+    /// Every Unix user whom a visitor could become, each once. Approvers are not among them.
+    pub fn all_users(&self) -> Vec<&str> {
+        self.users.all()
+    }
+
+    /// The Unix users whom a role gets where no person's own line says otherwise; none if it gets nobody.
+    pub fn users_of_role(&self, role: &str) -> &[String] {
+        self.users.of_role(role)
+    }
+
+    /// Whom the policy maps by their own name: the account, and the Unix users.
+    pub fn people(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.users.people()
+    }
+
+    /// What a clock shows in the policy's time zone, with the zone's name.
+    pub fn clock(&self, now: Millis) -> Option<String> {
+        self.when.shown(now)
+    }
+
+    /// The moment at which a clock shows `2026-12-01 22:00` in the policy's time zone; in UTC with a Z at the end.
+    pub fn moment_of(&self, text: &str) -> Option<Millis> {
+        self.when.moment_of(text)
+    }
+
+    /// The roles that may come in at all.
+    pub fn roles(&self) -> &[String] {
+        &self.who.roles
     }
 }
 
-fn refuse(code: &'static str, message: String) -> Decision {
-    Decision::Refuse { code, message }
+/// Reads `roles`, which holds those of `known` and by default all of them.
+fn roles(section: &mut Section<'_>, known: &[&str]) -> Vec<String> {
+    let Some(roles) = section.texts("roles") else { return known.iter().map(|role| (*role).to_owned()).collect() };
+    for role in &roles {
+        if !known.contains(&role.as_str()) {
+            section.mistake("roles", format!("{role:?} is none of {}", known.join(", ")));
+        }
+    }
+    roles
 }
 
 fn parsed<T>(section: &mut Section<'_>, key: &str, texts: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
@@ -300,157 +335,10 @@ fn parsed<T>(section: &mut Section<'_>, key: &str, texts: &[String], parse: impl
         .collect()
 }
 
-fn is_user_name(user: &str) -> bool {
-    !user.is_empty() && !user.contains(['/', ':']) && !user.chars().any(|c| c.is_whitespace() || c.is_control())
-}
-
 /// Absolute, and the same file whichever way one reads it.
 fn is_plain_path(path: &str) -> bool {
     path.len() > 1
         && path.starts_with('/')
         && !path.chars().any(char::is_control)
         && path[1..].split('/').all(|part| !part.is_empty() && part != "." && part != "..")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MONDAY_NOON: Millis = 1_795_435_200_000; // 2026-11-23T12:00:00Z
-
-    fn ask<'a>(target: Target<'a>) -> Request<'a> {
-        Request { user: "ada@example.com", role: "connect", own_user: "musterd", target }
-    }
-
-    fn code(decision: &Decision) -> &'static str {
-        match decision {
-            Decision::Allow(_) => "allow",
-            Decision::Refuse { code, .. } => code,
-        }
-    }
-
-    #[test]
-    fn the_default_is_own_terminal_and_loopback_and_so_is_the_example() {
-        let policy = Policy::default();
-        assert_eq!(Policy::parse("").unwrap(), policy);
-        assert_eq!(Policy::parse(EXAMPLE).unwrap(), policy);
-        let cases = [
-            (Target::Session, "allow"),
-            (Target::Terminal { user: None }, "allow"),
-            (Target::Terminal { user: Some("musterd") }, "allow"),
-            (Target::Terminal { user: Some("root") }, "policy_run_as"),
-            (Target::Tcp { host: "127.0.0.1", port: 22 }, "allow"),
-            (Target::Tcp { host: "127.9.9.9", port: 22 }, "allow"),
-            (Target::Tcp { host: "::1", port: 22 }, "allow"),
-            (Target::Tcp { host: "[::1]", port: 22 }, "allow"),
-            (Target::Tcp { host: "::ffff:127.0.0.1", port: 22 }, "allow"),
-            (Target::Tcp { host: "LocalHost", port: 22 }, "allow"),
-            (Target::Tcp { host: "127.0.0.1", port: 0 }, "policy_host"),
-            (Target::Tcp { host: "0.0.0.0", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "::", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "127.1", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "2130706433", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "localhost.example.com", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "10.0.0.1", port: 22 }, "policy_host"),
-            (Target::Tcp { host: "169.254.169.254", port: 80 }, "policy_host"),
-            (Target::Tcp { host: "", port: 22 }, "policy_host"),
-            (Target::Unix { path: "/run/docker.sock" }, "policy_unix"),
-            (Target::Unix { path: "" }, "policy_unix"),
-        ];
-        for (target, want) in cases {
-            assert_eq!(code(&policy.decide(&ask(target), MONDAY_NOON)), want, "{target:?}");
-        }
-    }
-
-    #[test]
-    fn root_is_had_only_where_the_policy_names_him() {
-        let ask = |user| Request { own_user: ROOT, ..ask(Target::Terminal { user }) };
-        let cases = [
-            ("", None, "policy_root"),
-            ("", Some("root"), "policy_root"),
-            ("", Some("operator"), "policy_run_as"),
-            ("[terminal]\nusers = [\"operator\"]\n", None, "policy_root"),
-            ("[terminal]\nusers = [\"operator\"]\n", Some("operator"), "allow"),
-            ("[terminal]\nusers = [\"root\"]\n", None, "allow"),
-            ("[terminal]\nusers = [\"root\"]\n", Some("root"), "allow"),
-            ("[terminal]\nallow = false\nusers = [\"root\"]\n", None, "policy_terminal"),
-        ];
-        for (policy, user, want) in cases {
-            let decision = Policy::parse(policy).unwrap().decide(&ask(user), MONDAY_NOON);
-            assert_eq!(code(&decision), want, "{policy:?} {user:?}");
-            if let Decision::Refuse { code: "policy_root", message } = decision {
-                assert!(message.contains("users = [\"root\"] under [terminal]"), "{message}");
-            }
-        }
-        let loopback = Request { own_user: ROOT, ..ask(None) };
-        let loopback = Request { target: Target::Tcp { host: "localhost", port: 22 }, ..loopback };
-        assert_eq!(code(&Policy::default().decide(&loopback, MONDAY_NOON)), "allow", "what is not run is not root's");
-    }
-
-    #[test]
-    fn localhost_is_dialled_without_dns() {
-        let policy = Policy::default();
-        let grant = policy.decide(&ask(Target::Tcp { host: "localhost", port: 22 }), MONDAY_NOON);
-        assert_eq!(grant, Decision::Allow(Grant { run_as: None, dial: Some(Dial::Loopback(22)) }));
-    }
-
-    #[test]
-    fn who_where_when_as_whom() {
-        let policy = Policy::parse(
-            "[terminal]\nusers = [\"operator\"]\n[tcp]\nallow = [\"192.168.1.0/24:80\", \"plc.lan:502\", \"[fd00::/8]:1000-2000\"]\n\
-             [unix]\nallow = [\"/run/app.sock\"]\n[who]\nroles = [\"operate\"]\nusers = [\"Ada@example.com\"]\n\
-             [when]\nwindows = [\"mon-fri 08:00-18:00\"]\n[limits]\nsessions = 2\nidle_s = 600\n",
-        )
-        .unwrap();
-        assert_eq!(policy.limits(), Limits { sessions: 2, runs: 4, streams: STREAMS_DEFAULT, idle_s: Some(600), total_s: None });
-        let ask = |target| Request { role: "operate", ..ask(target) };
-        let cases = [
-            (Target::Terminal { user: Some("operator") }, "allow"),
-            (Target::Terminal { user: Some("root") }, "policy_run_as"),
-            (Target::Tcp { host: "192.168.1.77", port: 80 }, "allow"),
-            (Target::Tcp { host: "192.168.1.77", port: 81 }, "policy_host"),
-            (Target::Tcp { host: "192.168.2.1", port: 80 }, "policy_host"),
-            (Target::Tcp { host: "PLC.lan.", port: 502 }, "allow"),
-            (Target::Tcp { host: "fd12::1", port: 1500 }, "allow"),
-            (Target::Tcp { host: "fd12::1", port: 2001 }, "policy_host"),
-            (Target::Tcp { host: "127.0.0.1", port: 22 }, "policy_host"),
-            (Target::Unix { path: "/run/app.sock" }, "allow"),
-            (Target::Unix { path: "/run/../run/app.sock" }, "policy_unix"),
-            (Target::Unix { path: "/run/app.sock/" }, "policy_unix"),
-        ];
-        for (target, want) in cases {
-            assert_eq!(code(&policy.decide(&ask(target), MONDAY_NOON)), want, "{target:?}");
-        }
-        let session = ask(Target::Session);
-        assert_eq!(code(&policy.decide(&Request { role: "connect", ..session }, MONDAY_NOON)), "policy_role");
-        assert_eq!(code(&policy.decide(&Request { user: "eve@example.com", ..session }, MONDAY_NOON)), "policy_user");
-        let sunday = MONDAY_NOON - 86_400_000;
-        assert_eq!(code(&policy.decide(&session, sunday)), "policy_time");
-        assert_eq!(code(&policy.decide(&session, MONDAY_NOON + 6 * 3_600_000)), "policy_time");
-    }
-
-    #[test]
-    fn all_mistakes_at_once() {
-        let Mistakes(mistakes) = Policy::parse(
-            "[terminal]\nallow = \"yes\"\nusers = [\"a b\"]\n[tcp]\nallow = [\"nonsense\", \"10.0.0.0/40:1\", \"h:99999\"]\n\
-             [unix]\nallow = [\"relative\"]\n[who]\nroles = [\"root\"]\n[when]\nwindows = [\"someday\"]\n[limits]\nsessions = -1\n[files]\n",
-        )
-        .unwrap_err();
-        let keys: Vec<&str> = mistakes.iter().map(|mistake| mistake.key.as_str()).collect();
-        assert_eq!(
-            keys,
-            [
-                "terminal.users",
-                "terminal.allow",
-                "tcp.allow",
-                "tcp.allow",
-                "tcp.allow",
-                "unix.allow",
-                "who.roles",
-                "when.windows",
-                "limits.sessions",
-                "files"
-            ]
-        );
-    }
 }

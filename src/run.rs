@@ -3,7 +3,6 @@
 //! One thread. A task that ends by itself ends the process, and systemd starts it afresh.
 //! Order of the end: the link says farewell, the samples are synced, the sockets go; session workers live on.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +15,13 @@ use crate::daemon::Daemon;
 use crate::log::{error, info, warn};
 use crate::notify::Notifier;
 use crate::state::StateError;
-use crate::{control, local, metrics, mqtt, renew, runs, usage, workers};
+use crate::{control, local, metrics, mqtt, renew, runs, sessions, usage};
 
 /// Longest stop. systemd is told to wait longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs the daemon until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCode {
+pub(crate) async fn run(config: Config) -> ExitCode {
     let notifier = Notifier::from_environment();
     let control_socket = config.control_socket();
     let listener = match local::bind(&control_socket) {
@@ -40,7 +39,7 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
         }
     };
     let metrics_socket = config.metrics_socket();
-    let (daemon, commands, run_commands) = Daemon::new(config, config_path);
+    let (daemon, commands, run_commands) = Daemon::new(config);
     let daemon = Arc::new(daemon);
     if let Err(error) = daemon.state.prepare() {
         warn!("{error}; the daemon goes on, and what it cannot keep is lost at its end");
@@ -62,14 +61,14 @@ pub(crate) async fn run(config: Config, config_path: Option<PathBuf>) -> ExitCod
         error!("{why}; everything is refused until it is mended");
     }
     if rustix::process::geteuid().is_root() {
-        warn!("musterd runs as root; nobody gets a terminal as root unless {} names root", daemon.config.policy.display());
+        warn!("musterd runs as root; it needs no such power: run it as a user of its own, as its unit does");
     }
     info!("musterd {} starts, boot {}", env!("CARGO_PKG_VERSION"), daemon.boot);
 
     let mut tasks = JoinSet::new();
     tasks.spawn(named("link", mqtt::run(Arc::clone(&daemon))));
     tasks.spawn(named("usage", usage::sampling::run(Arc::clone(&daemon))));
-    tasks.spawn(named("workers", workers::run(Arc::clone(&daemon), commands)));
+    tasks.spawn(named("sessions", sessions::run(Arc::clone(&daemon), commands)));
     tasks.spawn(named("runs", runs::run(Arc::clone(&daemon), run_commands)));
     tasks.spawn(named("control", control::run(Arc::clone(&daemon), listener)));
     tasks.spawn(named("renewal", renew::run(Arc::clone(&daemon))));

@@ -1,32 +1,28 @@
-//! Runs on the daemon's side: takes orders, asks the policy, starts supervisors, finds them again, and never leaves a run without an end.
+//! Runs on the daemon's side: takes orders, hands them over, finds living runs again, and never leaves a run without an end.
 //!
-//! What a command does and writes is its supervisor's business (`job`); the two meet in the run's folder (`folder`).
+//! Whether a command may run, the privileged part of `musterd-session` decides; what it writes comes by the run's folder (`folder`).
 //! Whatever happened while no daemon was there is settled when one starts: a run lives, has ended, or is lost.
 
 pub(crate) mod folder;
 pub(crate) mod outgoing;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use muster_proto::Millis;
 use muster_proto::id::RunId;
+use muster_proto::order::{Order, OrderKind, SignedOrder};
 use muster_proto::run::{RunCommand as Wanted, RunEnd, RunOrder, RunOutcome, RunReport, RunReportKind, RunStart};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::process::Command as Process;
-use tokio::sync::mpsc::Receiver;
+use musterd::handoff::{Arrival, Do, Say};
+use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
 use crate::daemon::{Daemon, RunCommand, RunStatus, steady_millis, wall_clock};
-use crate::job::processes::kill_marked;
+use crate::living::{self, Conversation};
 use crate::log::{debug, info, warn};
-use crate::policy::{Decision, Request, Target, Watched};
-use crate::workers::{end_of_stranger, own_user, start_time};
-use folder::{Arrival, Cancel, Folder, Folders, Job};
+use folder::{Folder, Folders, Job};
 
 /// Runs that have not told all yet; a further order is dropped and expires at the hub: somebody floods this device.
 const UNTOLD_MAX: usize = 256;
@@ -34,24 +30,22 @@ const UNTOLD_MAX: usize = 256;
 const REMEMBERED: usize = 1000;
 /// After so many cancels of unknown runs the oldest memories go: whoever floods this device does not fill its disk with them.
 const NOTED_MAX: usize = 100;
-/// How soon it is looked again for a supervisor that has not begun yet.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// What one run is told at once; it ends with the first.
+const TOLD_MAX: usize = 4;
 /// Longest command in `musterd status`.
 const COMMAND_SHOWN: usize = 80;
 
-/// Runs until the daemon stops; the supervisors go on.
+/// Runs until the daemon stops; the runs go on.
 pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<RunCommand>) {
     let mut runs = Runs {
-        policy: Watched::open(daemon.config.policy.clone()),
         folders: Folders::in_state(daemon.state.dir()),
-        own_user: own_user(),
         boot: machine_start(),
-        live: BTreeSet::new(),
+        live: BTreeMap::new(),
         ends: JoinSet::new(),
         noted: 0,
         daemon,
     };
-    runs.find_again();
+    runs.find_again().await;
     let daemon = Arc::clone(&runs.daemon);
     loop {
         tokio::select! {
@@ -64,7 +58,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<RunCommand>)
                 }
                 runs.take(all);
             }
-            Some(ended) = runs.ends.join_next() => if let Ok(run) = ended { runs.ended(&run) },
+            Some(ended) = runs.ends.join_next() => if let Ok((run, end)) = ended { runs.ended(&run, end) },
             () = daemon.stopped() => break,
         }
     }
@@ -75,13 +69,11 @@ pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<RunCommand>)
 
 struct Runs {
     daemon: Arc<Daemon>,
-    policy: Watched,
     folders: Folders,
-    own_user: String,
     /// Which start of the machine this is.
     boot: String,
-    live: BTreeSet<RunId>,
-    ends: JoinSet<RunId>,
+    live: BTreeMap<RunId, Sender<Do>>,
+    ends: JoinSet<(RunId, Option<RunEnd>)>,
     /// Cancels of unknown runs since the oldest were last forgotten.
     noted: usize,
 }
@@ -99,8 +91,19 @@ impl Runs {
         for command in commands {
             match command {
                 RunCommand::Order { run, order, arrived, left } => match *order {
-                    RunOrder::Start(start) => {
-                        let job = self.job(run.clone(), start, arrived, left);
+                    RunOrder::Start(order) => {
+                        let start = match order.read() {
+                            Ok(Order { kind: OrderKind::Run { run: named, start }, .. }) if named == run => start,
+                            Ok(_) => {
+                                warn!("an order on the lane of run {run} is for something else; ignored");
+                                continue;
+                            }
+                            Err(error) => {
+                                warn!("an order for run {run} is ignored: {error}");
+                                continue;
+                            }
+                        };
+                        let job = self.job(run.clone(), start, order, arrived, left);
                         match cancelled.get(&run) {
                             Some(reason) if !self.folders.of(&run).is_known() => {
                                 self.refuse(&job, RunEnd::without_process(RunOutcome::Cancelled, "cancelled", reason.clone()));
@@ -112,7 +115,7 @@ impl Runs {
                     RunOrder::Unknown => {}
                 },
                 RunCommand::EndAll(reason) => {
-                    for run in self.live.clone() {
+                    for run in self.live.keys().cloned().collect::<Vec<_>>() {
                         self.cancel(&run, reason.to_owned(), wall_clock());
                     }
                 }
@@ -120,8 +123,8 @@ impl Runs {
         }
     }
 
-    fn start(&mut self, mut job: Job) {
-        let (run, start) = (job.run.clone(), &job.start);
+    fn start(&mut self, job: Job) {
+        let run = job.run.clone();
         if self.folders.of(&run).is_known() {
             return debug!("run {run} is known already");
         }
@@ -132,24 +135,10 @@ impl Runs {
             let message = "the order came to the device when it was void already";
             return self.refuse(&job, RunEnd::without_process(RunOutcome::Expired, "expired", message));
         }
-        let request = Request { user: &start.user, role: &start.role, own_user: &self.own_user, target: Target::Run { start } };
-        let run_as = match self.policy.decide(&request, wall_clock()) {
-            Decision::Allow(grant) => grant.run_as,
-            Decision::Refuse { code, message } => {
-                return self.refuse(&job, RunEnd::without_process(RunOutcome::Refused, code, message));
-            }
-        };
-        let most = self.policy.limits().runs;
-        if self.live.len() >= most as usize {
-            let message = format!("this device's policy allows {most} runs at once, and so many run; wait for one, or cancel one");
-            return self.refuse(&job, RunEnd::without_process(RunOutcome::Refused, "policy_runs", message));
-        }
-        job.run_as = run_as;
-        match self.folders.make(&job, &RunReport { n: 0, t: self.now(&job), kind: RunReportKind::Accepted }) {
+        match self.folders.make(&job, None) {
             Ok(folder) => {
                 info!("run {run} of {} in {}: {}", job.start.user, job.start.project, shown(&job.start));
                 self.daemon.outgoing().add(run.clone(), folder.clone());
-                self.daemon.to_send.notify_one();
                 self.begin(run, &folder, &job);
             }
             // Without its folder a run could be lost without a word, or begin twice.
@@ -167,20 +156,19 @@ impl Runs {
     }
 
     /// The order with what is known of its age: the broker says how long it is still good for, and so how long it had waited.
-    fn job(&self, run: RunId, start: RunStart, arrived: Duration, left: Option<Duration>) -> Job {
+    /// What the broker says is not signed; an order that was used before is known by its name.
+    fn job(&self, run: RunId, start: RunStart, order: SignedOrder, arrived: Duration, left: Option<Duration>) -> Job {
         let whole = start.expires.saturating_sub(start.t).max(0);
         let left = left.map_or(whole, |left| millis(left).min(whole));
         let hub = start.t.saturating_add(whole - left);
-        let arrival = Arrival { hub, steady: millis(arrived), left, boot: self.boot.clone() };
-        let (control, log_level) = (self.daemon.config.control_socket(), self.daemon.config.log_level.name().to_owned());
-        Job { run, start, run_as: None, control, arrival, log_level }
+        Job { run, start, order, arrival: Arrival { hub, steady: millis(arrived), left, boot: self.boot.clone() } }
     }
 
     /// Tells that a run does not begin. It is written down, so that it is told also by a daemon that comes after this one.
     fn refuse(&self, job: &Job, end: RunEnd) {
         let (run, t) = (job.run.clone(), self.now(job));
         info!("run {run} does not begin ({}): {}", end.code.as_deref().unwrap_or_default(), end.message.as_deref().unwrap_or_default());
-        match self.folders.make(job, &RunReport { n: 0, t, kind: RunReportKind::End(end.clone()) }) {
+        match self.folders.make(job, Some(&RunReport { n: 0, t, kind: RunReportKind::End(end.clone()) })) {
             Ok(folder) => {
                 self.daemon.outgoing().add(run, folder);
                 self.daemon.to_send.notify_one();
@@ -197,35 +185,27 @@ impl Runs {
         self.daemon.to_send.notify_one();
     }
 
-    /// Starts a supervisor on a folder.
+    /// Hands a run over.
     fn begin(&mut self, run: RunId, folder: &Folder, job: &Job) {
-        // Our own executable, also while it is being replaced by an update.
-        let mut command = std::process::Command::new("/proc/self/exe");
-        command.arg0("musterd").arg("run-job").arg(folder.path()).process_group(0);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
-        // The sockets of systemd's protocol are the daemon's alone.
-        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
-        match Process::from(command).spawn() {
-            Ok(mut child) => {
-                self.lives(run.clone(), job);
-                self.ends.spawn(async move {
-                    let _ = child.wait().await;
-                    run
-                });
-            }
-            Err(error) => {
-                warn!("run {run}: cannot start a supervisor: {error}");
-                let end = RunEnd::without_process(RunOutcome::Failed, "supervisor", format!("the device cannot start a run: {error}"));
-                self.close(&run, folder, end);
+        let files = folder.open_for_collector().map_err(|error| format!("the run's files cannot be opened: {error}"));
+        let handed =
+            files.and_then(|files| living::hand_over(&self.daemon, run.as_str(), job.order.clone(), Some((job.arrival.clone(), files))));
+        match handed {
+            Ok(conversation) => self.follow(run, job, conversation),
+            Err(message) => {
+                warn!("run {run}: {message}");
+                self.close(&run, folder, RunEnd::without_process(RunOutcome::Failed, "no_service", message));
             }
         }
     }
 
-    fn lives(&mut self, run: RunId, job: &Job) {
+    fn follow(&mut self, run: RunId, job: &Job, conversation: Conversation) {
         let start = &job.start;
         let (user, project, command) = (start.user.clone(), start.project.to_string(), shown(start));
         self.daemon.add_run(RunStatus { run: run.clone(), user, project, command, since: wall_clock() });
-        self.live.insert(run);
+        let (sender, told) = mpsc::channel(TOLD_MAX);
+        self.live.insert(run.clone(), sender);
+        self.ends.spawn(follow(Arc::clone(&self.daemon), run, conversation, told));
     }
 
     fn cancel(&mut self, run: &RunId, reason: String, t: Millis) {
@@ -243,49 +223,38 @@ impl Runs {
             return debug!("run {run} is over already");
         }
         info!("run {run} is ended: {reason}");
-        if let Err(error) = folder.set_cancel(&Cancel { reason }) {
-            warn!("{error}; the run is ended without its reason");
-        }
-        // One that has not begun reads the reason before it does.
-        if let Some(pidfd) = held_supervisor(&folder) {
-            let _ = pidfd_send_signal(&pidfd, Signal::TERM);
+        match self.live.get(run) {
+            // A full queue holds the same word already.
+            Some(sender) => drop(sender.try_send(Do::End { reason })),
+            None => self.settle(run, &folder, None),
         }
     }
 
-    /// A supervisor is gone, or never was.
-    fn ended(&mut self, run: &RunId) {
+    /// A conversation is over: the run was refused, has ended, or what watched over it is gone.
+    fn ended(&mut self, run: &RunId, end: Option<RunEnd>) {
         self.live.remove(run);
         self.daemon.remove_run(run);
         let folder = self.folders.of(run);
         if folder.job().is_some() && !folder.reports().0 {
-            self.settle(run, &folder, false);
+            match end {
+                Some(end) => self.close(run, &folder, end),
+                None => self.settle(run, &folder, None),
+            }
         }
         self.daemon.outgoing().more(run);
         self.daemon.to_send.notify_one();
     }
 
-    /// Looks what became of a run whose end is not written. One that never began may begin, but only for a daemon that has just started:
-    /// a supervisor that ends at once would do so again.
-    fn settle(&mut self, run: &RunId, folder: &Folder, may_begin: bool) {
+    /// Looks what became of a run whose end is not written. One that never began may begin, but only for a daemon that has just
+    /// started and was not told to end it; `living` is its conversation, if it answers.
+    fn settle(&mut self, run: &RunId, folder: &Folder, living: Option<Conversation>) {
         let Some(job) = folder.job() else { return folder.remove() };
+        if let Some(conversation) = living {
+            return self.follow(run.clone(), &job, conversation);
+        }
         match folder.lock() {
-            // Somebody is at it.
-            Ok(None) => {
-                self.lives(run.clone(), &job);
-                self.ends.spawn(end_of_supervisor(folder.clone(), run.clone()));
-            }
-            Ok(Some(held)) if folder.begun().is_none() => {
-                drop(held);
-                if !may_begin {
-                    let message = "the device cannot start a run: its supervisor ended at once";
-                    self.close(run, folder, RunEnd::without_process(RunOutcome::Failed, "supervisor", message));
-                } else if !job.arrival.is_void(steady_millis(), &self.boot) {
-                    self.begin(run.clone(), folder, &job);
-                } else {
-                    let message = "the device was about to begin when it was interrupted, and the order was void when it came back";
-                    self.close(run, folder, RunEnd::without_process(RunOutcome::Expired, "expired", message));
-                }
-            }
+            // Its collector is about to go; whoever comes later looks again.
+            Ok(None) => debug!("run {run}: its collector lives, and nothing answers for it"),
             Ok(Some(_held)) => self.lost(run, folder),
             Err(error) => {
                 warn!("run {run}: its lock cannot be tried: {error}");
@@ -295,11 +264,7 @@ impl Runs {
     }
 
     fn lost(&self, run: &RunId, folder: &Folder) {
-        let left = kill_marked(run);
-        let message = match left {
-            0 => "the device was interrupted while it ran, such as by a power cut".to_owned(),
-            n => format!("what watched over the run was killed; {n} of its processes were ended"),
-        };
+        let message = "the device was interrupted while it ran, such as by a power cut; what was left of it was ended";
         let used = folder.used().unwrap_or_default();
         self.close(run, folder, RunEnd { used, ..RunEnd::without_process(RunOutcome::Lost, "lost", message) });
     }
@@ -335,48 +300,58 @@ impl Runs {
     }
 
     /// Finds what an earlier daemon left: living runs, ends that were not told, and runs that were cut off.
-    fn find_again(&mut self) {
+    async fn find_again(&mut self) {
         self.forget_oldest();
+        // Their reports are on the disk; the last words say no more.
+        let sockets: BTreeMap<String, PathBuf> = living::sockets(&self.daemon.config).into_iter().collect();
         for run in self.folders.all().0 {
             let folder = self.folders.of(&run);
-            if folder.is_over() || folder.job().is_none() {
+            let Some(job) = folder.job().filter(|_| !folder.is_over()) else {
                 folder.remove();
                 continue;
-            }
+            };
             self.daemon.outgoing().add(run.clone(), folder.clone());
-            if !folder.reports().0 {
-                self.settle(&run, &folder, true);
+            if folder.reports().0 {
+                continue;
+            }
+            let living = match sockets.get(run.as_str()) {
+                Some(path) => living::attach(path).await.map(|(conversation, _)| conversation),
+                None => None,
+            };
+            // Nobody has begun: neither a report nor anybody who could write one.
+            let fresh = living.is_none() && folder.reports().1 == 0 && folder.lock().is_ok_and(|held| held.is_some());
+            match fresh {
+                false => self.settle(&run, &folder, living),
+                true if !job.arrival.is_void(steady_millis(), &self.boot) => self.begin(run.clone(), &folder, &job),
+                true => {
+                    let message = "the device was about to begin when it was interrupted, and the order was void when it came back";
+                    self.close(&run, &folder, RunEnd::without_process(RunOutcome::Expired, "expired", message));
+                }
             }
         }
     }
 }
 
-/// The process of a folder's supervisor, if it lives.
-fn supervisor(folder: &Folder) -> Option<Pid> {
-    let begun = folder.begun()?;
-    let pid = Pid::from_raw(i32::try_from(begun.pid).ok()?)?;
-    (start_time(pid) == Some(begun.started)).then_some(pid)
-}
-
-/// The same, held: what is done to it is done to no other process that was given its number since.
-fn held_supervisor(folder: &Folder) -> Option<OwnedFd> {
-    let pid = supervisor(folder)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-    // Compared again now that the pidfd holds the process: it cannot be another one any more.
-    (supervisor(folder) == Some(pid)).then_some(pidfd)
-}
-
-/// Waits for the end of a supervisor that is not our child.
-async fn end_of_supervisor(folder: Folder, run: RunId) -> RunId {
+/// Hears a run until it is over; how it ended, where it never began.
+async fn follow(daemon: Arc<Daemon>, run: RunId, mut conversation: Conversation, mut told: Receiver<Do>) -> (RunId, Option<RunEnd>) {
     loop {
-        if let Some(pidfd) = held_supervisor(&folder) {
-            return end_of_stranger(pidfd, run).await;
+        tokio::select! {
+            said = conversation.next() => match said {
+                Some(Say::Refused { code, message }) => {
+                    info!("run {run} does not begin ({code}): {message}");
+                    // One that was handed over before and never began: the device was interrupted between the two.
+                    let outcome = if code == "order_used" { RunOutcome::Lost } else { RunOutcome::Refused };
+                    return (run, Some(RunEnd::without_process(outcome, &code, message)));
+                }
+                Some(Say::More) => {
+                    daemon.outgoing().more(&run);
+                    daemon.to_send.notify_one();
+                }
+                Some(Say::Closed(_)) | None => return (run, None),
+                Some(Say::Opened(_) | Say::Event { .. } | Say::Unknown) => {}
+            },
+            Some(what) = told.recv() => conversation.tell(&what).await,
         }
-        // It has not begun yet, or it is on its way out.
-        if !matches!(folder.lock(), Ok(None)) {
-            return run;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -171,9 +171,46 @@ impl Section<'_> {
 
     /// A list of texts.
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
-        let Value::Array(values) = self.take(key)? else {
-            self.mistake(key, "must be a list of texts: [\"...\"]");
-            return None;
+        match self.take(key)? {
+            list @ Value::Array(_) => self.as_texts(key, list),
+            _ => {
+                self.mistake(key, "must be a list of texts: [\"...\"]");
+                None
+            }
+        }
+    }
+
+    /// A text, or a list of texts.
+    pub fn text_or_texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        self.as_texts(key, value)
+    }
+
+    /// A section below this one, whose keys the owner chooses: each with a text or a list of texts.
+    pub fn named_texts(&mut self, key: &'static str) -> Vec<(String, Vec<String>)> {
+        let table = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Table(table)) => table,
+            Some(_) => {
+                self.mistake(key, format!("must be a section: [{}.{key}]", self.name));
+                return Vec::new();
+            }
+        };
+        let texts = |(name, value): (String, Value)| {
+            let texts = self.as_texts(&format!("{key}.{name}"), value)?;
+            Some((name, texts))
+        };
+        table.into_iter().filter_map(texts).collect()
+    }
+
+    fn as_texts(&mut self, key: &str, value: Value) -> Option<Vec<String>> {
+        let values = match value {
+            Value::String(text) => return Some(vec![text]),
+            Value::Array(values) => values,
+            other => {
+                self.mistake(key, format!("must be a text in quotes or a list of texts, not {}", other.type_str()));
+                return None;
+            }
         };
         let mut texts = Vec::with_capacity(values.len());
         for value in values {
@@ -183,6 +220,18 @@ impl Section<'_> {
             }
         }
         Some(texts)
+    }
+
+    /// `true`, `false`, or one word in quotes: what was written, as a text.
+    pub fn flag_or(&mut self, key: &'static str, word: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::Boolean(flag) => Some(flag.to_string()),
+            Value::String(text) if text == word => Some(text),
+            other => {
+                self.mistake(key, format!("must be true, false or {word:?}, not {other}"));
+                None
+            }
+        }
     }
 
     /// One of several names.
@@ -228,6 +277,26 @@ mod tests {
         assert_eq!(keys, ["nope", "s.n", "s.t", "s.l", "s.z", "unknown"]);
         assert_eq!(mistakes[1].what, "must be 1 to 10, not 100");
         assert!(mistakes[4].what.ends_with("there are: n, t, l, absent"), "{}", mistakes[4].what);
+    }
+
+    #[test]
+    fn one_text_is_a_list_of_one_and_a_section_may_have_free_keys() {
+        let text = "[s]\none = \"a\"\nmore = [\"a\", \"b\"]\nnone = 1\nflag = true\nword = \"w\"\nother = \"x\"\n\
+                    [s.free]\nx = \"1\"\n\"y@z\" = [\"2\", 3]\nbad = 4\n";
+        let mut settings = Settings::parse(text).unwrap();
+        {
+            let mut section = settings.section("s");
+            assert_eq!(section.text_or_texts("one"), Some(vec!["a".to_owned()]));
+            assert_eq!(section.text_or_texts("more"), Some(vec!["a".to_owned(), "b".to_owned()]));
+            assert_eq!(section.text_or_texts("none"), None);
+            assert_eq!(section.flag_or("flag", "w").as_deref(), Some("true"));
+            assert_eq!(section.flag_or("word", "w").as_deref(), Some("w"));
+            assert_eq!(section.flag_or("other", "w"), None);
+            assert_eq!(section.named_texts("free"), [("x".to_owned(), vec!["1".to_owned()]), ("y@z".to_owned(), vec!["2".to_owned()])]);
+            assert_eq!(section.named_texts("absent"), []);
+        }
+        let keys: Vec<String> = settings.finish().unwrap_err().0.into_iter().map(|mistake| mistake.key).collect();
+        assert_eq!(keys, ["s.none", "s.other", "s.free.bad", "s.free.y@z"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::Signal;
 
 /// How a process ended, for the protocol: its code, or the signal's name.
-pub(crate) fn outcome(status: std::process::ExitStatus) -> (Option<i32>, Option<String>) {
+pub fn outcome(status: std::process::ExitStatus) -> (Option<i32>, Option<String>) {
     match status.signal() {
         Some(number) => {
             let name = SIGNALS.iter().find(|(_, signal)| signal.as_raw() == number);
@@ -35,7 +35,7 @@ const SIGNALS: [(&str, Signal); 15] = [
 ];
 
 /// The signal of this name, if a user may send it.
-pub(crate) fn signal_of(name: &str) -> Option<Signal> {
+pub fn signal_of(name: &str) -> Option<Signal> {
     SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, signal)| *signal)
 }
 

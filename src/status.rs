@@ -95,7 +95,7 @@ fn sentences(status: &Status, now: Millis) -> String {
 }
 
 /// `3 s`, `5 min`, `7 h`, `12 d`.
-fn span(millis: Millis) -> String {
+pub(crate) fn span(millis: Millis) -> String {
     let seconds = millis.max(0) / 1000;
     match seconds {
         0..=119 => format!("{seconds} s"),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use muster_proto::Millis;
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::{AdmissionNotice, ConfigWish, SessionOrder, decode};
-use muster_proto::run::{RunOrder, RunStart};
+use muster_proto::run::RunOrder;
 use muster_proto::topic::{Down, Topic};
 
 use super::End;
@@ -40,8 +40,10 @@ pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &
         Down::Session => match decode::<SessionOrder>(payload, PAYLOAD_MAX) {
             Ok(SessionOrder::Unknown) => debug!("a session order of a later version; ignored"),
             Ok(order) => {
-                if let SessionOrder::Open(open) = &order {
-                    daemon.hub_told(open.t);
+                if let SessionOrder::Open(signed) = &order
+                    && let Ok(order) = signed.read()
+                {
+                    daemon.hub_told(order.t);
                 }
                 daemon.order(order);
             }
@@ -58,8 +60,15 @@ pub(super) fn take(daemon: &Daemon, enrolled: &Enrolled, topic: &str, payload: &
         Down::Run(run) => match RunOrder::decode(payload) {
             Ok(RunOrder::Unknown) => debug!("an order of a later version for run {run}; ignored"),
             Ok(order) => {
-                let (RunOrder::Start(RunStart { t, .. }) | RunOrder::Cancel { t, .. }) = &order else { return Ok(()) };
-                daemon.hub_told(*t);
+                match &order {
+                    RunOrder::Start(signed) => {
+                        if let Ok(order) = signed.read() {
+                            daemon.hub_told(order.t);
+                        }
+                    }
+                    RunOrder::Cancel { t, .. } => daemon.hub_told(*t),
+                    RunOrder::Unknown => {}
+                }
                 daemon.order_run(run, order, kept.expires_in);
             }
             Err(error) => warn!("an order for run {run} is ignored: {error}"),

@@ -1,15 +1,15 @@
-//! Rules of a policy: hosts with ports, and windows of the week. Pure.
+//! Rules of a policy for places: hosts with ports, and relays. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
-
-use muster_proto::Millis;
 
 use super::Dial;
 
 /// One entry of `[tcp] allow`: `host:port`, `address:port`, `network/bits:port`; the port a number, a range, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HostRule {
+    /// As the owner wrote it.
+    text: String,
     host: Host,
     ports: RangeInclusive<u16>,
 }
@@ -25,7 +25,12 @@ enum Host {
 impl HostRule {
     /// Loopback, any port.
     pub(super) fn loopback() -> Vec<Self> {
-        vec![Self { host: Host::Loopback, ports: 1..=u16::MAX }]
+        vec![Self { text: "localhost:*".into(), host: Host::Loopback, ports: 1..=u16::MAX }]
+    }
+
+    /// As the owner wrote it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -61,7 +66,7 @@ impl HostRule {
                 },
             },
         };
-        Ok(Self { host, ports })
+        Ok(Self { text: text.to_owned(), host, ports })
     }
 
     /// What to dial, if this rule covers the target.
@@ -125,44 +130,33 @@ fn covers(network: IpAddr, bits: u8, address: IpAddr) -> bool {
     }
 }
 
-/// One entry of `[when] windows`: `mon-fri 08:00-18:00`, `sat 10:00-12:30`, `daily 22:00-24:00`. UTC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Window {
-    days: RangeInclusive<i64>,
-    minutes: std::ops::Range<i64>,
+/// One entry of `[relay] hosts`, in its one form: a name in lower case, an address without brackets.
+pub(super) fn relay_host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(address.to_canonical().to_string());
+    }
+    name(text).ok_or_else(|| "write the host alone, without https:// and without a port".into())
 }
 
-const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Window {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let form = "write it as \"mon-fri 08:00-18:00\" (UTC)";
-        let (days, times) = text.split_once(' ').ok_or(form)?;
-        let day = |text: &str| DAYS.iter().position(|day| *day == text).and_then(|day| i64::try_from(day).ok()).ok_or(form);
-        let days = match days.split_once('-') {
-            _ if days == "daily" => 0..=6,
-            Some((first, last)) => day(first)?..=day(last)?,
-            None => day(days)?..=day(days)?,
-        };
-        let (from, to) = times.trim().split_once('-').ok_or(form)?;
-        let minutes = minute(from).ok_or(form)?..minute(to).ok_or(form)?;
-        if days.is_empty() || minutes.is_empty() {
-            return Err("it must not end before it starts; write two windows where one would wrap around".into());
+    #[test]
+    fn relay_hosts_have_one_form() {
+        let good = [
+            ("Relay.example.com.", "relay.example.com"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("[FD00::1]", "fd00::1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("localhost", "localhost"),
+        ];
+        for (text, want) in good {
+            assert_eq!(relay_host(text).as_deref(), Ok(want), "{text}");
         }
-        Ok(Self { days, minutes })
+        for bad in ["", "https://relay.example.com", "relay.example.com:443", "*.example.com", "a b", "127.1", "[10.0.0.1", "x/y"] {
+            assert!(relay_host(bad).is_err(), "{bad}");
+        }
     }
-
-    pub(super) fn holds(&self, now: Millis) -> bool {
-        let minutes = now.div_euclid(60_000);
-        // 1970-01-01 was a Thursday, the fourth day.
-        let day = (minutes.div_euclid(1440) + 3).rem_euclid(7);
-        self.days.contains(&day) && self.minutes.contains(&minutes.rem_euclid(1440))
-    }
-}
-
-fn minute(text: &str) -> Option<i64> {
-    let (hour, minute) = text.split_once(':')?;
-    let (hour, minute): (i64, i64) = (hour.parse().ok()?, minute.parse().ok()?);
-    let of_day = hour * 60 + minute;
-    ((0..=24).contains(&hour) && (0..60).contains(&minute) && of_day <= 1440).then_some(of_day)
 }

@@ -1,27 +1,27 @@
-//! A run's folder in `state_dir/runs/{run}`, through which the daemon and the run's supervisor hand it over to each other.
+//! A run's folder in `state_dir/runs/{run}`. The run's collector is another user: it gets its three files open, and no path.
 //!
 //! | file | written by | what |
 //! |---|---|---|
 //! | `job.json` | daemon, once | the order; without it the folder does not count |
-//! | `lock` | supervisor | held as long as it lives |
-//! | `begun.json` | supervisor, once | its process; from then on nobody begins again |
-//! | `reports` | daemon until then, supervisor, daemon after its death | one report a line, only ever appended |
-//! | `cancel.json` | daemon | why it is to end |
-//! | `used.json` | supervisor, now and then | what was used so far |
+//! | `lock` | collector | held as long as it lives |
+//! | `reports` | collector, daemon after its death | one report a line, only ever appended; once there is one, nobody begins again |
+//! | `used.json` | collector, now and then | what was used so far |
 //! | `sent` | daemon | how far the reports were acknowledged |
 //!
 //! A run whose reports were all acknowledged is an empty file `{run}.over`, so that a late repetition of its order is known.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use muster_proto::Millis;
 use muster_proto::id::RunId;
 use muster_proto::limits::PAYLOAD_MAX;
 use muster_proto::mqtt::encode;
+use muster_proto::order::SignedOrder;
 use muster_proto::run::{RunReport, RunReportKind, RunStart, RunUsed};
+use musterd::handoff::Arrival;
 use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,64 +33,17 @@ const FILE_MAX: u64 = 2 * PAYLOAD_MAX as u64;
 /// What follows a run's id in the name of the file that remembers it.
 const OVER: &str = ".over";
 
-/// `job.json`: what a supervisor has to know.
+/// `job.json`: what is needed to hand it over, again after a restart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Job {
     /// The run.
     pub run: RunId,
-    /// The order.
+    /// What it orders.
     pub start: RunStart,
-    /// Become this user; the policy allows it.
-    #[serde(default)]
-    pub run_as: Option<String>,
-    /// The daemon's control socket: there it is told that there is something to send.
-    pub control: PathBuf,
+    /// The order as the hub signed it.
+    pub order: SignedOrder,
     /// When the order came.
     pub arrival: Arrival,
-    /// The daemon's log level.
-    #[serde(default)]
-    pub log_level: String,
-}
-
-/// When an order came, by clocks that nobody sets: the hub's as the order tells it, and the time since the machine's start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Arrival {
-    /// The hub's clock.
-    pub hub: Millis,
-    /// Milliseconds since the machine's start.
-    pub steady: Millis,
-    /// For how many milliseconds the order was good then.
-    pub left: Millis,
-    /// Which start of the machine.
-    pub boot: String,
-}
-
-impl Arrival {
-    /// The hub's clock at this moment of the steady one; `None` after another start of the machine.
-    pub(crate) fn hub_at(&self, steady: Millis, boot: &str) -> Option<Millis> {
-        (self.boot == boot && steady >= self.steady).then(|| self.hub.saturating_add(steady - self.steady))
-    }
-
-    /// Whether the order is void at this moment.
-    pub(crate) fn is_void(&self, steady: Millis, boot: &str) -> bool {
-        self.boot != boot || steady.saturating_sub(self.steady) >= self.left
-    }
-}
-
-/// `begun.json`: a supervisor has begun.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Begun {
-    /// Its process.
-    pub pid: u32,
-    /// When that started, in ticks since the machine's start: a process number alone may have gone to another program.
-    pub started: u64,
-}
-
-/// `cancel.json`: somebody wants its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cancel {
-    /// The sentence for the user.
-    pub reason: String,
 }
 
 /// Where all runs are.
@@ -140,17 +93,19 @@ impl Folders {
         let _ = std::fs::remove_file(self.of(run).over);
     }
 
-    /// Makes a run's folder, with its order and its first report.
+    /// Makes a run's folder, with its order and, where it does not begin, its only report.
     ///
     /// # Errors
     /// When it cannot be written; nothing of it is left then.
-    pub(crate) fn make(&self, job: &Job, first: &RunReport) -> Result<Folder, StateError> {
+    pub(crate) fn make(&self, job: &Job, only: Option<&RunReport>) -> Result<Folder, StateError> {
         let folder = self.of(&job.run);
         let failed = |source| StateError::Io { action: "write", path: folder.path.clone(), source };
         let made = (|| {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(failed)?;
             DirBuilder::new().mode(0o700).create(&folder.path).map_err(failed)?;
-            folder.append(first).map_err(failed)?;
+            if let Some(report) = only {
+                folder.append(report).map_err(failed)?;
+            }
             folder.write("job.json", job)
         })();
         if made.is_err() {
@@ -168,23 +123,6 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// The folder that a supervisor was given.
-    pub(crate) fn at(path: PathBuf) -> Self {
-        let mut over = path.clone().into_os_string();
-        over.push(OVER);
-        Self { path, over: over.into() }
-    }
-
-    /// Its path.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The state directory that it lies in.
-    pub(crate) fn state_dir(&self) -> &Path {
-        self.path.parent().and_then(Path::parent).unwrap_or(&self.path)
-    }
-
     /// Whether the run was ever taken: it is there, or it is over.
     pub(crate) fn is_known(&self) -> bool {
         self.path.exists() || self.over.exists()
@@ -200,43 +138,18 @@ impl Folder {
         self.read("job.json")
     }
 
-    /// The supervisor, once it has begun.
-    pub(crate) fn begun(&self) -> Option<Begun> {
-        self.read("begun.json")
-    }
-
-    /// Why it is to end, if somebody asked for it.
-    pub(crate) fn cancel(&self) -> Option<Cancel> {
-        self.read("cancel.json")
-    }
-
-    /// What it had used when its supervisor noted that last.
+    /// What it had used when its collector noted that last.
     pub(crate) fn used(&self) -> Option<RunUsed> {
         self.read("used.json")
     }
 
-    /// Notes that the supervisor has begun.
+    /// The collector's files: reports, what was used, the lock.
     ///
     /// # Errors
-    /// When it cannot be written: then the command must not be started.
-    pub(crate) fn set_begun(&self, begun: &Begun) -> Result<(), StateError> {
-        self.write("begun.json", begun)
-    }
-
-    /// Notes that it is to end.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn set_cancel(&self, cancel: &Cancel) -> Result<(), StateError> {
-        self.write("cancel.json", cancel)
-    }
-
-    /// Notes what was used so far.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn set_used(&self, used: &RunUsed) -> Result<(), StateError> {
-        self.write("used.json", used)
+    /// When one cannot be opened.
+    pub(crate) fn open_for_collector(&self) -> io::Result<[OwnedFd; 3]> {
+        let open = |name: &str| OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.join(name));
+        Ok([self.open_reports()?.into(), open("used.json")?.into(), open("lock")?.into()])
     }
 
     /// Takes the lock, for as long as the file lives; `None` where somebody has it.
@@ -273,17 +186,17 @@ impl Folder {
         self.scan().map_or((false, 0), |found| (found.ended, found.count))
     }
 
-    /// Appends the last report of a run whose supervisor is dead, behind the last whole one.
+    /// Appends the last report of a run whose collector is dead, behind the last whole one.
     ///
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn close(&self, report: impl FnOnce(u64) -> RunReport) -> io::Result<()> {
-        let found = self.scan()?;
+        let found = self.scan().unwrap_or(Found { ended: false, count: 0, whole: 0 });
         if found.ended {
             return Ok(());
         }
-        // What a killed supervisor had half written, or a power cut left of it.
-        let file = OpenOptions::new().write(true).open(self.path.join("reports"))?;
+        // What a killed collector had half written, or a power cut left of it.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.join("reports"))?;
         file.set_len(found.whole)?;
         self.append(&report(found.count))
     }
@@ -389,14 +302,7 @@ mod tests {
             expires: 1,
         };
         let run = "raaaaaaaaaaaaaaa".parse().unwrap();
-        Job {
-            run,
-            start,
-            run_as: None,
-            control: "/x".into(),
-            arrival: Arrival { hub: 1, steady: 1, left: 1, boot: "b".into() },
-            log_level: "info".into(),
-        }
+        Job { run, start, order: SignedOrder::new(b"", b"", b""), arrival: Arrival { hub: 1, steady: 1, left: 1, boot: "b".into() } }
     }
 
     fn report(n: u64, kind: RunReportKind) -> RunReport {
@@ -408,23 +314,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::in_state(dir.path());
         assert!(!folders.of(&job().run).is_known());
-        let folder = folders.make(&job(), &report(0, RunReportKind::Accepted)).unwrap();
+        let folder = folders.make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
         assert_eq!((folder.job(), folder.is_known(), folder.is_over()), (Some(job()), true, false));
-        assert!(folders.make(&job(), &report(0, RunReportKind::Accepted)).is_err(), "a folder is made once");
-    }
-
-    #[test]
-    fn an_order_is_void_after_its_time_and_after_another_start() {
-        let arrival = Arrival { hub: 1_000_000, steady: 500, left: 100, boot: "b".into() };
-        assert_eq!((arrival.hub_at(700, "b"), arrival.hub_at(700, "c"), arrival.hub_at(499, "b")), (Some(1_000_200), None, None));
-        assert_eq!([500, 599, 600].map(|steady| arrival.is_void(steady, "b")), [false, false, true]);
-        assert!(arrival.is_void(500, "c"));
+        assert!(folders.make(&job(), Some(&report(0, RunReportKind::Accepted))).is_err(), "a folder is made once");
     }
 
     #[test]
     fn the_lock_is_one() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folders::in_state(dir.path()).make(&job(), &report(0, RunReportKind::Accepted)).unwrap();
+        let folder = Folders::in_state(dir.path()).make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
         let held = folder.lock().unwrap().unwrap();
         assert!(folder.lock().unwrap().is_none());
         drop(held);
@@ -434,7 +332,7 @@ mod tests {
     #[test]
     fn what_is_half_written_is_cut_off_and_the_end_stands_once() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folders::in_state(dir.path()).make(&job(), &report(0, RunReportKind::Accepted)).unwrap();
+        let folder = Folders::in_state(dir.path()).make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
         append(&mut folder.open_reports().unwrap(), &report(1, RunReportKind::Started)).unwrap();
         folder.open_reports().unwrap().write_all(b"{\"n\":2,\"t\":0,\"kind\":\"out").unwrap();
         assert_eq!(folder.reports(), (false, 2));
@@ -452,7 +350,7 @@ mod tests {
     #[test]
     fn zeros_of_a_power_cut_are_no_reports() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folders::in_state(dir.path()).make(&job(), &report(0, RunReportKind::Accepted)).unwrap();
+        let folder = Folders::in_state(dir.path()).make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
         folder.open_reports().unwrap().write_all(&[0; 5000]).unwrap();
         folder.open_reports().unwrap().write_all(b"\n").unwrap();
         assert_eq!(folder.reports(), (false, 1));
@@ -462,7 +360,7 @@ mod tests {
     fn a_run_that_is_over_is_remembered_and_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::in_state(dir.path());
-        let folder = folders.make(&job(), &report(0, RunReportKind::Accepted)).unwrap();
+        let folder = folders.make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
         folder.set_sent(7);
         assert_eq!(folder.sent(), 7);
         assert_eq!(folders.all(), (vec![job().run], vec![]));

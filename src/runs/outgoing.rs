@@ -174,9 +174,11 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
-    use super::super::folder::{Arrival, Folders, Job, append};
+    use super::super::folder::{Folders, Job};
     use super::*;
+    use muster_proto::order::SignedOrder;
     use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunStart};
+    use musterd::handoff::Arrival;
 
     fn run(letter: char) -> RunId {
         format!("r{}", letter.to_string().repeat(15)).parse().unwrap()
@@ -200,15 +202,9 @@ mod tests {
             t: 0,
             expires: 1,
         };
-        let job = Job {
-            run: run(letter),
-            start,
-            run_as: None,
-            control: "/x".into(),
-            arrival: Arrival { hub: 1, steady: 1, left: 1, boot: "b".into() },
-            log_level: String::new(),
-        };
-        folders.make(&job, &report(0, RunReportKind::Accepted)).unwrap()
+        let arrival = Arrival { hub: 1, steady: 1, left: 1, boot: "b".into() };
+        let job = Job { run: run(letter), start, order: SignedOrder::new(b"", b"", b""), arrival };
+        folders.make(&job, Some(&report(0, RunReportKind::Accepted))).unwrap()
     }
 
     fn number(sent: Option<(RunId, Vec<u8>)>) -> Option<(RunId, u64)> {

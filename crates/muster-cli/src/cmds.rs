@@ -18,6 +18,7 @@ pub mod invitation;
 pub mod login;
 pub mod member;
 pub mod org;
+pub mod policy;
 pub mod profiles;
 pub mod project;
 pub mod remote;

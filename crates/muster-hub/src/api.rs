@@ -26,6 +26,7 @@ mod layer;
 mod limits;
 mod listing;
 mod mqtt_ws;
+mod orders;
 mod orgs;
 mod page;
 mod people;

@@ -302,10 +302,24 @@ pub async fn still(state: &AppState, parts: &Parts, then: &Person) -> Result<Per
     if now == *then { Ok(now) } else { Err(ApiError::new(Code::Unauthenticated, "your account was changed meanwhile; send it again")) }
 }
 
+/// The certificate of a device that speaks for itself.
+///
+/// # Errors
+/// `unauthenticated`: without one, `missing` says so; one for a session speaks for no device.
+pub(crate) fn device_certificate(extensions: &http::Extensions, missing: &str) -> Result<CertificateDer<'static>, ApiError> {
+    match extensions.get() {
+        Some(PeerCertificate::Device(certificate)) => Ok(certificate.clone()),
+        Some(PeerCertificate::Session(_)) => Err(ApiError::new(
+            Code::Unauthenticated,
+            "this certificate was made for a session and lets in there alone; use the device's own certificate",
+        )),
+        Some(PeerCertificate::None) | None => Err(ApiError::new(Code::Unauthenticated, missing)),
+    }
+}
+
+/// The same, for requests over HTTP.
 fn certificate(parts: &Parts) -> Result<CertificateDer<'static>, ApiError> {
-    parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.clone()).ok_or_else(|| {
-        ApiError::new(Code::Unauthenticated, "this needs the device's client certificate; enrol first: musterd enrol URL TOKEN")
-    })
+    device_certificate(&parts.extensions, "this needs the device's client certificate; enrol first: musterd enrol URL TOKEN")
 }
 
 impl FromRequestParts<AppState> for DevicePeer {

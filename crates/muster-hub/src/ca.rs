@@ -1,4 +1,4 @@
-//! The hub's certificate authority: one ECDSA P-256 key that signs devices, the hub's own servers, and nothing else.
+//! The hub's certificate authority: one ECDSA P-256 key that signs devices, the hub's own servers, its key for orders, and nothing else.
 //!
 //! The key stays in the data directory with mode 0600.
 //! A device's certificate carries names that the hub chose (its uid and organization) and the public key of the request; whatever else
@@ -6,6 +6,7 @@
 
 mod csr;
 pub mod files;
+mod orders;
 mod peer;
 
 use std::net::IpAddr;
@@ -28,7 +29,8 @@ use crate::clock::DAY;
 use crate::random;
 
 pub use csr::DeviceKey;
-pub use peer::PeerName;
+pub use orders::OrderKey;
+pub use peer::{PeerName, session_named};
 
 /// Lifetime of the authority: longer than the robots; a change of authority is a planned move.
 const CA_LIFETIME: Millis = 20 * 365 * DAY;
@@ -137,7 +139,7 @@ impl Ca {
     /// When a file cannot be looked at.
     pub fn exposed_keys(dir: &Path) -> Result<Vec<(PathBuf, u32)>, CaError> {
         let mut exposed = Vec::new();
-        for path in ["ca.key", "server.key"].map(|name| dir.join(name)) {
+        for path in ["ca.key", "server.key", "orders.key"].map(|name| dir.join(name)) {
             let mode = files::open_to_others(&path);
             if let Some(mode) = mode.map_err(|source| CaError::File { verb: "look at", path: path.clone(), source })? {
                 exposed.push((path, mode));
@@ -287,7 +289,11 @@ mod tests {
         assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), []);
         std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).unwrap();
-        assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), [(key, 0o644)]);
+        assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), [(key.clone(), 0o644)]);
+        OrderKey::open(dir.path(), &again, clock::now()).unwrap();
+        let orders = dir.path().join("orders.key");
+        std::fs::set_permissions(&orders, PermissionsExt::from_mode(0o640)).unwrap();
+        assert_eq!(Ca::exposed_keys(dir.path()).unwrap(), [(key, 0o644), (orders, 0o640)]);
         assert_eq!(Ca::exposed_keys(&dir.path().join("none")).unwrap(), []);
     }
 

@@ -6,6 +6,7 @@
 
 mod gather;
 mod live;
+mod policy;
 mod runs;
 mod upkeep;
 
@@ -26,7 +27,7 @@ pub use runs::RunSink;
 use crate::clock;
 use crate::metrics::{Counter, Metrics};
 use crate::presence::{Moment, Presence, Sign};
-use crate::store::{self, Store, telemetry};
+use crate::store::{self, Store, policies, telemetry};
 use crate::words::{self, plain};
 
 /// A device's version and its reason to go, in characters.
@@ -126,6 +127,9 @@ impl Ingest {
         for (row, newest) in rows {
             ingest.0.live.load(row, newest, now);
         }
+        for (uid, own_user, refuses) in ingest.0.store.read(policies::remarks).await? {
+            ingest.0.live.put_policy(&uid, own_user, refuses);
+        }
         Ok(ingest)
     }
 
@@ -179,6 +183,7 @@ impl Ingest {
             Up::Usage => self.usage(uid, payload, check).await,
             Up::Event => self.event(uid, payload).await,
             Up::Run(run) => self.run_report(uid, run, payload).await,
+            Up::Policy => self.policy(uid, payload).await,
         };
         match &done {
             Ok(()) => self.0.messages.add(1),

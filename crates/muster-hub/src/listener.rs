@@ -21,7 +21,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -123,8 +122,7 @@ impl Connection {
     }
 
     async fn http(self, stream: TlsStream<TcpStream>) {
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let peer = PeerCertificate(certificate.map(|leaf| CertificateDer::from(leaf.to_vec())));
+        let peer = PeerCertificate::of(stream.get_ref().1.peer_certificates());
         let from = RemoteAddr(self.from);
         let router = self.router;
         let service = service_fn(move |mut request: http::Request<Incoming>| {

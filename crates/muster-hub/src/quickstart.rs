@@ -99,9 +99,7 @@ async fn with_hub(args: &Args, folder: &Folder, hub: &Running, musterd: &std::pa
     report::hub(folder, hub);
 
     let mut daemon = Daemon::new(folder, musterd)?;
-    if let Some(policy) = &daemon.policy {
-        report::as_root(policy);
-    }
+    report::policy(&daemon.policy, daemon.runs_as_root);
     let uid = tokio::select! {
         uid = join(args, folder, hub, &mut daemon) => uid?,
         signal = asked.next() => {

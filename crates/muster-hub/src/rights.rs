@@ -89,7 +89,7 @@ actions! {
     /// Terminal, ssh, forward, copy from the device.
     Connect: "open a terminal, ssh, a forward; copy files from the device", Reach, org nobody, project Connect;
     /// What the list shows of a device only then: `Column::is_detail`; and its history.
-    ViewDevice: "see what a device states of itself, its usage, history, sessions, runs", Read, org Owner, project View;
+    ViewDevice: "see what a device states of itself, its usage, history, policy, sessions, runs", Read, org Owner, project View;
     /// A session or a run of another person.
     EndSession: "end another person's session or run", Change, org Owner, project Maintain;
     /// One sample per second for a while.

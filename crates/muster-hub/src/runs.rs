@@ -12,8 +12,9 @@ use muster_proto::api::RunState;
 use muster_proto::id::{DeviceUid, OrgId, RunId};
 use muster_proto::limits::RUN_ORDER_EXPIRY;
 use muster_proto::mqtt::encode;
+use muster_proto::order::SignedOrder;
 use muster_proto::problem::Problem;
-use muster_proto::run::{RunOrder, RunStart};
+use muster_proto::run::RunOrder;
 use muster_proto::topic::{Down, Topic};
 use rusqlite::Connection;
 use tokio::sync::broadcast;
@@ -68,12 +69,12 @@ impl Runs {
     ///
     /// # Errors
     /// When the order could not be kept for the device.
-    pub async fn start(&self, uid: &DeviceUid, run: &RunId, start: RunStart) -> Result<bool, SendError> {
+    pub async fn start(&self, uid: &DeviceUid, run: &RunId, order: SignedOrder) -> Result<bool, SendError> {
         let id = run.clone();
         let waits = move |db: &Connection| {
             Ok(runs::by_id(db, &id)?.is_some_and(|run| run.state == RunState::Waiting && run.cancelled_at.is_none()))
         };
-        self.0.lanes.send_if_wanted(uid, Down::Run(run.clone()), encode(&RunOrder::Start(start)), START, waits).await
+        self.0.lanes.send_if_wanted(uid, Down::Run(run.clone()), encode(&RunOrder::Start(order)), START, waits).await
     }
 
     /// Ends a run: at once where its order still waits for the device, else as soon as the device has ended it.

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounts::LoginLimit;
 use crate::api;
 use crate::broker::{self, Bridge};
-use crate::ca::Ca;
+use crate::ca::{Ca, OrderKey};
 use crate::clock::{self, DAY};
 use crate::config::Config;
 use crate::ingest::{Ingest, Options};
@@ -106,6 +106,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     close_keys(&config.data_dir)?;
     let (ca, store) = open(&config)?;
     let certificate = ServerCertificate::open(&config.data_dir, config.certificate_names(), &ca, now)?;
+    let orders = OrderKey::open(&config.data_dir, &ca, now)?;
     let standings = Standings::open(&store).await?;
     let registry = Registry::open(&store).await?;
     let mailer = Mailer::new(&config)?;
@@ -134,6 +135,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
         standings,
         registry,
         ca,
+        orders: orders.clone(),
         endpoints,
         metrics,
         logins: LoginLimit::default(),
@@ -201,7 +203,7 @@ pub async fn start(config: Config, ports: Ports) -> Result<Running> {
     });
     let (store, stop) = (state.store.clone(), shutdown.clone());
     tasks.spawn(async move {
-        keep_house(store, certificate, stop).await;
+        keep_house(store, certificate, orders, stop).await;
         "the housekeeping"
     });
     Ok(Running { state, https, mqtt, tasks, shutdown, _held: held })
@@ -280,8 +282,8 @@ pub fn make_private_dir(dir: &std::path::Path) -> Result<()> {
         .with_context(|| format!("cannot make the directory {}: choose another data_dir, or give yourself the right", dir.display()))
 }
 
-/// Renews the server certificate in place, and drops tokens that ended long ago.
-async fn keep_house(store: Store, certificate: ServerCertificate, stop: CancellationToken) {
+/// Renews the hub's own certificates in place, and drops tokens that ended long ago.
+async fn keep_house(store: Store, certificate: ServerCertificate, orders: OrderKey, stop: CancellationToken) {
     let mut ticks = interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -290,15 +292,21 @@ async fn keep_house(store: Store, certificate: ServerCertificate, stop: Cancella
             _ = ticks.tick() => {}
         }
         let renewing = certificate.clone();
-        match tokio::task::spawn_blocking(move || renewing.renew(clock::now())).await {
-            Ok(Ok(true)) => tracing::info!("the server certificate was renewed"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the server certificate could not be renewed"),
-            Err(error) => tracing::error!(%error, "the renewal of the server certificate broke off"),
-        }
+        renew("server certificate", move || renewing.renew(clock::now())).await;
+        let renewing = orders.clone();
+        renew("certificate of the key for orders", move || renewing.renew(clock::now())).await;
         if let Err(error) = store.write(|tx| tokens::purge(tx, clock::now() - ENDED_TOKENS)).await {
             tracing::error!(%error, "ended tokens could not be dropped");
         }
+    }
+}
+
+async fn renew<E: std::fmt::Display + Send + 'static>(what: &'static str, work: impl FnOnce() -> Result<bool, E> + Send + 'static) {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(true)) => tracing::info!("the {what} was renewed"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the {what} could not be renewed"),
+        Err(error) => tracing::error!(%error, "the renewal of the {what} broke off"),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::accounts::LoginLimit;
 use crate::api::Tails;
-use crate::ca::Ca;
+use crate::ca::{Ca, OrderKey};
 use crate::config::{Config, Origin};
 use crate::ingest::Ingest;
 use crate::lapse::Lapses;
@@ -40,6 +40,8 @@ pub struct App {
     pub registry: Registry,
     /// The certificate authority.
     pub ca: Ca,
+    /// Signs what is started on devices.
+    pub orders: OrderKey,
     /// How the hub is reached.
     pub endpoints: Endpoints,
     /// Counters.

@@ -21,6 +21,7 @@ mod migrate;
 pub mod mqtt;
 pub(crate) mod org_deletion;
 pub mod orgs;
+pub mod policies;
 pub(crate) mod projects;
 pub(crate) mod proviso;
 pub(crate) mod roles;

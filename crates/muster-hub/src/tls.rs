@@ -3,12 +3,14 @@
 //! The authority is sent so that a device or a person who holds only a token can check the pin in it.
 
 mod early;
+mod session;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use muster_proto::Millis;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientCertVerifierBuilder, ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
@@ -17,6 +19,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::ca::{Ca, CaError, SERVER_RENEW_BEFORE, files};
 use early::NeverEarly;
+use session::WithSessions;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -68,26 +71,26 @@ impl ServerCertificate {
         Ok(true)
     }
 
-    /// For the HTTPS port: a client certificate is welcome, not needed.
+    /// For the HTTPS port: a client certificate is welcome, not needed; a device's, or one that a device made for a session.
     ///
     /// # Errors
     /// When rustls refuses.
     pub fn https(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = self.config(false)?;
+        let verifier = self.verifier(|builder| builder.allow_unauthenticated())?;
+        let mut config = self.config(Arc::new(WithSessions(verifier)))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Session WebSockets protect their records themselves (muster_link::websocket).
-        config.enable_secret_extraction = true;
         // The relay protects the records of sessions itself: `muster_link::websocket`.
         config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }
 
-    /// For the MQTT port: nobody gets in without a client certificate.
+    /// For the MQTT port: nobody gets in without a device's certificate.
     ///
     /// # Errors
     /// When rustls refuses.
     pub fn mqtt(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let mut config = self.config(true)?;
+        let verifier = self.verifier(|builder| builder)?;
+        let mut config = self.config(verifier)?;
         config.alpn_protocols = vec![b"mqtt".to_vec()];
         // Links last for days: tickets would cost memory and bytes and serve nobody.
         config.send_tls13_tickets = 0;
@@ -95,16 +98,23 @@ impl ServerCertificate {
         Ok(Arc::new(config))
     }
 
-    fn config(&self, client_needed: bool) -> Result<ServerConfig, TlsError> {
-        // AES-128-GCM first where the processor has AES: it costs the least for each byte of a session.
-        let provider = Arc::new(muster_link::tls::provider());
+    /// Checks client certificates against the authority.
+    fn verifier(
+        &self,
+        rule: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+    ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        let verifier = if client_needed { verifier } else { verifier.allow_unauthenticated() };
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(muster_link::tls::provider()));
+        Ok(Arc::new(NeverEarly(rule(builder).build()?)))
+    }
+
+    fn config(&self, verifier: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, TlsError> {
+        // AES-128-GCM first where the processor has AES: it costs the least for each byte of a session.
+        let provider = Arc::new(muster_link::tls::provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(Arc::new(NeverEarly(verifier.build()?)))
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(self.clone()));
         config.ignore_client_order = true;
         Ok(config)

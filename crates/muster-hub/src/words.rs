@@ -18,6 +18,11 @@ pub(crate) fn plain(text: &str, most: usize) -> String {
     text.chars().filter_map(seen).take(most).collect()
 }
 
+/// A text of several lines: line ends and tabs stay, what else is hidden is left out.
+pub(crate) fn lines(text: &str) -> String {
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !is_hidden(*c)).collect()
+}
+
 /// A device's facts within their bound, names and texts made plain.
 pub(crate) fn facts(facts: Facts) -> Facts {
     let Facts(map) = facts.bounded();
@@ -51,6 +56,7 @@ mod tests {
             assert_eq!(plain(given, 100), kept);
         }
         assert_eq!(plain("abcdef", 3), "abc");
+        assert_eq!(lines("[who]\r\n\troles = []\u{1b}[2J\u{202e}\n"), "[who]\n\troles = [][2J\n");
     }
 
     #[test]

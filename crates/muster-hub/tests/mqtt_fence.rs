@@ -112,7 +112,7 @@ async fn a_client_id_cannot_be_stolen() {
 
 #[tokio::test]
 async fn nobody_gets_in_without_a_certificate_of_this_hub() {
-    let (hub, _, _) = both().await;
+    let (hub, _, b) = both().await;
     let stranger = Hub::start().await;
     let forged = stranger.device(A, "acme").await;
     for papers in [None, Some(&forged)] {
@@ -123,10 +123,15 @@ async fn nobody_gets_in_without_a_certificate_of_this_hub() {
     }
     // B's public facts and an own key, signed by nobody the hub trusts, or a server's certificate of the hub itself.
     let server = hub.ca.issue_server(&[B.to_owned()], muster_hub::clock::now()).unwrap();
-    let papers = Papers { certificate: server.certificate, certificate_pem: server.certificate_pem, key_pem: server.key_pem };
-    if let Ok(mut stream) = hub.tls(Some(&papers)).await {
-        let sent = stream.write_all(&connect(B, 2, &[], &[])).await;
-        assert!(sent.is_err() || Raw::new(stream).packet().await.is_none());
+    let server =
+        Papers { certificate: server.certificate, certificate_pem: server.certificate_pem, key_pem: server.key_pem, chain: Vec::new() };
+    // What B itself signed, for one of its sessions or for itself: that is for the relay.
+    let (session, twin) = (b.signs("saaaaaaaaaaaaaaa"), b.signs(B));
+    for papers in [server, session.after(&[]), session, twin.after(&[]), twin] {
+        if let Ok(mut stream) = hub.tls(Some(&papers)).await {
+            let sent = stream.write_all(&connect(B, 2, &[], &[])).await;
+            assert!(sent.is_err() || Raw::new(stream).packet().await.is_none());
+        }
     }
 }
 

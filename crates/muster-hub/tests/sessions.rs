@@ -1,5 +1,7 @@
 //! Sessions over the API of a whole hub: who may open one, whose leg gets in, what the list says, how it ends.
 
+#[path = "sessions/certificates.rs"]
+mod certificates;
 #[path = "sessions/lapse.rs"]
 mod lapse;
 #[path = "mqtt_common/hub.rs"]
@@ -9,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mqtt_common::*;
+use muster_hub::ca::PeerName;
 use muster_hub::config::Config;
 use muster_hub::init::{self, First};
 use muster_hub::serve::{Ports, Running, start};
@@ -17,6 +20,7 @@ use muster_link::http::{Hub as Http, Request};
 use muster_link::websocket::{Message, Upgrade, UpgradeError, WebSocket, connect};
 use muster_proto::api::{AuditEvent, Page, Session, SessionState, SessionTicket};
 use muster_proto::mqtt::{SessionOpen, SessionOrder};
+use muster_proto::order::{COMMON_NAME, OrderKind, SIGNED, SignedOrder};
 use muster_proto::problem::Problem;
 use muster_proto::session::SUBPROTOCOL;
 use rustls_pki_types::ServerName;
@@ -24,6 +28,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 struct Whole {
     running: Running,
@@ -126,15 +131,36 @@ impl Whole {
 /// What the hub told a device to do.
 fn order(packet: &[u8]) -> SessionOrder {
     // A length may be a brace too.
-    let at = packet.windows(2).position(|bytes| bytes == b"{\"").expect("a payload");
+    let at = packet.windows(6).position(|bytes| bytes == b"{\"do\":").expect("a payload");
     serde_json::from_slice(&packet[at..]).unwrap()
 }
 
 fn opened(order: SessionOrder) -> SessionOpen {
     match order {
-        SessionOrder::Open(open) => open,
+        SessionOrder::Open(signed) => inside(&signed),
         other => panic!("{other:?}"),
     }
+}
+
+fn inside(signed: &SignedOrder) -> SessionOpen {
+    match signed.read().unwrap().kind {
+        OrderKind::Session { open } => open,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The key that the order names is certified for orders by this hub's authority, and has signed it.
+fn is_signed(hub: &Whole, signed: &SignedOrder) {
+    let (bytes, signature, certificate) = signed.parts().unwrap();
+    let ((_, certificate), (_, authority)) =
+        (X509Certificate::from_der(&certificate).unwrap(), X509Certificate::from_der(hub.running.state.ca.der()).unwrap());
+    certificate.verify_signature(Some(authority.public_key())).unwrap();
+    assert_eq!(certificate.subject().to_string(), format!("CN={COMMON_NAME}"));
+    let key = ring::signature::UnparsedPublicKey::new(
+        &ring::signature::ECDSA_P256_SHA256_ASN1,
+        certificate.public_key().subject_public_key.data.to_vec(),
+    );
+    key.verify(&[SIGNED, &bytes].concat(), &signature).unwrap();
 }
 
 async fn text(leg: &mut WebSocket) -> String {
@@ -153,7 +179,12 @@ async fn from_the_order_to_the_record() {
     let mut link = hub.linked(A, &a).await;
 
     let ticket = hub.open(A, &json!({ "want": "shell", "reason": "ticket 4711" })).await.unwrap();
-    let open = opened(order(&link.packet().await.unwrap()));
+    let SessionOrder::Open(signed) = order(&link.packet().await.unwrap()) else { panic!("no order to open") };
+    let (meant, key) = (signed.read().unwrap(), PeerName::read(&a.certificate).unwrap().key);
+    assert_eq!((meant.device.as_str(), meant.device_key), (A, muster_hub::random::to_hex(&key)));
+    is_signed(&hub, &signed);
+    let open = inside(&signed);
+    assert_eq!(open.t, meant.t);
     assert_eq!((&open.session, open.user.as_str(), open.role.as_str()), (&ticket.session, "ada@example.com", "admin"));
     assert_eq!((open.project.as_str(), open.reason.as_deref()), ("lab", Some("ticket 4711")));
     let session: Session = hub.get(&format!("/v1/orgs/acme/sessions/{}", ticket.session)).await;
@@ -162,8 +193,9 @@ async fn from_the_order_to_the_record() {
     // The device's leg is for the device alone, with its ticket.
     let no_papers = hub.leg(&open.relay, &open.ticket, None).await.err().unwrap();
     assert_eq!(no_papers.code, "unauthenticated");
-    let other = hub.leg(&open.relay, &open.ticket, Some(&b)).await.err().unwrap();
+    let other = hub.leg(&open.relay, &open.ticket, Some(&b.signs(open.session.as_str()))).await.err().unwrap();
     assert_eq!(other.code, "forbidden");
+    let a = a.signs(open.session.as_str());
     let wrong = hub.leg(&open.relay, &ticket.ticket, Some(&a)).await.err().unwrap();
     assert_eq!(wrong.code, "unauthenticated");
 
@@ -199,6 +231,7 @@ async fn a_device_that_is_revoked_loses_its_sessions_at_once() {
     let ticket = hub.open(A, &json!({})).await.unwrap();
     let open = opened(order(&link.packet().await.unwrap()));
     let mut client = hub.leg(&ticket.relay, &ticket.ticket, None).await.unwrap();
+    let a = a.signs(open.session.as_str());
     let mut device = hub.leg(&open.relay, &open.ticket, Some(&a)).await.unwrap();
     let started = std::time::Instant::now();
     hub.call(&hub.token, "POST", &format!("/v1/orgs/acme/devices/{A}/revoke"), &json!({ "reason": "stolen" })).await.unwrap();
@@ -287,7 +320,7 @@ async fn sessions_at_the_same_time_are_as_many_as_there_may_be() {
     let mut opened = Vec::new();
     while opened.last() != Some(&second.session) {
         if let SessionOrder::Open(open) = order(&link.packet().await.unwrap()) {
-            opened.push(open.session);
+            opened.push(inside(&open).session);
         }
     }
     assert_eq!(opened, [first.session, second.session]);

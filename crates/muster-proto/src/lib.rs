@@ -6,11 +6,14 @@
 //! bytes and times come in as arguments, bytes and decisions go out.
 //! Everything that arrives is hostile until one of these types has parsed it.
 
+mod base64;
+
 pub mod api;
 pub mod backoff;
 pub mod id;
 pub mod limits;
 pub mod mqtt;
+pub mod order;
 pub mod problem;
 pub mod run;
 pub mod session;

@@ -119,3 +119,5 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 pub const DEVICE_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Longest time that the hub holds an enrolment poll open.
 pub const ENROL_POLL_MAX: Duration = Duration::from_secs(55);
+/// Largest policy that a device tells, in bytes: written by hand, and a payload holds it with room for its escapes.
+pub const POLICY_MAX: usize = 32 * 1024;

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::Millis;
 use crate::id::{DeviceUid, OrgId, ProjectId, SessionId};
-use crate::limits::{COLUMN_NAME_MAX, FACTS_MAX, PAYLOAD_MAX, USAGE_COLUMNS_MAX, USAGE_SAMPLES_MAX};
+use crate::limits::{COLUMN_NAME_MAX, FACTS_MAX, PAYLOAD_MAX, POLICY_MAX, USAGE_COLUMNS_MAX, USAGE_SAMPLES_MAX};
+use crate::order::SignedOrder;
 
 /// Why a payload was refused.
 #[derive(Debug, thiserror::Error)]
@@ -321,8 +322,8 @@ pub enum DeviceEventKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum SessionOrder {
-    /// Start a worker for a session.
-    Open(SessionOpen),
+    /// Open a session: a signed [`crate::order::Order`] that holds a [`SessionOpen`].
+    Open(SignedOrder),
     /// End a session's worker.
     End {
         /// Which.
@@ -335,12 +336,12 @@ pub enum SessionOrder {
     Unknown,
 }
 
-/// What a worker needs to know of a session.
+/// What the device needs to know of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionOpen {
     /// The session.
     pub session: SessionId,
-    /// `wss://.../v1/sessions/{id}/device`. The worker dials it with the device's certificate, and nothing else.
+    /// `wss://.../v1/sessions/{id}/device`. The device dials it with a certificate made for this session, and nothing else.
     pub relay: String,
     /// The device's ticket for this session. Void if not used in 30 s; afterwards good for this session's resumptions only.
     pub ticket: String,
@@ -355,6 +356,42 @@ pub struct SessionOpen {
     pub reason: Option<String>,
     /// The hub's clock. The device does not measure the order by it: clocks are set. What makes a late order void is the ticket.
     pub t: Millis,
+}
+
+/// `up/policy`: the device's policy as it is in force, for people to read. The hub can never change it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyReport {
+    /// The text of the policy file, at most [`crate::limits::POLICY_MAX`] bytes; absent where there is none or it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Why everything is refused, if it is: the code, such as `policy_missing`, `policy_broken`, `policy_locked`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Sessions run as the daemon's own user (`own_user`): nothing stands between a visitor and the device's key.
+    #[serde(default)]
+    pub own_user: bool,
+    /// The device's clock.
+    pub t: Millis,
+}
+
+impl PolicyReport {
+    /// Decodes and checks a report.
+    ///
+    /// # Errors
+    /// When it is over a limit.
+    pub fn decode(payload: &[u8]) -> Result<Self, PayloadError> {
+        let report: Self = decode(payload, PAYLOAD_MAX)?;
+        if report.text.as_ref().is_some_and(|text| text.len() > POLICY_MAX) {
+            return Err(PayloadError::Rule("a policy has at most 32 KiB"));
+        }
+        if report.code.as_ref().is_some_and(|code| code.len() > 64) || report.fault.as_ref().is_some_and(|fault| fault.len() > 4096) {
+            return Err(PayloadError::Rule("a policy's fault has at most 4096 bytes"));
+        }
+        Ok(report)
+    }
 }
 
 /// `down/config`: the organization's wishes. The device bounds them by its own configuration and policy.

@@ -3,26 +3,26 @@
 //! Reports are numbered from 0 in each run. Whatever is sent again bears its old number, so the hub stores each once and in order;
 //! the device makes a report's bytes once, and sends the same ones until they are acknowledged.
 
-mod base64;
-
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Millis;
+use crate::base64;
 use crate::id::ProjectId;
 use crate::limits::{
     PAYLOAD_MAX, RUN_ARGS_MAX, RUN_COMMAND_MAX, RUN_CWD_MAX, RUN_ENV_BYTES_MAX, RUN_ENV_MAX, RUN_MESSAGE_MAX, RUN_OUTPUT_MAX,
     RUN_PIECE_MAX, RUN_REPORTS_MAX, RUN_TIMEOUT_MAX_S,
 };
 use crate::mqtt::{PayloadError, decode};
+use crate::order::SignedOrder;
 
 /// `down/run/{run}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum RunOrder {
-    /// Run a command. The same order twice is one run.
-    Start(RunStart),
+    /// Run a command: a signed [`crate::order::Order`] that holds a [`RunStart`]. The same order twice is one run.
+    Start(SignedOrder),
     /// End it, and whatever it started.
     Cancel {
         /// The sentence for the journal.
@@ -36,16 +36,12 @@ pub enum RunOrder {
 }
 
 impl RunOrder {
-    /// Decodes and checks an order.
+    /// Decodes an order. What a signed one holds is checked when that is read ([`SignedOrder::read`]).
     ///
     /// # Errors
-    /// When it is over a limit or breaks a rule.
+    /// When it is over a limit or is not an order.
     pub fn decode(payload: &[u8]) -> Result<Self, PayloadError> {
-        let order: Self = decode(payload, PAYLOAD_MAX)?;
-        if let Self::Start(start) = &order {
-            start.check().map_err(|broken| PayloadError::Rule(broken.why))?;
-        }
-        Ok(order)
+        decode(payload, PAYLOAD_MAX)
     }
 }
 

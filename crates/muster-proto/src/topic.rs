@@ -27,6 +27,8 @@ pub enum Up {
     Event,
     /// `up/run/{run}`: QoS 1.
     Run(RunId),
+    /// `up/policy`: QoS 1.
+    Policy,
 }
 
 /// What a device receives.
@@ -87,6 +89,7 @@ impl fmt::Display for Topic {
                     Up::Usage => f.write_str("usage"),
                     Up::Event => f.write_str("event"),
                     Up::Run(run) => write!(f, "run/{run}"),
+                    Up::Policy => f.write_str("policy"),
                 }
             }
             Self::Down(uid, down) => {
@@ -123,6 +126,7 @@ impl FromStr for Topic {
             (Some("up"), Some("usage"), None) => Self::Up(uid, Up::Usage),
             (Some("up"), Some("event"), None) => Self::Up(uid, Up::Event),
             (Some("up"), Some("run"), Some(run)) => Self::Up(uid, Up::Run(run)),
+            (Some("up"), Some("policy"), None) => Self::Up(uid, Up::Policy),
             (Some("down"), Some("session"), None) => Self::Down(uid, Down::Session),
             (Some("down"), Some("run"), Some(run)) => Self::Down(uid, Down::Run(run)),
             (Some("down"), Some("config"), None) => Self::Down(uid, Down::Config),
@@ -149,6 +153,7 @@ mod tests {
             (Topic::Up(uid.clone(), Up::Usage), "up/usage"),
             (Topic::Up(uid.clone(), Up::Event), "up/event"),
             (Topic::Up(uid.clone(), Up::Run(run.clone())), "up/run/raaaaaaaaaaaaaaa"),
+            (Topic::Up(uid.clone(), Up::Policy), "up/policy"),
             (Topic::Down(uid.clone(), Down::Session), "down/session"),
             (Topic::Down(uid.clone(), Down::Run(run)), "down/run/raaaaaaaaaaaaaaa"),
             (Topic::Down(uid.clone(), Down::Config), "down/config"),

@@ -1,11 +1,12 @@
 //! The bytes of the MQTT payloads, frozen: literal JSON of every payload, both ways.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use muster_proto::limits::{HEARTBEAT_MAX, PAYLOAD_MAX, PRESENCE_MAX};
+use muster_proto::limits::{HEARTBEAT_MAX, PAYLOAD_MAX, POLICY_MAX, PRESENCE_MAX};
 use muster_proto::mqtt::{
-    AdmissionNotice, Column, ConfigWish, DeviceEvent, DeviceEventKind, Facts, Heartbeat, Presence, SessionOpen, SessionOrder, UsageBatch,
-    decode, encode,
+    AdmissionNotice, Column, ConfigWish, DeviceEvent, DeviceEventKind, Facts, Heartbeat, PolicyReport, Presence, SessionOpen, SessionOrder,
+    UsageBatch, decode, encode,
 };
+use muster_proto::order::SignedOrder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -186,9 +187,17 @@ fn orders_wishes_and_notices() {
         t: 5,
     };
     both_ways(
-        r#"{"do":"open","session":"saaaaaaaaaaaaaaa","relay":"wss://hub:8443/v1/sessions/saaaaaaaaaaaaaaa/device","ticket":"t","user":"a@b","project":"lab","role":"connect","t":5}"#,
-        &SessionOrder::Open(open),
+        r#"{"session":"saaaaaaaaaaaaaaa","relay":"wss://hub:8443/v1/sessions/saaaaaaaaaaaaaaa/device","ticket":"t","user":"a@b","project":"lab","role":"connect","t":5}"#,
+        &open,
     );
+    let signed = SignedOrder { order: "e30=".into(), signature: "c2ln".into(), certificate: "Y2VydA==".into() };
+    both_ways(r#"{"do":"open","order":"e30=","signature":"c2ln","certificate":"Y2VydA=="}"#, &SessionOrder::Open(signed));
+    let report = PolicyReport { text: Some("a = 1".into()), code: None, fault: None, own_user: true, t: 5 };
+    both_ways(r#"{"text":"a = 1","own_user":true,"t":5}"#, &report);
+    let report = PolicyReport { text: None, code: Some("policy_missing".into()), fault: Some("none".into()), own_user: false, t: 5 };
+    both_ways(r#"{"code":"policy_missing","fault":"none","own_user":false,"t":5}"#, &report);
+    let large = PolicyReport { text: Some("x".repeat(POLICY_MAX + 1)), ..report };
+    assert!(PolicyReport::decode(&encode(&large)).is_err());
     let end = SessionOrder::End { session: "saaaaaaaaaaaaaaa".parse().unwrap(), reason: "revoked".into() };
     both_ways(r#"{"do":"end","session":"saaaaaaaaaaaaaaa","reason":"revoked"}"#, &end);
     assert_eq!(decode::<SessionOrder>(br#"{"do":"pause","x":1}"#, PAYLOAD_MAX).unwrap(), SessionOrder::Unknown);

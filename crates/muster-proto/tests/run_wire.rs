@@ -4,6 +4,7 @@
 use muster_proto::api::{RunLine, RunPiece};
 use muster_proto::limits::{PAYLOAD_MAX, RUN_MESSAGE_MAX, RUN_OUTPUT_MAX, RUN_PIECE_MAX, RUN_REPORTS_MAX, RUN_TIMEOUT_MAX_S};
 use muster_proto::mqtt::{decode, encode};
+use muster_proto::order::{Order, OrderKind, SignedOrder};
 use muster_proto::run::{RunCommand, RunEnd, RunOrder, RunOutcome, RunOutput, RunReport, RunReportKind, RunStart, RunStream, RunUsed};
 use proptest::prelude::*;
 
@@ -11,6 +12,19 @@ use proptest::prelude::*;
 fn order(text: &str, value: &RunOrder) {
     assert_eq!(String::from_utf8(encode(value)).unwrap(), text);
     assert_eq!(&RunOrder::decode(text.as_bytes()).unwrap(), value, "{text}");
+}
+
+#[track_caller]
+fn started(text: &str, value: &RunStart) {
+    assert_eq!(String::from_utf8(encode(value)).unwrap(), text);
+    assert_eq!(&decode::<RunStart>(text.as_bytes(), PAYLOAD_MAX).unwrap(), value, "{text}");
+}
+
+/// A start as it travels inside its signed order.
+fn signed(start: RunStart) -> SignedOrder {
+    let kind = OrderKind::Run { run: "raaaaaaaaaaaaaaa".parse().unwrap(), start };
+    let order = Order { device: "daaaaaaaaaaaaaaa".parse().unwrap(), device_key: String::new(), t: 5, kind };
+    SignedOrder::new(&order.to_bytes(), b"", b"")
 }
 
 #[track_caller]
@@ -38,20 +52,22 @@ fn start() -> RunStart {
 
 #[test]
 fn orders() {
-    order(
-        r#"{"do":"start","command":{"argv":["df","-h"]},"timeout_s":60,"output_max":1024,"user":"a@b","project":"lab","role":"operate","t":5,"expires":600005}"#,
-        &RunOrder::Start(start()),
+    started(
+        r#"{"command":{"argv":["df","-h"]},"timeout_s":60,"output_max":1024,"user":"a@b","project":"lab","role":"operate","t":5,"expires":600005}"#,
+        &start(),
     );
-    order(
-        r#"{"do":"start","command":{"shell":"df | tail -1"},"run_as":"operator","cwd":"/tmp","env":{"A":"1"},"timeout_s":60,"output_max":1024,"user":"a@b","project":"lab","role":"operate","t":5,"expires":600005}"#,
-        &RunOrder::Start(RunStart {
+    started(
+        r#"{"command":{"shell":"df | tail -1"},"run_as":"operator","cwd":"/tmp","env":{"A":"1"},"timeout_s":60,"output_max":1024,"user":"a@b","project":"lab","role":"operate","t":5,"expires":600005}"#,
+        &RunStart {
             command: RunCommand::Shell("df | tail -1".into()),
             run_as: Some("operator".into()),
             cwd: Some("/tmp".into()),
             env: [("A".to_owned(), "1".to_owned())].into(),
             ..start()
-        }),
+        },
     );
+    let signed = SignedOrder { order: "e30=".into(), signature: "c2ln".into(), certificate: "Y2VydA==".into() };
+    order(r#"{"do":"start","order":"e30=","signature":"c2ln","certificate":"Y2VydA=="}"#, &RunOrder::Start(signed));
     order(r#"{"do":"cancel","reason":"enough","t":5}"#, &RunOrder::Cancel { reason: "enough".into(), t: 5 });
     assert_eq!(RunOrder::decode(br#"{"do":"pause","x":1}"#).unwrap(), RunOrder::Unknown);
 }
@@ -63,10 +79,11 @@ fn orders_that_break_a_rule_are_refused() {
         change(&mut start);
         let broken = start.check().unwrap_err();
         assert!(broken.why.starts_with(&format!("{}:", broken.field)), "{broken:?}");
-        assert!(RunOrder::decode(&encode(&RunOrder::Start(start))).is_err());
+        assert!(signed(start).read().is_err());
         broken.field
     };
     start().check().unwrap();
+    assert!(signed(start()).read().is_ok());
     let argv = |argv: &[&str]| RunCommand::Argv(argv.iter().map(|arg| (*arg).to_owned()).collect());
     assert_eq!(broken(&|start| start.command = argv(&[])), "command");
     assert_eq!(broken(&|start| start.command = argv(&["", "x"])), "command");
@@ -196,10 +213,10 @@ proptest! {
     #[test]
     fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..300, flip in any::<(usize, u8)>()) {
         let _ = (RunOrder::decode(&bytes), RunReport::decode(&bytes));
-        let mut good = encode(&RunOrder::Start(start()));
+        let mut good = encode(&RunOrder::Start(signed(start())));
         let at = flip.0 % good.len();
         good[at] ^= flip.1;
-        let _ = RunOrder::decode(&good);
+        let _ = RunOrder::decode(&good).map(|order| if let RunOrder::Start(signed) = order { drop(signed.read()) });
         let _ = RunOrder::decode(&good[..cut.min(good.len())]);
     }
 }

@@ -83,6 +83,7 @@ const COMMANDS: &[&str] = &[
     "device delete",
     "device history",
     "device usage",
+    "device policy",
     "field list",
     "field add",
     "field edit",

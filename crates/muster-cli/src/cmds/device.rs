@@ -9,7 +9,7 @@ use muster_proto::id::{ProjectId, Serial};
 use serde_json::Value;
 
 use super::decide::{Decision, decide};
-use super::{bulk, history};
+use super::{bulk, history, policy};
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -176,6 +176,16 @@ Examples:
   muster device usage robot-7
   muster device usage robot-7 --since 24h --limit 1000 --columns cpu,temp --json")]
     Usage(history::UsageArgs),
+    /// What a device's owner allows there: its policy file, as the device told it last
+    #[command(after_help = "\
+The file goes to standard output as the device has it, everything else to standard error. The device decides by its own
+file, and the hub cannot change it. Some lines rest on the hub's word all the same: it says which account and role a
+visitor has.
+
+Examples:
+  muster device policy robot-7
+  muster device policy robot-7 --json | jq .rests_on_hub")]
+    Policy(policy::PolicyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -311,5 +321,6 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
         }
         DeviceCommand::History(args) => history::history(context, args).await,
         DeviceCommand::Usage(args) => history::usage(context, args).await,
+        DeviceCommand::Policy(args) => policy::run(context, args).await,
     }
 }

@@ -9,6 +9,9 @@ use super::table::{Style, Table, cell, column, styled};
 use super::time::{ago, local_ago};
 use super::units;
 
+/// The hub's sentence where there is nothing to say.
+pub const ALL_WELL: &str = "online";
+
 /// What a device is doing, in a word or two, and how that looks.
 pub fn state(device: &Device) -> (String, Style) {
     let (word, style) = match (device.admission, device.presence) {
@@ -56,7 +59,7 @@ pub fn table(devices: &[Device], now: Millis) -> Table {
             styled(device.pairing_code.as_ref().or(device.replacement.as_ref()).cloned().unwrap_or_default(), Style::Yellow),
             cell(projects),
             styled(if device.id.as_str() == device.name { "" } else { device.id.as_str() }, Style::Dim),
-            styled(if there && device.replacement.is_none() { "" } else { device.why.as_str() }, Style::Dim),
+            styled(if device.why == ALL_WELL { "" } else { device.why.as_str() }, Style::Dim),
         ]);
     }
     table
@@ -83,7 +86,7 @@ pub fn block(device: &Device, now: Millis) -> Block {
         .with("serial", device.id.as_str())
         .with("uid", device.uid.as_str())
         .styled("state", word, style);
-    if device.presence != PresenceState::Online || device.admission != Admission::Admitted || device.replacement.is_some() {
+    if device.why != ALL_WELL {
         block = block.with("why", &device.why);
     }
     block = block
@@ -167,7 +170,10 @@ pub(crate) mod tests {
             name: name.into(),
             admission,
             presence,
-            why: "offline since 3 min: no heartbeat; check its network".into(),
+            why: match presence {
+                PresenceState::Online => ALL_WELL.into(),
+                _ => "offline since 3 min: no heartbeat; check its network".into(),
+            },
             presence_since: Some(1_000_000),
             last_seen: Some(1_000_000),
             projects: vec!["lab".parse().unwrap()],

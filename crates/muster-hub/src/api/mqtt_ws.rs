@@ -9,8 +9,9 @@ use axum::{RequestExt as _, extract::ws};
 use muster_proto::problem::Code;
 
 use super::{ApiError, ApiResult, Route};
+use crate::auth;
 use crate::mqtt::{PACKET_MAX, Wrapped};
-use crate::peer::{PeerCertificate, RemoteAddr};
+use crate::peer::RemoteAddr;
 use crate::state::AppState;
 
 /// Bytes read and written at once: what an idle connection keeps. Packets are small.
@@ -24,9 +25,8 @@ async fn upgrade(State(state): State<AppState>, request: Request) -> ApiResult<R
     let endpoint = state.mqtt.clone().ok_or_else(|| {
         ApiError::new(Code::NotFound, format!("this hub's devices speak MQTT with its broker, {}", state.endpoints.mqtt.url))
     })?;
-    let certificate = request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone());
-    let certificate = certificate
-        .ok_or_else(|| ApiError::new(Code::Unauthenticated, "/mqtt is for devices: connect with the device's certificate (mutual TLS)"))?;
+    let missing = "/mqtt is for devices: connect with the device's certificate (mutual TLS)";
+    let certificate = auth::device_certificate(request.extensions(), missing)?;
     let from = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
     let from = from.ok_or_else(|| ApiError::new(Code::Internal, "the connection's address is not known"))?;
     let upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection> = request.extract().await;

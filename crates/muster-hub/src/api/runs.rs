@@ -14,6 +14,7 @@ use muster_proto::api::{LimitName, Page, Run, RunCreate, RunLine, RunState};
 use muster_proto::id::{ProjectId, RunId};
 use muster_proto::limits::{PAYLOAD_MAX, RUN_ORDER_EXPIRY, RUN_OUTPUT_DEFAULT, RUN_TIMEOUT_DEFAULT_S};
 use muster_proto::mqtt::encode;
+use muster_proto::order::OrderKind;
 use muster_proto::problem::Code;
 use muster_proto::run::{RunOrder, RunStart, RunUsed};
 use serde::Deserialize;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 use super::asker::{Asker, Bearer, RECHECK};
 use super::sessions::choose_project;
-use super::{ApiError, ApiResult, Body, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, Query, Route, cursor};
+use super::{ApiError, ApiResult, Body, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, Query, Route, cursor, orders};
 use crate::auth;
 use crate::clock;
 use crate::lapse::Changes;
@@ -79,12 +80,14 @@ async fn start(
         expires,
     };
     order.check().map_err(|broken| ApiError::new(Code::Invalid, broken.why))?;
-    if encode(&RunOrder::Start(order.clone())).len() > PAYLOAD_MAX {
+    let id = RunId::from_random(random::bytes());
+    let signed = orders::sign(&state, &device, now, OrderKind::Run { run: id.clone(), start: order.clone() }).await?;
+    if encode(&RunOrder::Start(signed.clone())).len() > PAYLOAD_MAX {
         return Err(ApiError::new(Code::Invalid, "command: with its environment it is too large for a message to the device"));
     }
     let row = RunRow {
         n: 0,
-        id: RunId::from_random(random::bytes()),
+        id,
         org: access.org.clone(),
         uid: device.uid.clone(),
         device_name: device.name.clone(),
@@ -138,7 +141,7 @@ async fn start(
         state.runs.cancel(&row, "hub", &gone.detail, None).await?;
         return Err(gone.into());
     }
-    let sent = state.runs.start(&row.uid, &row.id, order).await;
+    let sent = state.runs.start(&row.uid, &row.id, signed).await;
     if let Err(error) = sent {
         let (id, why) = (row.id.clone(), format!("the order could not be kept for the device: {error}"));
         let told = why.clone();

@@ -11,14 +11,16 @@ use muster_proto::api::{LimitName, Page, Session, SessionCreate, SessionState, S
 use muster_proto::id::{ProjectId, SessionId};
 use muster_proto::limits::SESSION_ORDER_EXPIRY;
 use muster_proto::mqtt::{SessionOpen, SessionOrder, encode};
+use muster_proto::order::OrderKind;
 use muster_proto::problem::{Code, Problem};
 use muster_proto::session::Side;
 use muster_proto::topic::Down;
+use rustls_pki_types::CertificateDer;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::text::is_hidden;
-use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route, cursor};
+use super::{ApiError, ApiResult, MaybeBody, OrgAccess, PAGE_DEFAULT, PAGE_MAX, Path, ProjectOn, Query, Route, cursor, orders};
 use crate::auth;
 use crate::clock;
 use crate::lapse;
@@ -111,6 +113,17 @@ async fn open(
         to_device: 0,
         to_client: 0,
     };
+    let open = SessionOpen {
+        session: row.id.clone(),
+        relay: format!("{}/v1/sessions/{}/device", state.endpoints.wss, row.id),
+        ticket: for_device,
+        user: row.email.clone(),
+        project: row.project.clone(),
+        role: row.role.clone(),
+        reason: row.reason.clone(),
+        t: now,
+    };
+    let order = orders::sign(&state, &device, now, OrderKind::Session { open }).await?;
     let entry = access.entry("session.open", device.uid.as_str()).with(json!({
         "session": row.id, "project": row.project, "role": row.role, "want": row.want, "reason": row.reason,
     }));
@@ -129,18 +142,8 @@ async fn open(
         state.relay.end(&row.id, lapse::Sessions::end(&gone)).await;
         return Err(gone.into());
     }
-    let order = SessionOrder::Open(SessionOpen {
-        session: row.id.clone(),
-        relay: format!("{}/v1/sessions/{}/device", state.endpoints.wss, row.id),
-        ticket: for_device,
-        user: row.email.clone(),
-        project: row.project.clone(),
-        role: row.role.clone(),
-        reason: row.reason.clone(),
-        t: now,
-    });
     // Not waited for: the device gets it at once, and the caller may dial meanwhile. A failure ends the session, which the caller sees.
-    tokio::spawn(send_order(state.lanes.clone(), state.relay.clone(), row.clone(), order));
+    tokio::spawn(send_order(state.lanes.clone(), state.relay.clone(), row.clone(), SessionOrder::Open(order)));
     let ticket = SessionTicket {
         relay: format!("{}/v1/sessions/{}/client", state.endpoints.wss, row.id),
         session: row.id,
@@ -327,12 +330,9 @@ async fn leg(state: &AppState, id: &str, side: Side, request: Request) -> ApiRes
     let peer = match side {
         Side::Client => None,
         Side::Device => {
-            let certificate = request.extensions().get::<PeerCertificate>().and_then(|peer| peer.0.clone());
             let from = request.extensions().get::<RemoteAddr>().map(|remote| remote.0.ip().to_canonical());
-            let certificate = certificate.ok_or_else(|| {
-                ApiError::new(Code::Unauthenticated, "the device's leg of a session needs the device's certificate (mutual TLS)")
-            })?;
-            Some(auth::authenticate(&state.store, &certificate, from).await?)
+            let device = certificate_for(&id, request.extensions().get())?;
+            Some(auth::authenticate(&state.store, device, from).await?)
         }
     };
     let admitted = state.relay.admit(&id, side, bearer).await?;
@@ -343,4 +343,19 @@ async fn leg(state: &AppState, id: &str, side: Side, request: Request) -> ApiRes
         return Err(ApiError::new(Code::Forbidden, "this session is with another device"));
     }
     Ok(admitted.attach(request)?)
+}
+
+/// The certificate of the device that made the one which a leg shows, if that was made for this session.
+fn certificate_for<'a>(id: &SessionId, peer: Option<&'a PeerCertificate>) -> ApiResult<&'a CertificateDer<'static>> {
+    let why = match peer {
+        Some(PeerCertificate::Session(certificate)) if certificate.session == *id => return Ok(&certificate.device),
+        Some(PeerCertificate::Session(_)) => "this certificate was made for another session",
+        Some(PeerCertificate::Device(_)) => {
+            "the device's leg of a session needs a certificate that the device made for this session; the device's own does not let in here"
+        }
+        Some(PeerCertificate::None) | None => {
+            "the device's leg of a session needs a certificate that the device made for this session (mutual TLS)"
+        }
+    };
+    Err(ApiError::new(Code::Unauthenticated, why))
 }

@@ -1,4 +1,4 @@
-//! What a device reported: its presence, its samples; and the wish to see it closer for a while.
+//! What a device reported: its presence, its samples, its policy; and the wish to see it closer for a while.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use muster_proto::Millis;
-use muster_proto::api::{Page, PresenceChange, Sample, WatchRequest};
+use muster_proto::api::{DevicePolicy, Page, PresenceChange, Sample, WatchRequest};
 use muster_proto::mqtt::{ConfigWish, encode};
 use muster_proto::problem::Code;
 use muster_proto::topic::Down;
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::mqtt::SendOptions;
 use crate::rights::Action;
 use crate::state::AppState;
-use crate::store::telemetry;
+use crate::store::{policies, telemetry};
 
 /// Longest watch, in seconds.
 const WATCH_MAX_S: u32 = 600;
@@ -26,6 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/orgs/{org}/devices/{device}/presence", presence),
         Route::get("/v1/orgs/{org}/devices/{device}/usage", usage),
+        Route::get("/v1/orgs/{org}/devices/{device}/policy", policy),
         Route::post("/v1/orgs/{org}/devices/{device}/watch", watch).audited("device.watch"),
     ]
 }
@@ -69,6 +70,17 @@ async fn usage(
     let (since, limit) = asked.bounds();
     let items = state.store.read(move |db| telemetry::samples(db, &device.uid, since, limit)).await?;
     Ok(Json(Page { items, next: None }))
+}
+
+async fn policy(State(state): State<AppState>, access: OrgAccess, Path((_, name)): Named) -> ApiResult<Json<DevicePolicy>> {
+    let device = access.device(&state, &name).await?;
+    access.require_on(Action::ViewDevice, &device)?;
+    let uid = device.uid.clone();
+    let told = state.store.read(move |db| policies::of(db, &uid)).await?.ok_or_else(|| {
+        let detail = format!("device {} has not told its policy yet; it does so when it connects to the hub", device.name);
+        ApiError::new(Code::NotFound, detail)
+    })?;
+    Ok(Json(told))
 }
 
 async fn watch(

@@ -35,10 +35,7 @@ fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: M
         return "entered by hand, without a daemon; to bring it online, enrol it with this id: musterd enrol URL TOKEN".to_owned();
     }
     match live.presence {
-        PresenceState::Online if live.held => {
-            return format!("online; its samples are held on the device because the storage of {} is full: muster limit", device.org);
-        }
-        PresenceState::Online => return "online".to_owned(),
+        PresenceState::Online => return online(device, live),
         PresenceState::Offline | PresenceState::Never => {}
     }
     if device.certificate_expires_at.is_some_and(|end| end <= now) {
@@ -60,6 +57,21 @@ fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: M
         Some(reason) => format!("{since}: {reason}"),
         None => since,
     }
+}
+
+fn online(device: &DeviceRow, live: &LiveDevice) -> String {
+    let mut said = "online".to_owned();
+    match &live.refuses {
+        Some(why) => said.push_str(&format!(", but refuses every session: {}", why.trim_end_matches('.'))),
+        None if live.own_user => {
+            said.push_str("; sessions run as the daemon's own user there, so nothing stands between a visitor and the device's key");
+        }
+        None => {}
+    }
+    if live.held {
+        said.push_str(&format!("; its samples are held on the device because the storage of {} is full: muster limit", device.org));
+    }
+    said
 }
 
 /// A name as a shell takes it.
@@ -129,6 +141,13 @@ mod tests {
         let cases = [
             (&admitted, live(PresenceState::Online, None), 0, "online"),
             (&admitted, LiveDevice { held: true, ..live(PresenceState::Online, None) }, 0, "because the storage of acme is full"),
+            (
+                &admitted,
+                LiveDevice { refuses: Some("no policy file".into()), own_user: true, ..live(PresenceState::Online, None) },
+                0,
+                "online, but refuses every session: no policy file",
+            ),
+            (&admitted, LiveDevice { own_user: true, ..live(PresenceState::Online, None) }, 0, "as the daemon's own user there"),
             (&admitted, never.clone(), 0, "reaches mqtts://hub:8883"),
             (&admitted, live(PresenceState::Offline, Some("will")), 90_000, "offline for 90 s: its connection broke"),
             (&admitted, live(PresenceState::Offline, Some("heartbeats missed")), 600_000, "offline for 10 min: it went silent"),

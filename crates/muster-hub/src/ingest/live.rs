@@ -34,6 +34,10 @@ pub struct LiveDevice {
     pub spooled: u64,
     /// Its samples find no room: the organization's storage is full.
     pub held: bool,
+    /// Why its policy refuses everything, if it does.
+    pub refuses: Option<String>,
+    /// By its policy, sessions run as the daemon's own user.
+    pub own_user: bool,
 }
 
 impl Default for LiveDevice {
@@ -47,6 +51,8 @@ impl Default for LiveDevice {
             sessions: 0,
             spooled: 0,
             held: false,
+            refuses: None,
+            own_user: false,
         }
     }
 }
@@ -70,6 +76,15 @@ struct Inner {
     names: HashMap<Box<[Box<str>]>, Weak<Names>>,
     /// Devices whose samples find no room.
     full: HashSet<DeviceUid>,
+    /// Devices whose policy is worth a word in the list; most are not here.
+    policies: HashMap<DeviceUid, Policy>,
+}
+
+/// What the list says of a device's policy.
+#[derive(Debug)]
+struct Policy {
+    own_user: bool,
+    refuses: Option<Box<str>>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -120,6 +135,18 @@ impl Live {
             sessions: entry.sessions,
             spooled: entry.spooled,
             held: inner.full.contains(uid),
+            refuses: inner.policies.get(uid).and_then(|policy| policy.refuses.as_deref()).map(str::to_owned),
+            own_user: inner.policies.get(uid).is_some_and(|policy| policy.own_user),
+        }
+    }
+
+    /// Takes note of what a device told of its policy.
+    pub(super) fn put_policy(&self, uid: &DeviceUid, own_user: bool, refuses: Option<String>) {
+        let mut inner = self.lock();
+        if own_user || refuses.is_some() {
+            inner.policies.insert(uid.clone(), Policy { own_user, refuses: refuses.map(String::into_boxed_str) });
+        } else {
+            inner.policies.remove(uid);
         }
     }
 
@@ -148,7 +175,9 @@ impl Live {
 
     /// Drops what is known of a device that was deleted.
     pub fn forget(&self, uid: &DeviceUid) {
-        self.lock().devices.remove(uid);
+        let mut inner = self.lock();
+        inner.devices.remove(uid);
+        inner.policies.remove(uid);
     }
 
     /// How many are online and offline.

@@ -34,7 +34,7 @@ impl Port {
                 "/who",
                 get(async |request: axum::extract::Request| {
                     let from = request.extensions().get::<RemoteAddr>().unwrap().0.ip();
-                    let known = request.extensions().get::<PeerCertificate>().unwrap().0.is_some();
+                    let known = !matches!(request.extensions().get::<PeerCertificate>().unwrap(), PeerCertificate::None);
                     format!("{from} {known}")
                 }),
             )

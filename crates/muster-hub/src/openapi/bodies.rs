@@ -57,6 +57,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("DeviceLoginPoll", "device_code:string"),
     ("DeviceLoginStart", "token_name?:string"),
+    ("DevicePolicy", "text?:string code?:string fault?:string own_user:bool t:millis told_at:millis"),
     ("DeviceReplace", "pairing_code?:string"),
     ("DeviceSelf", "uid:string org:string name:string admission:Admission presence:PresenceState why:string now:millis"),
     ("EnrolRequest", "token:string serial:string csr:string facts:any"),

@@ -149,6 +149,7 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "POST" "/v1/orgs/{org}/devices/{device}/watch" < "WatchRequest" => 204 "", "One sample per second for a while";
     Person "GET" "/v1/orgs/{org}/devices/{device}/presence" ? "since:millis limit:int" => 200 "Page<PresenceChange>", "When it came and went, newest first";
     Person "GET" "/v1/orgs/{org}/devices/{device}/usage" ? "since:millis limit:int" => 200 "Page<Sample>", "Its samples";
+    Person "GET" "/v1/orgs/{org}/devices/{device}/policy" => 200 "DevicePolicy", "Its owner's policy as it told it last; 404 until it has told it";
 
     Person "GET" "/v1/orgs/{org}/fields" => 200 "Page<Field>", "The custom fields of its devices";
     Person "POST" "/v1/orgs/{org}/fields" < "FieldCreate" => 201 "Field", "Define a custom field";

@@ -24,21 +24,24 @@ const LAST_WORDS: usize = 8;
 /// A Unix socket's path has at most 107 bytes (unix(7)); the daemon's names need some of them.
 const RUN_DIR_MAX: usize = 70;
 
-/// As root a daemon gives nobody a terminal unless its policy names root, and the quickstart is to be tried by whoever started it.
-const POLICY_OF_ROOT: &str = "\
-# Written by `muster-hub quickstart`, which was started as root: so are its daemon and the terminals that it gives.
-# It is yours now; `musterd example-config policy` prints one with every key explained.
-[terminal]
-users = [\"root\"]
-";
+/// A trial in one folder, without a user of its own: visitors are whoever started it, and the policy has to say so in so many words.
+fn first_policy(own_user: &str) -> String {
+    format!(
+        "# Written by `muster-hub quickstart` for a trial: sessions run as the user who started it, and nothing keeps visitors\n\
+         # from this device's key. On a robot, visitors become users of their own: `musterd example-config policy` explains every key.\n\
+         # It is yours now.\n\
+         own_user = {own_user}\n"
+    )
+}
 
 /// The daemon.
 #[derive(Debug)]
 pub(super) struct Daemon {
     program: PathBuf,
     config: PathBuf,
-    /// The policy that names root, because all of this runs as root.
-    pub policy: Option<PathBuf>,
+    /// The policy, and whether all of this runs as root.
+    pub policy: PathBuf,
+    pub runs_as_root: bool,
     log: PathBuf,
     /// What it calls itself on the list.
     pub serial: String,
@@ -55,13 +58,14 @@ impl Daemon {
         let quoted = |text: String| toml::Value::from(text).to_string();
         let text = format!(
             "# Written by `muster-hub quickstart` at every start.\n\
-             state_dir = {}\nrun_dir = {}\npolicy = {}\n\n\
+             state_dir = {}\nrun_dir = {}\npolicy = {}\nanchor = {}\n\n\
              [identity]\nserial = {}\n\n\
              # Faster than the defaults (10 s and 60 s), so that there is something to see at once.\n\
              [usage]\nsample_every_s = 2\npublish_every_s = 4\n",
             quoted(state.display().to_string()),
             quoted(run.display().to_string()),
             quoted(dir.join("policy.toml").display().to_string()),
+            quoted(dir.join("hub.json").display().to_string()),
             quoted(serial.clone()),
         );
         let config = dir.join("config.toml");
@@ -69,17 +73,10 @@ impl Daemon {
         let policy = dir.join("policy.toml");
         let runs_as_root = rustix::process::geteuid().is_root();
         // Once: from then on it is the person's, as any device's policy.
-        if runs_as_root && !policy.exists() {
-            write_public(&policy, POLICY_OF_ROOT.as_bytes())?;
+        if !policy.exists() {
+            write_public(&policy, first_policy(if runs_as_root { "\"root\"" } else { "true" }).as_bytes())?;
         }
-        Ok(Self {
-            program: program.to_owned(),
-            config,
-            policy: runs_as_root.then_some(policy),
-            log: folder.path.join("musterd.log"),
-            serial,
-            child: None,
-        })
+        Ok(Self { program: program.to_owned(), config, policy, runs_as_root, log: folder.path.join("musterd.log"), serial, child: None })
     }
 
     fn command(&self) -> Command {

@@ -36,8 +36,9 @@ pub(super) fn hub(folder: &Folder, hub: &Running) {
     println!("  logs   hub.log and musterd.log, there");
 }
 
-pub(super) fn as_root(policy: &Path) {
-    println!("  root   this was started as root, so {} lets whoever may use the project be root here", shorten(policy));
+pub(super) fn policy(path: &Path, runs_as_root: bool) {
+    let who = if runs_as_root { "root" } else { "you" };
+    println!("  policy {}: whoever may use the project is {who} on this machine; a trial, not for robots", shorten(path));
 }
 
 pub(super) fn waiting(name: &str) {

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0009_proved_accounts", include_str!("../../migrations/0009_proved_accounts.sql")),
     ("0010_auto_joins", include_str!("../../migrations/0010_auto_joins.sql")),
     ("0011_asked_with", include_str!("../../migrations/0011_asked_with.sql")),
+    ("0012_device_policies", include_str!("../../migrations/0012_device_policies.sql")),
 ];
 
 /// Brings the schema up to date.

@@ -17,6 +17,7 @@ mod limits;
 mod list;
 mod org;
 mod people;
+mod policies;
 mod projects;
 mod rights;
 mod runs;

@@ -260,6 +260,7 @@ async fn furnish(world: &World, org: &'static str, n: u8) {
          INSERT INTO device_keys (key, uid, org, state, since) VALUES (x'0{n}', '{uid}', '{org}', 'current', 0);
          INSERT INTO enrolments (request, uid, org, serial, key, spki, token, pairing_code, state, facts, created_at)
              VALUES ('request-{n}', '{uid}', '{org}', 's', x'0{n}', x'00', 'token-{n}', 'ABCD-2345', 'admitted', '{{}}', 0);
+         INSERT INTO device_policies (uid, own_user, t, told_at) VALUES ('{uid}', 0, 0, 0);
          INSERT INTO mqtt_sessions VALUES ('{uid}', 1, NULL, '[]');
          INSERT INTO mqtt_retained VALUES ('{uid}', 't', x'00');
          INSERT INTO presence (uid, online, since, reason, link, last_seen) VALUES ('{uid}', 0, 0, 'x', 0, 0);

@@ -1,7 +1,9 @@
 //! Runs over HTTP: from the order to the end, with a device that is nothing but what it tells.
 
-use muster_proto::run::{RunEnd, RunOutcome, RunOutput, RunReport, RunReportKind, RunStream, RunUsed};
+use muster_proto::order::{Order, OrderKind, SignedOrder};
+use muster_proto::run::{RunEnd, RunOrder, RunOutcome, RunOutput, RunReport, RunReportKind, RunStream, RunUsed};
 use muster_proto::topic::{Topic, Up};
+use rcgen::PublicKeyData as _;
 use serde_json::{Value, json};
 
 use crate::world::{Client, Device, World};
@@ -63,6 +65,19 @@ async fn queued(world: &World, device: &Device) -> i64 {
     count.await.unwrap()
 }
 
+/// The order that waits for the device, out of its envelope.
+async fn ordered(world: &World, device: &Device) -> Order {
+    let uid = device.uid.clone();
+    let payload = world.hub.state.store.read(move |db| {
+        let sql = "SELECT payload FROM mqtt_queue WHERE uid = ?1 AND topic LIKE '%/down/run/%'";
+        Ok(db.query_row(sql, [uid], |row| row.get::<_, Vec<u8>>(0))?)
+    });
+    match RunOrder::decode(&payload.await.unwrap()).unwrap() {
+        RunOrder::Start(signed) => signed.read().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_from_the_order_to_the_end_and_each_report_counts_once() {
     let world = World::new().await;
@@ -73,6 +88,11 @@ async fn a_run_from_the_order_to_the_end_and_each_report_counts_once() {
     assert!(run["why"].as_str().unwrap().starts_with("waiting for the device"), "{run}");
     assert_eq!(run["expires_at"].as_i64().unwrap() - run["created_at"].as_i64().unwrap(), 600_000);
     assert_eq!(queued(&world, &device).await, 1);
+    let order = ordered(&world, &device).await;
+    assert_eq!((order.device.as_str(), order.name()), (device.uid.as_str(), run["id"].as_str().unwrap()));
+    assert_eq!(order.device_key, muster_hub::random::to_hex(&muster_hub::random::sha256(&device.key.subject_public_key_info())));
+    let OrderKind::Run { start, .. } = &order.kind else { panic!("{order:?}") };
+    assert_eq!((start.env["SECRET"].as_str(), start.user.as_str()), ("hunter2", "ada@acme.example"));
 
     let device_tells = told(&world, &device, &run);
     let used = RunUsed { cpu_us: 1_500_000, mem_byte_ms: 4096 * 1000, mem_peak: 4096, wall_ms: 1000 };
@@ -158,14 +178,20 @@ async fn an_order_does_not_leave_for_a_run_that_was_ended_meanwhile() {
     world.owner.post(&format!("/v1/orgs/acme/runs/{id}/cancel"), Value::Null).await.ok(200);
     let waiting = queued(&world, &device).await;
     // As where the cancel came between the record of a run and its order.
-    let order = json!({
-        "command": { "argv": ["true"] }, "timeout_s": 1, "output_max": 0, "user": "x", "project": "lab", "role": "operate", "t": now(),
-        "expires": now() + 600_000,
-    });
     let (uid, id) = (device.uid.parse().unwrap(), id.parse().unwrap());
-    let left = world.hub.state.runs.start(&uid, &id, serde_json::from_value(order).unwrap()).await.unwrap();
+    let left = world.hub.state.runs.start(&uid, &id, SignedOrder::new(b"{}", b"s", b"c")).await.unwrap();
     assert!(!left);
     assert_eq!(queued(&world, &device).await, waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_no_key_speaks_for_is_sent_no_order() {
+    let world = World::new().await;
+    let made = world.owner.post("/v1/orgs/acme/devices", json!({ "id": "CAM-1", "projects": ["lab"] })).await.ok(201);
+    let path = format!("/v1/orgs/acme/devices/{}/runs", made["uid"].as_str().unwrap());
+    let problem = world.owner.post(&path, json!({ "command": { "argv": ["true"] } })).await.problem("device_offline");
+    assert!(problem.detail.contains("has no key yet") && problem.detail.contains("musterd enrol"), "{problem:?}");
+    assert_eq!(world.owner.get("/v1/orgs/acme/runs").await.ok(200)["items"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

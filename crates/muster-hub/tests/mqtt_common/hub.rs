@@ -47,6 +47,37 @@ pub struct Papers {
     pub certificate: CertificateDer<'static>,
     pub certificate_pem: String,
     pub key_pem: String,
+    /// What is sent after the certificate.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Papers {
+    /// A new key, and a certificate of that name signed with this one's key; this one's certificate and its chain are sent after it.
+    pub fn signs(&self, name: &str) -> Self {
+        self.signs_params(&named(name))
+    }
+
+    /// The same, with whatever else is in the certificate.
+    pub fn signs_params(&self, params: &CertificateParams) -> Self {
+        let issuer = rcgen::Issuer::from_ca_cert_der(&self.certificate, KeyPair::from_pem(&self.key_pem).unwrap()).unwrap();
+        let pair = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&pair, &issuer).unwrap();
+        let chain = [std::slice::from_ref(&self.certificate), &self.chain].concat();
+        Self { certificate: certificate.der().clone(), certificate_pem: certificate.pem(), key_pem: pair.serialize_pem(), chain }
+    }
+
+    /// The same certificate, with another chain after it.
+    pub fn after(&self, chain: &[&CertificateDer<'static>]) -> Self {
+        Self { chain: chain.iter().map(|certificate| (*certificate).clone()).collect(), ..self.clone() }
+    }
+}
+
+/// A certificate's wish that has a common name and nothing else.
+pub fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params
 }
 
 pub struct Hub {
@@ -167,6 +198,7 @@ pub async fn device(store: &Store, ca: &Ca, uid: &str, org: &str) -> Papers {
         certificate: CertificateDer::from_pem_slice(issued.pem.as_bytes()).unwrap(),
         certificate_pem: issued.pem,
         key_pem: pair.serialize_pem(),
+        chain: Vec::new(),
     }
 }
 
@@ -181,7 +213,8 @@ pub fn client_tls(ca: &CertificateDer<'static>, papers: Option<&Papers>) -> Clie
         None => builder.with_no_client_auth(),
         Some(papers) => {
             let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from_pem_slice(papers.key_pem.as_bytes()).unwrap());
-            builder.with_client_auth_cert(vec![papers.certificate.clone()], key).unwrap()
+            let chain = std::iter::once(&papers.certificate).chain(&papers.chain).cloned().collect();
+            builder.with_client_auth_cert(chain, key).unwrap()
         }
     }
 }

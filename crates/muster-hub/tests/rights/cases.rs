@@ -293,6 +293,7 @@ pub(crate) const CASES: &[Case] = &[
     call(WatchDevice, On::Device, Fresh::Device, "POST", "/v1/orgs/{org}/devices/{device}/watch").with(r#"{"seconds":1}"#),
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/presence"),
     call(ViewDevice, On::Device, Fresh::Device, "GET", "/v1/orgs/{org}/devices/{device}/usage"),
+    call(ViewDevice, On::Device, Fresh::Policy, "GET", "/v1/orgs/{org}/devices/{device}/policy"),
 
     call(ManageMembers, On::Org, Fresh::Nothing, "GET", SERVICES),
     call(ManageMembers, On::Org, Fresh::Nothing, "POST", SERVICES).with(r#"{"name":"{new}","role":"viewer"}"#).then(SERVICES, "name={new}"),

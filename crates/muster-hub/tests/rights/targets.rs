@@ -17,6 +17,8 @@ pub(crate) enum Fresh {
     Nothing,
     /// An admitted device in the place.
     Device,
+    /// An admitted device in the place that has told its policy.
+    Policy,
     /// A device in the place that waits to be admitted.
     Pending,
     /// An admitted device whose place another key asks for.
@@ -75,9 +77,13 @@ pub(crate) async fn fresh(stage: &Stage, what: Fresh, place: &str) -> Target {
     let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}")).to_owned();
     match what {
         Fresh::Nothing => {}
-        Fresh::Device | Fresh::Claimed => {
+        Fresh::Device | Fresh::Policy | Fresh::Claimed => {
             let uid = text(&enrol(stage, &stage.tokens[place].0, &new).await["identity"], "uid");
-            target.insert("device", uid);
+            target.insert("device", uid.clone());
+            if what == Fresh::Policy {
+                let sql = "INSERT INTO device_policies (uid, text, own_user, t, told_at) VALUES (?1, '', 0, 1, 1)";
+                assert_eq!(stage.write(move |tx| tx.execute(sql, [uid])).await, 1);
+            }
             if what == Fresh::Claimed {
                 let state = enrol(stage, &stage.tokens[place].0, &new).await;
                 assert_eq!(state["state"], "replacement", "{state}");

@@ -52,12 +52,12 @@ impl Scene {
         let open = loop {
             // Ends of earlier sessions may stand before it.
             match order(&self.link.packet().await.unwrap()) {
-                SessionOrder::Open(open) if open.session == ticket.session => break open,
+                SessionOrder::Open(signed) if inside(&signed).session == ticket.session => break inside(&signed),
                 _ => {}
             }
         };
         let mut client = self.hub.leg(&ticket.relay, &ticket.ticket, None).await.unwrap();
-        let mut device = self.hub.leg(&open.relay, &open.ticket, Some(&self.papers)).await.unwrap();
+        let mut device = self.hub.leg(&open.relay, &open.ticket, Some(&self.papers.signs(open.session.as_str()))).await.unwrap();
         client.queue_text("hi");
         client.flush().await.unwrap();
         assert_eq!(text(&mut device).await, "hi");

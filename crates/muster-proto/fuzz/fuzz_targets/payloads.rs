@@ -27,6 +27,12 @@ fuzz_target!(|input: &[u8]| {
     json::<DeviceEvent>(input);
     json::<SessionOrder>(input);
     json::<ConfigWish>(input);
+    if let Ok(order) = muster_proto::order::read(input) {
+        order.to_bytes();
+    }
+    if let Ok(report) = mqtt::PolicyReport::decode(input) {
+        mqtt::encode(&report);
+    }
     json::<AdmissionNotice>(input);
     json::<api::EnrolRequest>(input);
     json::<api::EnrolmentTokenCreate>(input);

@@ -158,3 +158,25 @@ pub struct WatchRequest {
     /// Seconds, 1 to 600.
     pub seconds: u32,
 }
+
+/// `GET /v1/orgs/{org}/devices/{device}/policy`: what the device told last of its owner's policy.
+///
+/// For people to read. The device decides by its own file, and the hub can never change it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevicePolicy {
+    /// The text of the policy file; absent where there is none or it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Why everything is refused, if it is: the code, such as `policy_missing`, `policy_broken`, `policy_locked`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same as a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// Sessions run as the daemon's own user: nothing stands between a visitor and the device's key.
+    pub own_user: bool,
+    /// When the device told it, by its clock.
+    pub t: Millis,
+    /// The same by the hub's clock.
+    pub told_at: Millis,
+}

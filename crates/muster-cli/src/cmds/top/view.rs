@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use muster_proto::Millis;
 use muster_proto::api::{Admission, Device, PresenceState, Sample};
 
-use crate::output::devices::state;
+use crate::output::devices::{ALL_WELL, state};
 use crate::output::table::Style;
 use crate::output::text::{clean, fit, width};
 use crate::output::time::ago;
@@ -83,7 +83,7 @@ pub(super) fn device(device: &Device, history: &History, now: Millis, columns: u
         head.push_str(&format!("  {count} sessions"));
     }
     let mut lines = vec![head];
-    if device.presence != PresenceState::Online || device.admission != Admission::Admitted {
+    if device.why != ALL_WELL {
         lines.push(Style::Dim.paint(&fit(&clean(&device.why), columns), color));
     }
     lines.push(String::new());

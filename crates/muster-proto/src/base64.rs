@@ -1,13 +1,13 @@
-//! Base64 with padding (RFC 4648, section 4), for output that is no text.
+//! Base64 with padding (RFC 4648, section 4), for bytes in JSON.
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The length of so many bytes in base64.
-pub(super) const fn length(bytes: usize) -> usize {
+pub(crate) const fn length(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
-pub(super) fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(length(bytes.len()));
     for group in bytes.chunks(3) {
         let n = (u32::from(group[0]) << 16) | (u32::from(*group.get(1).unwrap_or(&0)) << 8) | u32::from(*group.get(2).unwrap_or(&0));
@@ -20,7 +20,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 /// The bytes of a text that is base64 and could not be written in another way.
-pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
     if !text.len().is_multiple_of(4) {
         return None;

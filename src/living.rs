@@ -1,0 +1,238 @@
+//! Living sessions and runs: handing an order over to the privileged part, finding it again, and hearing what it says.
+//!
+//! The daemon starts nothing for visitors. It connects to the socket of `musterd-session`, hands the order over with what proves the
+//! device, and listens. Only where the owner's policy says `own_user` it starts that program itself, as its own user.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use muster_proto::order::SignedOrder;
+use musterd::handoff::{Arrival, Do, Handoff, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
+use musterd::policy::Policy;
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::config::Config;
+use crate::csr::DeviceKey;
+use crate::daemon::Daemon;
+use crate::log::{debug, warn};
+
+/// The program of the privileged part, beside our own.
+const PROGRAM: &str = "musterd-session";
+/// Longest wait for a socket on this machine to take what we write.
+const WRITE: Duration = Duration::from_secs(2);
+
+/// A conversation with a session or a run.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+}
+
+impl Conversation {
+    /// What it says next; `None` when it is gone.
+    pub(crate) async fn next(&mut self) -> Option<Say> {
+        let mut text = Vec::new();
+        let read = (&mut self.read).take(LINE_MAX as u64).read_until(b'\n', &mut text).await;
+        match read {
+            Ok(1..) => match serde_json::from_slice(&text) {
+                Ok(say) => Some(say),
+                Err(error) => {
+                    warn!("a session says what makes no sense: {error}");
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
+    /// Tells it something.
+    pub(crate) async fn tell(&mut self, what: &Do) {
+        let bytes = line(what);
+        if !matches!(tokio::time::timeout(WRITE, self.write.write_all(&bytes)).await, Ok(Ok(()))) {
+            debug!("a session does not listen");
+        }
+    }
+}
+
+impl From<UnixStream> for Conversation {
+    fn from(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self { read: BufReader::new(read), write }
+    }
+}
+
+/// Hands an order over. For a run with when it came and the files that its collector writes.
+///
+/// # Errors
+/// One sentence for the user: nothing on this device can serve it.
+pub(crate) fn hand_over(
+    daemon: &Daemon,
+    name: &str,
+    order: SignedOrder,
+    run: Option<(Arrival, [OwnedFd; 3])>,
+) -> Result<Conversation, String> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("The device cannot begin this: {what}: {error}.");
+    let enrolled = daemon.state.enrolled().map_err(|error| failed("its identity", &error))?.ok_or("This device is not enrolled.")?;
+    let key = daemon.state.key().map_err(|error| failed("its key", &error))?.ok_or("This device has no key.")?;
+    let session = DeviceKey::generate();
+    let certificate = format!("{}{}", key.certify(&session, name), enrolled.identity.certificate);
+    let config = &daemon.config;
+    let (arrival, fds) = run.map_or((None, None), |(arrival, fds)| (Some(arrival), Some(fds)));
+    let handoff = Handoff {
+        order,
+        ca: enrolled.identity.ca,
+        certificate,
+        key: session.to_pem(),
+        proxy: config.proxy.clone(),
+        floor: daemon.clock.now(),
+        log_level: config.log_level.name().to_owned(),
+        arrival,
+    };
+    let stream =
+        if is_own_user(config) { start(config) } else { std::os::unix::net::UnixStream::connect(config.session_dir.join(START_SOCKET)) };
+    let stream = stream.map_err(|error| {
+        format!("This device's service for sessions is not there ({error}); on the device: systemctl start musterd-session.socket, or `musterd sessiond`.")
+    })?;
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().flatten().map(|fd| fd.as_fd()).collect();
+    send(&stream, &line(&handoff), &fds).map_err(|error| failed("its service for sessions", &error))?;
+    stream
+        .set_nonblocking(true)
+        .and_then(|()| UnixStream::from_std(stream))
+        .map(Conversation::from)
+        .map_err(|error| failed("a socket", &error))
+}
+
+/// Writes all, the descriptors with the first bytes. The socket's buffer takes an order at once; one that does not is not waited for long.
+fn send(stream: &std::os::unix::net::UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    stream.set_write_timeout(Some(WRITE))?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(stream, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    io::Write::write_all(&mut &*stream, &bytes[sent..])
+}
+
+/// Whether the owner lets sessions run as our own user.
+fn is_own_user(config: &Config) -> bool {
+    musterd::policy::load(&config.policy).is_ok_and(|policy: Policy| policy.own_user())
+}
+
+/// Where sessions of our own user keep their sockets.
+fn own_dir(config: &Config) -> PathBuf {
+    config.run_dir.join("sessions")
+}
+
+/// Starts the privileged part as our own user.
+fn start(config: &Config) -> io::Result<std::os::unix::net::UnixStream> {
+    let (run, state) = (own_dir(config), config.state_dir.join("sessions"));
+    for dir in [&run.join(LIVE), &state] {
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(dir)?;
+    }
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let mut command = std::process::Command::new(program()?);
+    command.arg("serve").arg("--policy").arg(&config.policy).arg("--anchor").arg(&config.anchor);
+    command.arg("--run-dir").arg(run).arg("--state-dir").arg(state);
+    command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit()).process_group(0);
+    // The sockets of systemd's protocol are the daemon's alone.
+    command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID").env_remove("INVOCATION_ID");
+    // Dropped: the runtime collects it.
+    drop(tokio::process::Command::from(command).spawn()?);
+    Ok(ours.into())
+}
+
+/// The program of the privileged part: beside ours, also while that is being replaced by an update.
+///
+/// # Errors
+/// When it is not there.
+pub(crate) fn program() -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let path = own.parent().unwrap_or(Path::new("/usr/bin")).join(PROGRAM);
+    if path.is_file() { Ok(path) } else { Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", path.display()))) }
+}
+
+/// Where living sessions and runs may have their sockets.
+fn live_dirs(config: &Config) -> [PathBuf; 2] {
+    [config.session_dir.join(LIVE), own_dir(config).join(LIVE)]
+}
+
+/// The sockets of all that may live, with the names of their sessions and runs.
+pub(crate) fn sockets(config: &Config) -> Vec<(String, PathBuf)> {
+    let entries = live_dirs(config).into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        let path = entry.path();
+        let name = path.file_name()?.to_str()?.strip_suffix(".sock")?.to_owned();
+        Some((name, path))
+    });
+    named.collect()
+}
+
+/// What ended while no daemon was there: its name and its last words. They are taken.
+pub(crate) fn last_words(config: &Config) -> Vec<(String, Vec<Say>)> {
+    let mut found = Vec::new();
+    for entry in live_dirs(config).into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
+        let path = entry.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".report")).map(str::to_owned) else { continue };
+        let mut text = String::new();
+        let read =
+            std::fs::File::open(&path).and_then(|file| io::Read::read_to_string(&mut io::Read::take(file, LINE_MAX as u64), &mut text));
+        if let Err(error) = read.and_then(|_| std::fs::remove_file(&path)) {
+            warn!("{}: {error}", path.display());
+            continue;
+        }
+        found.push((name, text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()));
+    }
+    found
+}
+
+/// Attaches to a living session or run. A socket that nobody answers on is removed.
+pub(crate) async fn attach(path: &Path) -> Option<(Conversation, Live)> {
+    let stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                let _ = std::fs::remove_file(path);
+            }
+            return None;
+        }
+    };
+    let mut conversation = Conversation::from(stream);
+    conversation.tell(&Do::Attach).await;
+    match tokio::time::timeout(WRITE, conversation.next()).await {
+        Ok(Some(Say::Opened(live))) => Some((conversation, live)),
+        _ => None,
+    }
+}
+
+/// Asks all living sessions and runs who they are, blocking; for commands of a person.
+pub(crate) fn ask_all(config: &Config) -> Vec<(Live, PathBuf)> {
+    let ask = |path: &Path| -> io::Result<Live> {
+        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(WRITE))?;
+        io::Write::write_all(&mut &stream, &line(&Do::Status))?;
+        let mut text = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(io::Read::take(&stream, LINE_MAX as u64)), &mut text)?;
+        match serde_json::from_str(&text)? {
+            Say::Opened(live) => Ok(live),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    };
+    sockets(config).into_iter().filter_map(|(_, path)| Some((ask(&path).ok()?, path))).collect()
+}
+
+/// Tells one to end, blocking.
+///
+/// # Errors
+/// When it cannot be told.
+pub(crate) fn end(path: &Path, reason: &str) -> io::Result<()> {
+    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    io::Write::write_all(&mut &stream, &line(&Do::End { reason: reason.to_owned() }))
+}

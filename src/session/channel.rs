@@ -1,0 +1,239 @@
+//! The private channel between the privileged part of a session and its unprivileged side: whole messages in JSON, with descriptors.
+//!
+//! A pair of `SOCK_SEQPACKET` sockets: a message is one datagram, and the end of either side is seen by the other.
+//! What comes from the unprivileged side is hostile: it parses what comes from the network.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use muster_proto::Millis;
+use muster_proto::id::{RunId, SessionId};
+use muster_proto::run::RunStart;
+use muster_proto::session::Target;
+use musterd::handoff::{Arrival, Report};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Largest message, in bytes: a run's order with its command and environment.
+const MESSAGE_MAX: usize = 192 * 1024;
+/// Most descriptors with one message.
+const DESCRIPTORS_MAX: usize = 3;
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// What the unprivileged side of a session or a run is told first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Begin {
+    /// Be the network side of a session.
+    Session(SessionBegin),
+    /// Collect what a command writes. With the descriptors of its reports, of what it used, and of its lock.
+    Run(RunBegin),
+}
+
+/// What the network side has to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionBegin {
+    pub(crate) session: SessionId,
+    /// Who, for the log.
+    pub(crate) user: String,
+    /// `wss://...`, checked.
+    pub(crate) relay: String,
+    pub(crate) ticket: String,
+    /// The hub's authority in PEM, checked.
+    pub(crate) ca: String,
+    /// The session's certificate and the device's, in PEM.
+    pub(crate) certificate: String,
+    /// The session's key in PEM.
+    pub(crate) key: String,
+    pub(crate) proxy: Option<String>,
+    pub(crate) floor: Millis,
+    pub(crate) streams: u32,
+    pub(crate) idle_s: Option<u32>,
+    pub(crate) total_s: Option<u32>,
+    pub(crate) log_level: String,
+}
+
+/// What the collector of a run has to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RunBegin {
+    pub(crate) run: RunId,
+    pub(crate) start: RunStart,
+    pub(crate) arrival: Arrival,
+    pub(crate) log_level: String,
+}
+
+/// What the unprivileged side asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Ask {
+    /// Open a target; the number is the stream's.
+    Open { id: u32, target: Target },
+    /// Start the run's command.
+    Start,
+    /// Send a signal to what runs in the stream's foreground.
+    Signal { id: u32, signal: String },
+    /// The stream is over: hang up what its terminal still has, and end it soon.
+    HangUp { id: u32 },
+    /// Tell all processes of the run to go, or kill them.
+    EndAll { kill: bool },
+    /// How many processes are there, and what do they hold?
+    Look,
+    /// The run's reports have grown.
+    More,
+    /// It is over; this is the last message.
+    Done(Report),
+}
+
+/// What the privileged part tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Told {
+    /// Opened. With one descriptor for both directions, or with two or three: input, output, errors of a process.
+    Opened { id: u32, user: String, shell: String },
+    /// Not opened.
+    Refused { id: u32, code: String, message: String },
+    /// A process has ended.
+    Exited { id: u32, code: Option<i32>, signal: Option<String>, used: Used },
+    /// The answer to [`Ask::Look`].
+    Seen { left: usize, used: Used },
+    /// End now.
+    Close { code: String, message: String },
+}
+
+/// What processes used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Used {
+    /// Microseconds of processor time, of the living and the dead.
+    pub(crate) cpu_us: u64,
+    /// Resident bytes at this moment.
+    pub(crate) memory: u64,
+    /// Most resident bytes of a single process that has ended.
+    pub(crate) largest: u64,
+}
+
+impl Channel {
+    /// Both ends.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        for end in [&a, &b] {
+            set_socket_send_buffer_size(end, 2 * MESSAGE_MAX)?;
+        }
+        Ok((Self(a), Self(b)))
+    }
+
+    /// The end that this process was started with.
+    pub(crate) fn inherited(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// The descriptor, to hand it to a child.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Sends a message. It does not wait: a peer that does not read is as good as dead.
+    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MESSAGE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large for the session's channel"));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
+        }
+        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
+    }
+
+    /// Takes the next message; `None` at the other side's end. Waits, unless the channel was made non-blocking.
+    pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+                Err(Errno::INTR) => {}
+                other => break other?,
+            }
+        };
+        let mut fds = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, fds)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A channel that a runtime watches.
+#[derive(Debug)]
+pub(crate) struct Watched(AsyncFd<OwnedFd>, Channel);
+
+impl Watched {
+    /// Must be called inside a runtime.
+    #[expect(unsafe_code, reason = "tokio has no other way to wait for a descriptor of ours that is not deprecated")]
+    pub(crate) fn new(channel: Channel) -> io::Result<Self> {
+        fcntl_setfl(&channel, fcntl_getfl(&channel)? | OFlags::NONBLOCK)?;
+        // SAFETY: an OwnedFd names one open descriptor as long as it lives, and the AsyncFd owns it.
+        let watched = unsafe { AsyncFd::register_with_interest(channel.0.try_clone()?, Interest::READABLE) };
+        Ok(Self(watched.map_err(io::Error::from)?, channel))
+    }
+
+    /// See [`Channel::send`].
+    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.1.send(message, fds)
+    }
+
+    /// Waits for the next message; `None` at the other side's end.
+    pub(crate) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(received) = ready.try_io(|_| self.1.receive()) {
+                return received;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_stay_whole_and_carry_descriptors() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = std::io::pipe().unwrap();
+        a.send(&Ask::Look, &[]).unwrap();
+        a.send(&Ask::HangUp { id: 7 }, &[read.as_fd(), write.as_fd()]).unwrap();
+        assert!(matches!(b.receive::<Ask>().unwrap(), Some((Ask::Look, fds)) if fds.is_empty()));
+        assert!(matches!(b.receive::<Ask>().unwrap(), Some((Ask::HangUp { id: 7 }, fds)) if fds.len() == 2));
+        a.send(&"nonsense", &[]).unwrap();
+        assert!(b.receive::<Ask>().is_err());
+        a.send(&"x".repeat(MESSAGE_MAX), &[]).unwrap_err();
+        a.send(&"x".repeat(MESSAGE_MAX - 2), &[]).unwrap();
+        b.receive::<String>().unwrap();
+        drop(a);
+        assert!(b.receive::<Ask>().unwrap().is_none());
+    }
+}

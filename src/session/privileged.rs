@@ -1,0 +1,176 @@
+//! The part of a session with the power to become a user: one process for each session and each run.
+//!
+//! It believes the hub's signature, the owner's files, and nothing else. It parses what those say, and short requests from its own
+//! unprivileged side, which talks to the network in its place. `docs/security.md` says why each file of this folder is here;
+//! together they have at most 800 lines, which `tests/tidy.rs` counts.
+
+mod aside;
+mod group;
+mod instance;
+mod listen;
+mod open;
+mod order;
+mod signals;
+mod talk;
+mod visitor;
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use muster_link::dial::Endpoint;
+use muster_proto::mqtt::SessionOpen;
+use muster_proto::order::{Order, OrderKind};
+use musterd::handoff::{Handoff, LIVE, Say, line};
+use musterd::log::{self, error, info, warn};
+use musterd::policy::{self, Decision, Request, Target, Watched};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::Places;
+use order::Anchor;
+use talk::Talk;
+
+pub(crate) use listen::listen;
+
+/// Why something does not begin, for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Refusal {
+    code: String,
+    message: String,
+}
+
+impl Refusal {
+    fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+/// Serves one session or run; descriptor 0 is the daemon's connection.
+pub(crate) fn serve(places: &Places) -> ExitCode {
+    let daemon = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map(UnixStream::from) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            error!("there is no connection on descriptor 0: {error}; systemd or `musterd sessiond` starts this command, not a person");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Nothing that is started later is to have it by accident.
+    if let Ok(null) = File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+    }
+    let (handoff, fds) = match talk::read_handoff(&daemon) {
+        Ok(read) => read,
+        Err(error) => {
+            warn!("no order was handed over: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Some(level) = log::Level::from_name(&handoff.log_level) {
+        log::set_level(level);
+    }
+    match admit(places, &handoff) {
+        Ok(admitted) => instance::run(admitted, handoff, fds, daemon, places),
+        Err(Refusal { code, message }) => {
+            info!("refused ({code}): {message}");
+            let _ = std::io::Write::write_all(&mut &daemon, &line(&Say::Refused { code, message }));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// What may begin.
+struct Admitted {
+    order: Order,
+    policy: Watched,
+    /// Held until the session's socket is there: by it sessions are counted.
+    counting: OwnedFd,
+}
+
+fn admit(places: &Places, handoff: &Handoff) -> Result<Admitted, Refusal> {
+    let moment = policy::moment();
+    let anchor = Anchor::read(&places.anchor)?;
+    let order = order::verify(handoff, &anchor, moment)?;
+    let mut policy = Watched::open(places.policy.clone());
+    let (user, role, target) = match &order.kind {
+        OrderKind::Session { open } => (&open.user, &open.role, Target::Session),
+        OrderKind::Run { start, .. } => (&start.user, &start.role, Target::Run { start }),
+    };
+    if let Decision::Refuse { code, message } = policy.decide(&Request { user, role, target }, moment) {
+        return Err(Refusal::new(code, message));
+    }
+    let owner = policy.current().map_err(|fault| Refusal::new(fault.code, fault.message.clone()))?;
+    match (rustix::process::geteuid().is_root(), owner.own_user()) {
+        (false, false) => {
+            let message = "Nothing on this device can become another user: the service for sessions does not run as root. Start \
+                           musterd-session.socket, or `musterd sessiond` as root, or set own_user = true in the policy for a trial.";
+            return Err(Refusal::new("no_privilege", message));
+        }
+        (true, true) if !owner.own_user_may_be_root() => {
+            let message = "This device's policy lets sessions run as the daemon's own user, and that is root here: write own_user = \"root\" \
+                           to allow it, or name the users that visitors become.";
+            return Err(Refusal::new("policy_root", message));
+        }
+        _ => {}
+    }
+    if let OrderKind::Session { open } = &order.kind {
+        check_relay(open, &anchor, owner.relay_hosts())?;
+    }
+    let limits = policy.limits();
+    let most = if matches!(order.kind, OrderKind::Run { .. }) { limits.runs } else { limits.sessions };
+    let counting = count(places, order.name(), most)?;
+    order::use_once(&places.state, &places.run, &order)?;
+    Ok(Admitted { order, policy, counting })
+}
+
+/// The relay is the enrolled hub's, or one that the owner names: a hub cannot send the device elsewhere.
+fn check_relay(open: &SessionOpen, anchor: &Anchor, also: &[String]) -> Result<(), Refusal> {
+    let refuse = |why: String| Refusal::new("policy_relay", why);
+    let relay: Endpoint = open.relay.parse().map_err(|error| refuse(format!("The hub named a relay that cannot be dialled: {error}")))?;
+    let hub: Endpoint = anchor.hub.parse().map_err(|error| refuse(format!("The hub in the anchor file is not valid: {error}")))?;
+    if relay.host.eq_ignore_ascii_case(&hub.host) || also.iter().any(|host| host.eq_ignore_ascii_case(&relay.host)) {
+        return Ok(());
+    }
+    let message = format!(
+        "The hub sends this device to a relay at {}, and it enrolled at {}. Its owner can allow that with [relay] hosts.",
+        relay.host, hub.host
+    );
+    Err(refuse(message))
+}
+
+/// Counts what lives, with the lock that makes the count right until our own socket is there.
+fn count(places: &Places, name: &str, most: u32) -> Result<OwnedFd, Refusal> {
+    let failed = |error: std::io::Error| Refusal::new("failed", format!("The device cannot count its sessions: {error}."));
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(places.run.join("lock")).map_err(failed)?;
+    flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
+    let (kind, what, key) = if name.starts_with('r') { ('r', "commands", "[run] at_once") } else { ('s', "sessions", "[limits] sessions") };
+    let alive = living(&places.run.join(LIVE)).map_err(failed)?.into_iter().filter(|name| name.starts_with(kind)).count();
+    if alive < most as usize {
+        return Ok(lock.into());
+    }
+    let code = if kind == 'r' { "policy_runs" } else { "policy_sessions" };
+    let message = match most {
+        0 => format!("This device allows no {what} right now ({key} = 0)."),
+        _ => format!("This device allows {most} {what} at once, and {alive} are open; end one first ({key})."),
+    };
+    Err(Refusal::new(code, message))
+}
+
+/// The names of all that live: those whose socket answers. Dead sockets are removed.
+fn living(dir: &Path) -> std::io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)?.flatten() {
+        let path = entry.path();
+        let (Some(name), Some("sock")) = (path.file_stem().and_then(|name| name.to_str()), path.extension().and_then(|kind| kind.to_str()))
+        else {
+            continue;
+        };
+        match UnixStream::connect(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&path)),
+            _ => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}

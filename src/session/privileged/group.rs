@@ -1,0 +1,166 @@
+//! The control group of what visitors start: its bounds, what it uses, and its end.
+//!
+//! Below the unit's own group (systemd delegates it), or below the group of whoever started us. Two leaves: `muster` for our own
+//! processes, `visitor` for theirs. Where there is no such file system or it cannot be written, all descendants of this process
+//! stand for the group: it is their reaper, so none gets away from it.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use musterd::log::{debug, warn};
+use musterd::policy::{Limits, Memory};
+use musterd::processes::{self, Seen};
+use rustix::process::{Pid, Signal, getpid};
+
+/// What visitors of one session or run have started.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The leaf for visitors; none where there are no control groups.
+    dir: Option<PathBuf>,
+    /// Directories that were made and go again, innermost first.
+    made: Vec<PathBuf>,
+    /// Our own processes below this one.
+    pub(super) ours: Vec<Pid>,
+}
+
+impl Group {
+    /// Makes the group, with the policy's bounds. What the system does not offer is left out, and said in the journal.
+    pub(super) fn make(name: &str, limits: &Limits) -> Self {
+        let mut group = Self { dir: None, made: Vec::new(), ours: Vec::new() };
+        let Some(base) = own_group() else {
+            warn!("{name}: no control groups here (cgroup v2): processes are held together by their descent, and without bounds");
+            return group;
+        };
+        // A unit of systemd is ours as a whole. Elsewhere a directory of our own is made beside whatever else is there.
+        let base = if std::env::var_os("INVOCATION_ID").is_some() && base.extension().is_some_and(|kind| kind == "service") {
+            base
+        } else {
+            let own = base.join(format!("musterd-session-{name}"));
+            if fs::create_dir(&own).is_err() {
+                debug!("{name}: {} cannot be made: processes are held together by their descent", own.display());
+                return group;
+            }
+            group.made.push(own.clone());
+            own
+        };
+        let (ours, visitor) = (base.join("muster"), base.join("visitor"));
+        for dir in [&ours, &visitor] {
+            if let Err(error) = fs::create_dir(dir) {
+                warn!("{name}: {} cannot be made: {error}", dir.display());
+                return group;
+            }
+            group.made.insert(0, dir.clone());
+        }
+        // A group that holds processes gives its children no controllers: we move first.
+        if let Err(error) = write(&ours.join("cgroup.procs"), "0") {
+            warn!("{name}: this process cannot move into {}: {error}", ours.display());
+            return group;
+        }
+        for controller in ["cpu", "memory", "pids", "io"] {
+            let _ = write(&base.join("cgroup.subtree_control"), &format!("+{controller}"));
+        }
+        let memory = match limits.memory {
+            Memory::Bytes(bytes) => bytes,
+            Memory::Percent(percent) => total_memory() / 100 * u64::from(percent),
+        };
+        let mut missing = Vec::new();
+        for (file, value) in [
+            ("pids.max", limits.tasks.to_string()),
+            ("memory.max", memory.to_string()),
+            ("cpu.weight", limits.cpu_weight.to_string()),
+            ("io.weight", format!("default {}", limits.io_weight)),
+        ] {
+            if write(&visitor.join(file), &value).is_err() {
+                missing.push(file);
+            }
+        }
+        // Swapping would only make the bound slow; and one process that is over it takes the others of the visitor along.
+        let _ = write(&visitor.join("memory.swap.max"), "0");
+        if !missing.is_empty() {
+            warn!("{name}: this kernel does not bound {} for a control group", missing.join(", "));
+        }
+        group.dir = Some(visitor);
+        group
+    }
+
+    /// The file by which a process joins with a `0`; opened here because the one that joins may not.
+    pub(super) fn door(&self) -> Option<OwnedFd> {
+        let file = fs::File::options().write(true).open(self.dir.as_ref()?.join("cgroup.procs"));
+        file.ok().map(OwnedFd::from)
+    }
+
+    /// The living processes.
+    pub(super) fn pids(&self) -> Vec<Pid> {
+        let mut pids = processes::descendants(getpid(), &self.ours).pids;
+        if let Some(dir) = &self.dir {
+            let listed = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+            let new = listed.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?));
+            pids.extend(new.filter(|pid| processes::start_time(*pid).is_some()));
+            pids.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
+            pids.dedup();
+        }
+        pids
+    }
+
+    /// What they hold, and what they and those before them used, where the kernel counts that.
+    pub(super) fn usage(&self) -> (Seen, Option<u64>) {
+        let seen = processes::seen(&self.pids());
+        let number = |file: &str, key: &str| {
+            let text = fs::read_to_string(self.dir.as_ref()?.join(file)).ok()?;
+            text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
+        };
+        let memory = number("memory.current", "");
+        (Seen { memory: memory.unwrap_or(seen.memory), ..seen }, number("cpu.stat", "usage_usec"))
+    }
+
+    /// Sends a signal to all.
+    pub(super) fn signal(&self, signal: Signal) {
+        processes::signal(&self.pids(), signal);
+    }
+
+    /// Kills all.
+    pub(super) fn kill(&self) {
+        if let Some(dir) = &self.dir {
+            // Linux 5.14: all at once, also those that are just being made.
+            let _ = write(&dir.join("cgroup.kill"), "1");
+        }
+        processes::kill(|| self.pids());
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Out of our own leaf, so that it can go. Under systemd the unit's directories go with the unit.
+        if let Some(base) = self.made.last().and_then(|dir| dir.parent()).filter(|_| self.made.len() == 3) {
+            let _ = write(&base.join("cgroup.procs"), "0");
+        }
+        for dir in &self.made {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The directory of this process's control group in version 2 of that file system.
+fn own_group() -> Option<PathBuf> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        // proc(5): id, parent, device, root, mount point, options, optional fields, a hyphen, type, ...
+        let (fields, kind) = line.split_once(" - ")?;
+        let (root, at) = (fields.split(' ').nth(3)?, fields.split(' ').nth(4)?);
+        (kind.starts_with("cgroup2 ") && root == "/").then(|| Path::new(at).join(&path))
+    })
+}
+
+fn total_memory() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
+}

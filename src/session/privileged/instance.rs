@@ -1,0 +1,476 @@
+//! One living session or run: waits for its unprivileged side, its visitors' processes and its daemon, and ends all of it together.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use muster_proto::mqtt::DeviceEventKind;
+use muster_proto::order::{Order, OrderKind};
+use muster_proto::run::RunCommand;
+use muster_proto::session::{Target as Asked, code};
+use musterd::account::{Account, ROOT};
+use musterd::handoff::{Do, Handoff, LIVE, Live, Report, Say};
+use musterd::log::{error, info, warn};
+use musterd::policy::{self, Decision, Grant, Pam, Request, Target, Watched};
+use musterd::{processes, signals};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
+
+use super::signals::Signals;
+use super::visitor::{Ends, Started, Visitor, What};
+use super::{Admitted, Refusal, Talk, aside, group::Group, open};
+use crate::Places;
+use crate::channel::{Ask, Begin, Channel, RunBegin, SessionBegin, Told, Used};
+
+/// Time for what was hung up to go by itself.
+const HANG_UP: Duration = Duration::from_millis(500);
+/// Time for the unprivileged side to say its last words once it was told to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The run's command among the numbers of streams.
+const RUN: u32 = 0;
+/// Longest `TERM`, in bytes.
+const TERM_MAX: usize = 64;
+
+struct Instance {
+    order: Order,
+    policy: Watched,
+    group: Group,
+    talk: Talk,
+    channel: Channel,
+    side: Pid,
+    live: Live,
+    /// Processes by their number, with the stream that they serve. Openers have none.
+    children: BTreeMap<i32, Option<u32>>,
+    /// The leaders of terminals and commands by their stream.
+    leaders: BTreeMap<u32, Pid>,
+    /// Terminals that were hung up, and when what is left of them is killed.
+    hung_up: Vec<(Instant, Pid)>,
+    /// Processor time and largest memory of those that were collected.
+    collected: Used,
+    report: Option<Report>,
+    /// The unprivileged side was told to end; it has until then.
+    ending: Option<Instant>,
+    gone: bool,
+    told_to_end: bool,
+}
+
+/// Runs it to its end.
+pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemon: UnixStream, places: &Places) -> ExitCode {
+    let name = admitted.order.name().to_owned();
+    let begun = Signals::block().and_then(|signals| {
+        set_child_subreaper(Some(getpid()))?;
+        Ok((Talk::open(&places.run.join(LIVE), &name, daemon.try_clone()?)?, signals))
+    });
+    let (talk, signals) = match begun {
+        Ok(begun) => begun,
+        Err(why) => return give_up(&daemon, &name, Refusal::new("failed", format!("The device cannot begin this: {why}."))),
+    };
+    let Admitted { order, mut policy, counting } = admitted;
+    drop(counting);
+    let began = begin(&order, &mut policy, handoff, &fds);
+    let (side, channel) = match began {
+        Ok(began) => began,
+        Err(refusal) => {
+            drop(talk);
+            return give_up(&daemon, &name, refusal);
+        }
+    };
+    drop((fds, daemon));
+    let mut group = Group::make(&name, &policy.limits());
+    group.ours.push(side);
+    if rustix::process::geteuid().is_root()
+        && let Err(why) = own_terminals()
+    {
+        warn!("{name}: terminals share the system's /dev/pts: {why}");
+    }
+    let (user, role, project) = match &order.kind {
+        OrderKind::Session { open } => (&open.user, &open.role, &open.project),
+        OrderKind::Run { start, .. } => (&start.user, &start.role, &start.project),
+    };
+    let live = Live {
+        name,
+        pid: getpid().as_raw_nonzero().get().unsigned_abs(),
+        user: user.clone(),
+        role: role.clone(),
+        project: project.to_string(),
+        become_user: None,
+        since: policy::moment().now,
+    };
+    info!("{}: {} ({} in {})", live.name, live.user, live.role, live.project);
+    let mut instance = Instance {
+        order,
+        policy,
+        group,
+        talk,
+        channel,
+        side,
+        live,
+        children: BTreeMap::new(),
+        leaders: BTreeMap::new(),
+        hung_up: Vec::new(),
+        collected: Used::default(),
+        report: None,
+        ending: None,
+        gone: false,
+        told_to_end: false,
+    };
+    instance.talk.say(Say::Opened(instance.live.clone()));
+    instance.watch(&signals);
+    instance.finish(&signals);
+    ExitCode::SUCCESS
+}
+
+fn give_up(daemon: &UnixStream, name: &str, Refusal { code, message }: Refusal) -> ExitCode {
+    error!("{name}: refused ({code}): {message}");
+    let _ = std::io::Write::write_all(&mut &*daemon, &musterd::handoff::line(&Say::Refused { code, message }));
+    ExitCode::FAILURE
+}
+
+/// Starts the unprivileged side and tells it what it has to know.
+fn begin(order: &Order, policy: &mut Watched, handoff: Handoff, fds: &[OwnedFd]) -> Result<(Pid, Channel), Refusal> {
+    let failed = |why: std::io::Error| Refusal::new("failed", format!("The device cannot start the unprivileged side: {why}."));
+    let own_user = policy.current().is_ok_and(musterd::policy::Policy::own_user);
+    let account = if own_user { None } else { Some(aside::account()?) };
+    let limits = policy.limits();
+    let (role, begin) = match &order.kind {
+        OrderKind::Session { open } => {
+            let open = open.clone();
+            let Handoff { ca, certificate, key, proxy, floor, log_level, .. } = handoff;
+            let (session, user, relay, ticket) = (open.session, open.user, open.relay, open.ticket);
+            let (streams, idle_s, total_s) = (limits.streams, limits.idle_s, limits.total_s);
+            let begin =
+                SessionBegin { session, user, relay, ticket, ca, certificate, key, proxy, floor, streams, idle_s, total_s, log_level };
+            ("net", Begin::Session(begin))
+        }
+        OrderKind::Run { run, start } => {
+            let arrival = handoff.arrival.ok_or_else(|| Refusal::new("failed", "The daemon did not say when the order came."))?;
+            ("collect", Begin::Run(RunBegin { run: run.clone(), start: start.clone(), arrival, log_level: handoff.log_level }))
+        }
+    };
+    let (side, channel) = aside::start(role, account.as_ref()).map_err(failed)?;
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    channel.send(&begin, &fds).map_err(failed)?;
+    Ok((side, channel))
+}
+
+/// A `/dev/pts` of this session's own, so that nobody outside finds its terminals there. All other mounts stay shared.
+#[expect(unsafe_code, reason = "it changes what this process sees of the file system, and no descriptor")]
+fn own_terminals() -> std::io::Result<()> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    // SAFETY: no descriptor table is unshared.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
+    mount_change(c"/dev/pts", MountPropagationFlags::PRIVATE)?;
+    mount(c"devpts", c"/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")?;
+    Ok(())
+}
+
+impl Instance {
+    fn watch(&mut self, signals: &Signals) {
+        while !self.gone {
+            let now = Instant::now();
+            if self.ending.is_some_and(|until| until <= now) {
+                warn!("{}: the unprivileged side does not end; killed", self.live.name);
+                processes::signal(&[self.side], Signal::KILL);
+                self.ending = None;
+            }
+            self.kill_hung_up(now);
+            let next = self.hung_up.iter().map(|(at, _)| *at).chain(self.ending).min();
+            let (channel, signalled) = self.wait(signals, next.map(|next| next.saturating_duration_since(now)));
+            if signalled {
+                self.end("the device ended it");
+            }
+            if channel {
+                self.asked();
+            }
+            self.collect();
+            self.heard();
+        }
+    }
+
+    /// Waits for anything; whether the channel is ready, and whether a signal says that this is to end.
+    fn wait(&self, signals: &Signals, time: Option<Duration>) -> (bool, bool) {
+        let time = time.and_then(|time| Timespec::try_from(time + Duration::from_millis(1)).ok());
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+        fds.extend(self.talk.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        if poll(&mut fds, time.as_ref()).is_err() {
+            return (false, false);
+        }
+        (!fds[1].revents().is_empty() && !self.gone, signals.take())
+    }
+
+    fn heard(&mut self) {
+        for asked in self.talk.hear(&Say::Opened(self.live.clone())) {
+            if let Do::End { reason } = asked {
+                self.end(&reason);
+            }
+        }
+    }
+
+    /// Tells the unprivileged side to end; it says good-bye to its peer.
+    fn end(&mut self, reason: &str) {
+        self.told_to_end = true;
+        if self.ending.is_some() || self.gone {
+            return;
+        }
+        info!("{}: is ended: {reason}", self.live.name);
+        self.tell(&Told::Close { code: code::CANCELLED.to_owned(), message: reason.to_owned() }, &[]);
+        // A run's command has its own time to go; its collector knows when.
+        let more = if matches!(self.order.kind, OrderKind::Run { .. }) { Duration::from_secs(45) } else { LAST_WORDS };
+        self.ending = Some(Instant::now() + more);
+    }
+
+    fn tell(&mut self, told: &Told, fds: &[OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if let Err(why) = self.channel.send(told, &fds) {
+            warn!("{}: the unprivileged side does not listen: {why}", self.live.name);
+            processes::signal(&[self.side], Signal::KILL);
+        }
+    }
+
+    // ---- What the unprivileged side asks for -----------------------------------------------------------------------
+
+    fn asked(&mut self) {
+        let ask = match self.channel.receive::<Ask>() {
+            Ok(Some((ask, _))) => ask,
+            Ok(None) => {
+                self.gone = true;
+                return;
+            }
+            Err(why) => {
+                error!("{}: the unprivileged side says what makes no sense: {why}; killed", self.live.name);
+                processes::signal(&[self.side], Signal::KILL);
+                self.gone = true;
+                return;
+            }
+        };
+        match ask {
+            Ask::Open { id, target } => {
+                if let Err(Refusal { code, message }) = self.open(id, &target) {
+                    self.tell(&Told::Refused { id, code, message }, &[]);
+                }
+            }
+            Ask::Start => {
+                if let Err(Refusal { code, message }) = self.start_run() {
+                    self.tell(&Told::Refused { id: RUN, code, message }, &[]);
+                }
+            }
+            Ask::Signal { id, signal } => self.signal(id, &signal),
+            Ask::HangUp { id } => {
+                if let Some(leader) = self.leaders.remove(&id) {
+                    processes::signal(&processes::of_session(leader, &self.group.pids()), Signal::HUP);
+                    self.hung_up.push((Instant::now() + HANG_UP, leader));
+                }
+            }
+            Ask::EndAll { kill: true } => self.group.kill(),
+            Ask::EndAll { kill: false } => self.group.signal(Signal::TERM),
+            Ask::Look => {
+                let (left, used) = self.used();
+                self.tell(&Told::Seen { left, used }, &[]);
+            }
+            Ask::More => self.talk.say(Say::More),
+            Ask::Done(report) => self.report = Some(report),
+        }
+    }
+
+    fn used(&self) -> (usize, Used) {
+        let (seen, counted) = self.group.usage();
+        let cpu_us = counted.unwrap_or(self.collected.cpu_us + seen.cpu_us);
+        (seen.pids.len(), Used { cpu_us, memory: seen.memory, largest: self.collected.largest })
+    }
+
+    fn open(&mut self, id: u32, asked: &Asked) -> Result<(), Refusal> {
+        let OrderKind::Session { open } = &self.order.kind else { return Err(Refusal::new(code::UNSUPPORTED, "A run opens nothing.")) };
+        let target = match asked {
+            Asked::Tcp { host, port } => Target::Tcp { host, port: *port },
+            Asked::Unix { path } => Target::Unix { path },
+            Asked::Terminal(wanted) if wanted.attach.is_none() => Target::Terminal { user: wanted.user.as_deref() },
+            other => {
+                let message = format!("This device's version of Muster does not serve {} yet; update it.", other.kind());
+                return Err(Refusal::new(code::UNSUPPORTED, message));
+            }
+        };
+        let request = Request { user: &open.user, role: &open.role, target };
+        let grant = match self.policy.decide(&request, policy::moment()) {
+            Decision::Allow(grant) => grant,
+            Decision::Refuse { code, message } => {
+                warn!("{}: {asked} refused to {} ({code}): {message}", self.live.name, self.live.user);
+                let (session, target) = (open.session.clone(), asked.to_string());
+                let event = DeviceEventKind::PolicyRefused { session, target, code: code.to_owned(), message: message.clone() };
+                self.talk.say(Say::Event { t: policy::moment().now, event });
+                return Err(Refusal::new(code, message));
+            }
+        };
+        info!("{}: stream {id}: {asked} for {}", self.live.name, self.live.user);
+        let visitor = self.visitor(&grant)?;
+        match (asked, grant.dial) {
+            (Asked::Terminal(wanted), _) => {
+                let ends = if wanted.cols == 0 && wanted.rows == 0 {
+                    Ends::Pipes { input: true, errors: false }
+                } else {
+                    Ends::Terminal { cols: wanted.cols, rows: wanted.rows, term: term(&wanted.term) }
+                };
+                let what = wanted.command.as_deref().map_or(What::Login, What::Line);
+                self.start(id, &visitor, &what, None, &ends)
+            }
+            (Asked::Unix { path }, _) => self.connect(id, &visitor, || open::unix(path)),
+            (_, Some(dial)) => self.connect(id, &visitor, || open::tcp(&dial)),
+            _ => Err(Refusal::new(code::FAILED, "The policy granted what was not asked for.")),
+        }
+    }
+
+    fn start_run(&mut self) -> Result<(), Refusal> {
+        let OrderKind::Run { start, .. } = &self.order.kind else { return Err(Refusal::new(code::UNSUPPORTED, "This is no run.")) };
+        let start = start.clone();
+        if self.leaders.contains_key(&RUN) {
+            return Err(Refusal::new(code::FAILED, "The command was started already."));
+        }
+        let request = Request { user: &start.user, role: &start.role, target: Target::Run { start: &start } };
+        let grant = match self.policy.decide(&request, policy::moment()) {
+            Decision::Allow(grant) => grant,
+            Decision::Refuse { code, message } => return Err(Refusal::new(code, message)),
+        };
+        let mut visitor = self.visitor(&grant)?;
+        visitor.variables.splice(0..0, start.env.clone());
+        let what = match &start.command {
+            RunCommand::Argv(argv) => What::Program(argv),
+            RunCommand::Shell(text) => What::Line(text),
+        };
+        self.start(RUN, &visitor, &what, start.cwd.as_deref(), &Ends::Pipes { input: false, errors: true })
+    }
+
+    /// The user whom the policy names, as this system knows them.
+    fn visitor(&mut self, grant: &Grant) -> Result<Visitor, Refusal> {
+        let own = Account::own();
+        let (account, change) = match &grant.become_user {
+            None => (own, false),
+            Some(name) => {
+                let found = Account::named(name)
+                    .map_err(|why| Refusal::new("no_user", format!("The device cannot look up its user {name}: {why}.")))?;
+                let missing =
+                    || Refusal::new("no_user", format!("This device's policy names the user {name}, whom the device does not have."));
+                (found.ok_or_else(missing)?, true)
+            }
+        };
+        if change && account.is_root() && account.name != ROOT {
+            let message = format!("{} is root under another name, and this device's policy does not name root.", account.name);
+            return Err(Refusal::new("policy_root", message));
+        }
+        let current = self.policy.current().map_err(|fault| Refusal::new(fault.code, fault.message.clone()))?;
+        let mark = if self.live.name.starts_with('r') { "MUSTER_RUN" } else { "MUSTER_SESSION" };
+        let visitor = Visitor {
+            through_su: change && current.pam() == Pam::Login,
+            change,
+            oom_score: current.limits().oom_score,
+            variables: vec![(mark.to_owned(), self.live.name.clone()), ("MUSTER_VISITOR".to_owned(), self.live.user.clone())],
+            account,
+        };
+        self.live.become_user = Some(visitor.account.name.clone());
+        Ok(visitor)
+    }
+
+    fn start(&mut self, id: u32, visitor: &Visitor, what: &What<'_>, cwd: Option<&str>, ends: &Ends) -> Result<(), Refusal> {
+        let shell = &visitor.account.shell;
+        let Started { leader, fds } = visitor.start(what, cwd, ends, self.group.door()).map_err(|error| {
+            let code = match error.kind() {
+                std::io::ErrorKind::NotFound => code::NOT_FOUND,
+                std::io::ErrorKind::PermissionDenied => code::DENIED,
+                _ => code::FAILED,
+            };
+            Refusal::new(code, format!("The device cannot start this as {}: {error}.", visitor.account.name))
+        })?;
+        self.children.insert(leader.as_raw_nonzero().get(), Some(id));
+        self.leaders.insert(id, leader);
+        let told = Told::Opened { id, user: visitor.account.name.clone(), shell: shell.clone() };
+        self.tell(&told, &fds);
+        Ok(())
+    }
+
+    /// Lets a process of the visitor open a connection; it tells the unprivileged side itself.
+    fn connect(&mut self, id: u32, visitor: &Visitor, open: impl FnOnce() -> Result<OwnedFd, Refusal>) -> Result<(), Refusal> {
+        let channel = &self.channel;
+        let user = visitor.account.name.clone();
+        let child = visitor.fork(move || {
+            let sent = match open() {
+                Ok(fd) => channel.send(&Told::Opened { id, user, shell: String::new() }, &[fd.as_fd()]),
+                Err(Refusal { code, message }) => channel.send(&Told::Refused { id, code, message }, &[]),
+            };
+            drop(sent);
+        });
+        let child = child.map_err(|error| Refusal::new(code::FAILED, format!("The device cannot open a connection now: {error}.")))?;
+        self.children.insert(child.as_raw_nonzero().get(), None);
+        Ok(())
+    }
+
+    fn signal(&self, id: u32, name: &str) {
+        let (Some(leader), Some(signal)) = (self.leaders.get(&id), signals::signal_of(name)) else { return };
+        // Only a process of the visitor's own session can be in its terminal's foreground (tcsetpgrp(3)).
+        let _ = rustix::process::kill_process_group(processes::foreground(*leader).unwrap_or(*leader), signal);
+    }
+
+    // ---- Ends ------------------------------------------------------------------------------------------------------
+
+    fn collect(&mut self) {
+        while let Ok(Some(collected)) = processes::collect() {
+            self.collected.cpu_us += collected.cpu_us;
+            self.collected.largest = self.collected.largest.max(collected.largest);
+            if collected.pid == self.side.as_raw_nonzero().get() {
+                self.gone = true;
+            }
+            if let Some(Some(id)) = self.children.remove(&collected.pid) {
+                let (code, signal) = signals::outcome(std::os::unix::process::ExitStatusExt::from_raw(collected.status));
+                let used = self.used().1;
+                self.tell(&Told::Exited { id, code, signal, used }, &[]);
+            }
+        }
+    }
+
+    fn kill_hung_up(&mut self, now: Instant) {
+        let due: Vec<Pid> = self.hung_up.extract_if(.., |(at, _)| *at <= now).map(|(_, leader)| leader).collect();
+        for leader in due {
+            processes::signal(&processes::of_session(leader, &self.group.pids()), Signal::KILL);
+        }
+    }
+
+    /// The end of the session ends whatever it started, unless the owner lets it linger.
+    fn finish(&mut self, signals: &Signals) {
+        // Its last words may lie in the channel still.
+        while let Ok(Some((Ask::Done(report), _))) = self.channel.receive::<Ask>() {
+            self.report = Some(report);
+        }
+        processes::signal(&[self.side], Signal::KILL);
+        let lost = || Report { reason: "the session's network side was lost".to_owned(), ..Report::default() };
+        let report = self.report.take().unwrap_or_else(lost);
+        info!("{}: ended: {} ({} bytes in, {} bytes out)", self.live.name, report.reason, report.received, report.sent);
+        let linger = !self.told_to_end && self.policy.current().is_ok_and(musterd::policy::Policy::linger);
+        self.talk.say(Say::Closed(report));
+        if linger && !self.group.pids().is_empty() {
+            info!("{}: processes that the visitor left behind linger, as the policy says", self.live.name);
+            while !self.told_to_end && !self.group.pids().is_empty() {
+                if self.wait(signals, Some(Duration::from_secs(5))).1 {
+                    break;
+                }
+                self.collect();
+                self.heard();
+            }
+        }
+        self.group.signal(Signal::HUP);
+        let until = Instant::now() + HANG_UP;
+        while !self.group.pids().is_empty() && Instant::now() < until {
+            self.wait(signals, Some(Duration::from_millis(20)));
+            self.collect();
+        }
+        self.group.kill();
+        while !self.group.pids().is_empty() && Instant::now() < until + LAST_WORDS {
+            self.wait(signals, Some(Duration::from_millis(20)));
+            self.collect();
+        }
+    }
+}
+
+/// What a terminal may call itself.
+fn term(wanted: &str) -> String {
+    let known = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
+    if !wanted.is_empty() && wanted.len() <= TERM_MAX && wanted.chars().all(known) { wanted.to_owned() } else { "dumb".to_owned() }
+}

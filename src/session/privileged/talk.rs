@@ -1,0 +1,176 @@
+//! The conversation with the daemon, and with root at the device: lines over Unix sockets.
+//!
+//! The daemon may go and come back; what it should know waits for it meanwhile, within a bound, and is left in a file at the end.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use musterd::handoff::{Do, Handoff, LINE_MAX, Say, line};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// Longest wait for the daemon's first line: it is on its way already.
+const HANDOFF: Duration = Duration::from_secs(5);
+/// Longest line from whom we serve already.
+const DO_MAX: usize = 4096;
+/// Lines that wait for the daemon; then the oldest go.
+const WAITING_MAX: usize = 64;
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 8;
+
+/// Reads the daemon's first line and the descriptors that come with it.
+pub(super) fn read_handoff(stream: &UnixStream) -> io::Result<(Handoff, Vec<OwnedFd>)> {
+    let (mut text, mut fds, until) = (Vec::new(), Vec::new(), Instant::now() + HANDOFF);
+    while text.last() != Some(&b'\n') {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() || text.len() > LINE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no order came within its time and bound"));
+        }
+        stream.set_read_timeout(Some(left))?;
+        let mut bytes = [0; 16 * 1024];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(stream, &mut [io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if received == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        text.extend_from_slice(&bytes[..received]);
+    }
+    Ok((serde_json::from_slice(&text)?, fds))
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Peer {
+    stream: UnixStream,
+    heard: Vec<u8>,
+    /// It wants to be told all.
+    attached: bool,
+}
+
+/// All who talk with one session or run.
+#[derive(Debug)]
+pub(super) struct Talk {
+    listener: UnixListener,
+    socket: PathBuf,
+    peers: Vec<Peer>,
+    waiting: VecDeque<Say>,
+}
+
+impl Talk {
+    /// Opens the socket of this session or run; whoever may start sessions may connect.
+    pub(super) fn open(dir: &Path, name: &str, daemon: UnixStream) -> io::Result<Self> {
+        let socket = dir.join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&socket)?;
+        let talk =
+            Self { listener, socket, peers: vec![Peer { stream: daemon, heard: Vec::new(), attached: true }], waiting: VecDeque::new() };
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&talk.socket, None, Some(fs::metadata(dir)?.gid()))?;
+        }
+        fs::set_permissions(&talk.socket, fs::Permissions::from_mode(0o660))?;
+        talk.listener.set_nonblocking(true)?;
+        talk.peers[0].stream.set_nonblocking(true)?;
+        Ok(talk)
+    }
+
+    /// Tells whoever is attached, now or later.
+    pub(super) fn say(&mut self, say: Say) {
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(say);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(say) = self.waiting.front() {
+            let bytes = line(say);
+            // The newest one is the daemon of today.
+            let Some(at) = self.peers.iter().rposition(|peer| peer.attached) else { return };
+            match (&self.peers[at].stream).write(&bytes) {
+                Ok(written) if written == bytes.len() => drop(self.waiting.pop_front()),
+                // A peer that does not read is not told: the line waits for the next one.
+                _ => drop(self.peers.remove(at)),
+            }
+        }
+    }
+
+    /// Hears all who have said something; `live` is what they are answered. What is asked for comes out.
+    pub(super) fn hear(&mut self, live: &Say) -> Vec<Do> {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if self.peers.len() < CONNECTIONS_MAX && stream.set_nonblocking(true).is_ok() {
+                self.peers.push(Peer { stream, heard: Vec::new(), attached: false });
+            }
+        }
+        let mut asked = Vec::new();
+        let mut gone = Vec::new();
+        for (at, peer) in self.peers.iter_mut().enumerate() {
+            let mut bytes = [0; 1024];
+            loop {
+                match peer.stream.read(&mut bytes) {
+                    Ok(0) => gone.push(at),
+                    Ok(len) => {
+                        peer.heard.extend_from_slice(&bytes[..len]);
+                        if peer.heard.len() > DO_MAX {
+                            gone.push(at);
+                            break;
+                        }
+                        continue;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => gone.push(at),
+                }
+                break;
+            }
+            while let Some(end) = peer.heard.iter().position(|byte| *byte == b'\n') {
+                let text: Vec<u8> = peer.heard.drain(..=end).collect();
+                match serde_json::from_slice(&text) {
+                    Ok(Do::Attach) => {
+                        peer.attached = true;
+                        let _ = peer.stream.write(&line(live));
+                    }
+                    Ok(Do::Status) => drop(peer.stream.write(&line(live))),
+                    Ok(other) => asked.push(other),
+                    Err(_) => gone.push(at),
+                }
+            }
+        }
+        gone.dedup();
+        for at in gone.into_iter().rev() {
+            self.peers.remove(at);
+        }
+        self.flush();
+        asked
+    }
+
+    /// What to wait for.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd()).chain(self.peers.iter().map(|peer| peer.stream.as_fd()))
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        // What nobody was there to hear: the next daemon reads it, and removes it.
+        if !self.waiting.is_empty() {
+            let text: Vec<u8> = self.waiting.iter().flat_map(line).collect();
+            let path = self.socket.with_extension("report");
+            let file = fs::File::options().write(true).create_new(true).mode(0o640).open(&path);
+            let group = self.socket.parent().and_then(|dir| fs::metadata(dir).ok()).map(|metadata| metadata.gid());
+            let _ = file.and_then(|mut file| file.write_all(&text)).and_then(|()| std::os::unix::fs::lchown(&path, None, group));
+        }
+        let _ = fs::remove_file(&self.socket);
+    }
+}

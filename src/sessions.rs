@@ -1,0 +1,192 @@
+//! Remote sessions on the daemon's side: hands orders over, finds living sessions again, and reports what becomes of them.
+//!
+//! Whether a session may begin and what may be done inside it, its privileged part decides (`musterd-session`), by the hub's signature
+//! and the device's policy. Supervision waits for events (a line, the end of a connection), it never polls.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use muster_proto::id::SessionId;
+use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
+use muster_proto::order::{OrderKind, SignedOrder};
+use musterd::handoff::{Do, Live, Report, Say};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::task::JoinSet;
+
+use crate::daemon::{Command, Daemon, SessionStatus};
+use crate::living::{self, Conversation};
+use crate::log::{info, warn};
+
+/// Orders that are remembered, because MQTT may deliver one twice.
+const REMEMBERED: usize = 256;
+/// What one session is told at once; it ends with the first.
+const TOLD_MAX: usize = 4;
+
+/// Runs until the daemon stops; the sessions go on.
+pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<Command>) {
+    let mut sessions = Sessions { live: BTreeMap::new(), seen: VecDeque::new(), tasks: JoinSet::new(), daemon };
+    sessions.find_again().await;
+    let daemon = Arc::clone(&sessions.daemon);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Order(SessionOrder::Open(order))) => sessions.open(order),
+                Some(Command::Order(SessionOrder::End { session, reason })) => sessions.end(&session, &reason),
+                Some(Command::Order(SessionOrder::Unknown)) => {}
+                Some(Command::EndAll(reason)) => sessions.end_all(reason),
+                None => break,
+            },
+            Some(ended) = sessions.tasks.join_next() => if let Ok(session) = ended { drop(sessions.live.remove(&session)) },
+            () = daemon.stopped() => break,
+        }
+    }
+    if !sessions.live.is_empty() {
+        info!("{} sessions go on without the daemon", sessions.live.len());
+    }
+}
+
+struct Sessions {
+    daemon: Arc<Daemon>,
+    live: BTreeMap<SessionId, Sender<Do>>,
+    seen: VecDeque<SessionId>,
+    tasks: JoinSet<SessionId>,
+}
+
+impl Sessions {
+    fn open(&mut self, order: SignedOrder) {
+        let session = match order.read().map(|order| order.kind) {
+            Ok(OrderKind::Session { open }) => open.session,
+            Ok(OrderKind::Run { .. }) => return warn!("an order for a run came on the sessions' lane; ignored"),
+            Err(error) => return warn!("a session order is ignored: {error}"),
+        };
+        if self.seen.contains(&session) || self.live.contains_key(&session) {
+            return;
+        }
+        if self.seen.len() >= REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(session.clone());
+        match living::hand_over(&self.daemon, session.as_str(), order, None) {
+            Ok(conversation) => self.follow(session, conversation, None),
+            Err(message) => refuse(&self.daemon, session, "no_service", message),
+        }
+    }
+
+    fn follow(&mut self, session: SessionId, conversation: Conversation, known: Option<Live>) {
+        let (sender, told) = mpsc::channel(TOLD_MAX);
+        self.live.insert(session.clone(), sender);
+        self.tasks.spawn(follow(Arc::clone(&self.daemon), session, conversation, told, known));
+    }
+
+    fn end(&self, session: &SessionId, reason: &str) {
+        if let Some(sender) = self.live.get(session) {
+            info!("session {session} is ended: {reason}");
+            // A full queue holds the same word already.
+            let _ = sender.try_send(Do::End { reason: reason.to_owned() });
+        }
+    }
+
+    fn end_all(&self, reason: &str) {
+        for session in self.live.keys() {
+            self.end(session, reason);
+        }
+    }
+
+    /// Finds the sessions that an earlier daemon handed over, and hears the last words of those that are over.
+    async fn find_again(&mut self) {
+        for (name, said) in living::last_words(&self.daemon.config) {
+            let Ok(session) = name.parse::<SessionId>() else { continue };
+            for say in said {
+                hear(&self.daemon, &session, say, false);
+            }
+        }
+        for (name, path) in living::sockets(&self.daemon.config) {
+            let Ok(session) = name.parse::<SessionId>() else { continue };
+            match living::attach(&path).await {
+                Some((conversation, live)) => {
+                    info!("session {session} of {} goes on in process {}", live.user, live.pid);
+                    self.follow(session, conversation, Some(live));
+                }
+                None => close(&self.daemon, &session, lost()),
+            }
+        }
+    }
+}
+
+/// Hears a session until it is over.
+async fn follow(
+    daemon: Arc<Daemon>,
+    session: SessionId,
+    mut conversation: Conversation,
+    mut told: Receiver<Do>,
+    known: Option<Live>,
+) -> SessionId {
+    let mut opened = known.is_some();
+    if let Some(live) = known {
+        add(&daemon, &session, live);
+    }
+    loop {
+        tokio::select! {
+            said = conversation.next() => match said {
+                Some(say) => {
+                    let over = matches!(say, Say::Closed(_) | Say::Refused { .. });
+                    let first = !opened && matches!(say, Say::Opened(_));
+                    opened |= first;
+                    hear(&daemon, &session, say, first);
+                    if over {
+                        return session;
+                    }
+                }
+                None => {
+                    if opened {
+                        close(&daemon, &session, lost());
+                    } else {
+                        refuse(&daemon, session.clone(), "no_service", "The device's service for sessions ended without a word; its journal says more.".to_owned());
+                    }
+                    return session;
+                }
+            },
+            Some(what) = told.recv() => conversation.tell(&what).await,
+            () = daemon.stopped() => return session,
+        }
+    }
+}
+
+fn hear(daemon: &Daemon, session: &SessionId, say: Say, first: bool) {
+    match say {
+        Say::Refused { code, message } => refuse(daemon, session.clone(), &code, message),
+        Say::Opened(live) => {
+            if first {
+                info!("session {session} for {} in {}: process {}", live.user, live.project, live.pid);
+                daemon.report(DeviceEventKind::SessionOpened { session: session.clone() });
+            }
+            add(daemon, session, live);
+        }
+        // Only what a session may say, and only of itself.
+        Say::Event { t, event: DeviceEventKind::PolicyRefused { session: whose, target, code, message } } if whose == *session => {
+            daemon.report_event(DeviceEvent { t, kind: DeviceEventKind::PolicyRefused { session: whose, target, code, message } });
+        }
+        Say::Closed(report) => close(daemon, session, report),
+        Say::Event { .. } | Say::More | Say::Unknown => {}
+    }
+}
+
+fn add(daemon: &Daemon, session: &SessionId, live: Live) {
+    let Live { pid, user, project, since, .. } = live;
+    daemon.add_session(SessionStatus { session: session.clone(), user, project, since, pid });
+}
+
+fn lost() -> Report {
+    Report { reason: "the session's worker was lost".to_owned(), ..Report::default() }
+}
+
+fn close(daemon: &Daemon, session: &SessionId, Report { reason, received, sent }: Report) {
+    info!("session {session} closed: {reason} ({received} bytes in, {sent} out)");
+    daemon.remove_session(session);
+    daemon.report(DeviceEventKind::SessionClosed { session: session.clone(), reason, received, sent });
+}
+
+fn refuse(daemon: &Daemon, session: SessionId, code: &str, message: String) {
+    info!("session {session} refused ({code}): {message}");
+    daemon.report(DeviceEventKind::SessionFailed { session, code: code.to_owned(), message });
+}

@@ -1,0 +1,117 @@
+//! `musterd sessions`, `musterd end`, `musterd sessiond`: what a person at the device sees and does about visitors.
+
+use std::fmt::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use musterd::handoff::Live;
+
+use crate::config::Config;
+use crate::daemon::wall_clock;
+use crate::living;
+use crate::status::span;
+
+/// Prints what lives on this device.
+pub(crate) fn list(config: &Config, json: bool) -> ExitCode {
+    let mut all: Vec<Live> = living::ask_all(config).into_iter().map(|(live, _)| live).collect();
+    all.sort_by(|a, b| (a.since, &a.name).cmp(&(b.since, &b.name)));
+    if json {
+        println!("{}", serde_json::json!(all));
+    } else {
+        print!("{}", table(&all, wall_clock()));
+    }
+    ExitCode::SUCCESS
+}
+
+fn table(all: &[Live], now: i64) -> String {
+    if all.is_empty() {
+        return "No remote sessions or runs on this device.\n".to_owned();
+    }
+    let mut rows = vec![["ID", "KIND", "WHO", "ROLE", "PROJECT", "USER", "FOR"].map(str::to_owned)];
+    rows.extend(all.iter().map(|live| {
+        let kind = if live.name.starts_with('r') { "run" } else { "session" };
+        // What the hub says of a person must not write to the terminal's controls.
+        let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
+        let become_user = live.become_user.as_deref().unwrap_or("-");
+        [
+            plain(&live.name),
+            kind.to_owned(),
+            plain(&live.user),
+            plain(&live.role),
+            plain(&live.project),
+            plain(become_user),
+            span(now - live.since),
+        ]
+    }));
+    let widths: Vec<usize> = (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    out
+}
+
+/// Ends one, or all.
+pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
+    let chosen: Vec<_> = living::sockets(config).into_iter().filter(|(name, _)| id.is_none_or(|id| id == name)).collect();
+    if chosen.is_empty()
+        && let Some(id) = id
+    {
+        eprintln!("musterd: no session or run {id} lives here that you may end; `musterd sessions` lists them (as root: all)");
+        return ExitCode::FAILURE;
+    }
+    let mut failed = 0;
+    for (name, path) in &chosen {
+        match living::end(path, reason) {
+            Ok(()) => println!("{name}: told to end"),
+            // Over already.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) => {
+                eprintln!("musterd: {name}: {error}; are you root?");
+                failed += 1;
+            }
+        }
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Becomes the service for sessions, for supervisors other than systemd.
+pub(crate) fn sessiond(config: &Config) -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("musterd: the service for sessions becomes the users whom the policy names, so it runs as root");
+        return ExitCode::FAILURE;
+    }
+    let error = match living::program() {
+        Ok(program) => {
+            let mut command = std::process::Command::new(program);
+            command.arg("listen").arg("--policy").arg(&config.policy).arg("--anchor").arg(&config.anchor);
+            command.arg("--run-dir").arg(&config.session_dir);
+            command.exec()
+        }
+        Err(error) => error,
+    };
+    eprintln!("musterd: cannot start the service for sessions: {error}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lives_is_shown_harmlessly() {
+        assert_eq!(table(&[], 0), "No remote sessions or runs on this device.\n");
+        let live = Live {
+            name: "saaaaaaaaaaaaaaa".into(),
+            pid: 7,
+            user: "ada\u{1b}[2J@example.com".into(),
+            role: "connect".into(),
+            project: "lab".into(),
+            become_user: Some("pi".into()),
+            since: 0,
+        };
+        let text = table(&[live], 90_000);
+        assert!(text.contains("saaaaaaaaaaaaaaa  session  ada?[2J@example.com  connect  lab      pi    90 s"), "{text}");
+    }
+}
