@@ -33,7 +33,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     for (name, text) in [("runner.sh", RUNNER), ("visitor.sh", VISITOR), ("network.sh", NETWORK), ("daemon.sh", DAEMON)] {
         shell.ok(&format!("cat > /usr/local/lib/attacks/{name} <<'END-OF-FILE'\n{text}\nEND-OF-FILE"));
     }
-    let mut pi = robot.window("pi at work", "pi", "echo at-work-$((40+2)); sleep 5001 & read -s secret");
+    let pi = robot.window("pi", "echo at-work-$((40+2)); exec sleep 5001");
     pi.says("at-work-42", SOON);
     let before = robot.shell().ok(PROTECTED);
     played(

@@ -19,6 +19,7 @@ mod sessions;
 mod shell;
 mod steps;
 mod units;
+mod window;
 
 // The laboratory is that of the end-to-end tests; not every part of it is wanted here.
 #[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]

@@ -8,6 +8,7 @@ use crate::process::Process;
 use crate::programs;
 use crate::shell::Shell;
 use crate::steps::Seen;
+use crate::window::Window;
 
 /// Its serial number, the `id` in the list.
 pub const ROBOT: &str = "robot-1";
@@ -113,16 +114,14 @@ impl<'a> Robot<'a> {
         sessions.len()
     }
 
-    /// A session with a terminal, as a person's window has it, in which `line` is typed. It stays open unless the line ends it.
-    #[track_caller]
-    pub fn window(&self, name: &str, user: &str, line: &str) -> Process {
-        let shell = format!("stty rows 24 cols 80; exec {} shell {ROBOT} --user {user}", programs::muster().display());
-        let script = programs::system("script");
-        let mut window = self.lab.marked(&programs::system("bash"));
-        // The keyboard stays plugged in after the line.
-        window.args(["-c", &format!("exec {} -qefc '{shell}' /dev/null < <(echo \"$LINE\"; exec sleep 600)", script.display())]);
-        window.env("LINE", line).envs(self.lab.variables());
-        Process::start(name, self.lab.folder(), window)
+    /// A person's window, in which they type this line once the shell is there.
+    pub fn window(&self, user: &str, line: &str) -> Window {
+        let mut muster = self.lab.marked(&programs::muster());
+        muster.args(["shell", ROBOT, "--user", user]).envs(self.lab.variables());
+        let mut window = Window::open(muster);
+        window.says("$ ", SOON);
+        window.types(line);
+        window
     }
 
     /// `muster ARGUMENTS...`, to its end.

@@ -9,7 +9,7 @@ use crate::steps::Steps;
 use crate::wait::eventually;
 
 /// A shell that counts until it is told to stop, so that a gap would be seen.
-const COUNT: &str = "echo READY; i=1; while [ $i -le 300 ]; do echo tick $i; i=$((i+1)); sleep 0.1; done";
+const COUNT: &str = "echo READY; i=1; while [ $i -le 120 ]; do echo tick $i; i=$((i+1)); sleep 0.1; done";
 
 /// What a person expects of a shell and of a run.
 pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
@@ -30,8 +30,8 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
         let mut window =
             robot.window("login", "pi", "echo profile=$FROM_PROFILE; tty; stty size; sudo -n true && echo sudo-$((40+2)); exit 7");
         let status = window.ended(SOON);
-        let text = window.log();
-        for part in ["profile=yes", "\n/dev/pts/", "\n24 80", "\nsudo-42"] {
+        let text = window.text();
+        for part in ["profile=yes", "\n/dev/pts/", "\n24 80", "sudo-42"] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(status.code(), Some(7), "{text}");
@@ -93,7 +93,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
             robot.shell().becomes("the daemon is back", Duration::from_secs(30), "systemctl is-active musterd");
             let status = shell.ended(Duration::from_secs(120));
             let ticks = ticks(&shell).split_off(before);
-            assert_eq!(ticks, (1..=300).collect::<Vec<u32>>(), "each tick once, in order");
+            assert_eq!(ticks, (1..=120).collect::<Vec<u32>>(), "each tick once, in order");
             assert!(status.success(), "{status}");
             robot.lab.online(ROBOT);
             format!("{} ticks, each once", ticks.len())

@@ -59,7 +59,9 @@ impl Group {
             return group;
         }
         for controller in ["cpu", "memory", "pids", "io"] {
-            let _ = write(&base.join("cgroup.subtree_control"), &format!("+{controller}"));
+            if let Err(error) = write(&base.join("cgroup.subtree_control"), &format!("+{controller}")) {
+                debug!("{name}: the controller {controller} cannot be had in {}: {error}", base.display());
+            }
         }
         let memory = match limits.memory {
             Memory::Bytes(bytes) => bytes,

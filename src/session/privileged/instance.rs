@@ -69,6 +69,8 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
     };
     let Admitted { order, mut policy, counting } = admitted;
     drop(counting);
+    // Before anything else is started: a group that holds processes gives its children no controllers.
+    let mut group = Group::make(&name, &policy.limits());
     let began = begin(&order, &mut policy, handoff, &fds);
     let (side, channel) = match began {
         Ok(began) => began,
@@ -78,7 +80,6 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         }
     };
     drop((fds, daemon));
-    let mut group = Group::make(&name, &policy.limits());
     group.ours.push(side);
     if rustix::process::geteuid().is_root()
         && let Err(why) = own_terminals()
