@@ -9,11 +9,10 @@ use std::process::{Command, ExitCode, Stdio};
 use crate::config::Config;
 use crate::policy::{Policy, ROLES, ROOT, file};
 use crate::settings::{Mistake, Mistakes};
+use musterd::handoff::{RUN_DIR, START_SOCKET};
 
 /// Where the policy is unless the configuration says otherwise.
 const POLICY: &str = "/etc/musterd/policy.toml";
-/// Where the part of a session that can become a user is asked for one.
-const START_SOCKET: &str = "/run/musterd-session/start.sock";
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
 
@@ -46,18 +45,18 @@ struct Machine<'a> {
 
 /// Checks both files.
 pub(crate) fn run(config: &Result<Config, Mistakes>) -> ExitCode {
-    let path = match config {
+    let (path, session_dir) = match config {
         Ok(config) => {
             println!("The configuration is valid.");
-            config.policy.clone()
+            (config.policy.clone(), config.session_dir.clone())
         }
         Err(mistakes) => {
             print_mistakes("configuration", mistakes);
             // Where the policy is may be among the mistakes; the usual place is better than nothing.
-            PathBuf::from(POLICY)
+            (PathBuf::from(POLICY), PathBuf::from(RUN_DIR))
         }
     };
-    let policy = check_policy(&path);
+    let policy = check_policy(&path, &session_dir);
     if let Err(mistakes) = &policy {
         print_mistakes(&format!("policy {}", path.display()), mistakes);
     }
@@ -75,7 +74,7 @@ pub(crate) fn print_mistakes(what: &str, mistakes: &Mistakes) {
     }
 }
 
-fn check_policy(path: &Path) -> Result<(), Mistakes> {
+fn check_policy(path: &Path, session_dir: &Path) -> Result<(), Mistakes> {
     let lock = file::lock_path(path);
     if lock.symlink_metadata().is_ok() {
         let reason = file::reason(&lock).map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -88,7 +87,7 @@ fn check_policy(path: &Path) -> Result<(), Mistakes> {
         );
         return Ok(());
     };
-    let starter = match Path::new(START_SOCKET).symlink_metadata() {
+    let starter = match session_dir.join(START_SOCKET).symlink_metadata() {
         Ok(_) => Some(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Some(false),
         Err(_) => None,

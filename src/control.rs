@@ -30,7 +30,7 @@ const CONNECTIONS_MAX: usize = 16;
 pub(crate) enum Ask {
     /// How it is.
     Status,
-    /// There is a new identity.
+    /// There is a new identity, or another policy.
     Reload,
 }
 
@@ -91,6 +91,7 @@ async fn answer(daemon: &Daemon, mut stream: UnixStream) -> io::Result<()> {
         Ok(Ask::Status) => serde_json::to_vec(&status(daemon))?,
         Ok(Ask::Reload) => {
             daemon.reload.notify_one();
+            daemon.look_at_policy();
             b"{}".to_vec()
         }
         Err(error) => serde_json::to_vec(&serde_json::json!({"error": error.to_string()}))?,

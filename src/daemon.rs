@@ -188,6 +188,7 @@ struct Changing {
     own: BTreeMap<String, Own>,
     last_sample: Option<Millis>,
     told_policy: Option<PolicyReport>,
+    policy_due: bool,
     usage_due: bool,
     /// The hub refused samples for want of room.
     samples_held: bool,
@@ -232,6 +233,7 @@ impl Daemon {
                 own: BTreeMap::new(),
                 last_sample: None,
                 told_policy: None,
+                policy_due: false,
                 usage_due: false,
                 samples_held: false,
                 room: false,
@@ -402,6 +404,17 @@ impl Daemon {
         let told = &self.changing().told_policy;
         let same = |told: &PolicyReport| PolicyReport { t: report.t, ..told.clone() } == report;
         (!told.as_ref().is_some_and(same)).then_some(report)
+    }
+
+    /// Something at the device changed the policy, or locked it: it is looked at now.
+    pub(crate) fn look_at_policy(&self) {
+        self.changing().policy_due = true;
+        self.to_send.notify_one();
+    }
+
+    /// Takes that wish.
+    pub(crate) fn take_policy_due(&self) -> bool {
+        std::mem::take(&mut self.changing().policy_due)
     }
 
     /// The hub has it.

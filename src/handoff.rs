@@ -15,6 +15,13 @@ pub const LINE_MAX: usize = 256 * 1024;
 pub const START_SOCKET: &str = "start.sock";
 /// Where each living session and run has a socket of its own, below the runtime directory.
 pub const LIVE: &str = "live";
+/// Where those who wait for a person at the device listen: beside the runtime directory, because everybody may come there.
+pub fn consent_dir(run: &std::path::Path) -> std::path::PathBuf {
+    let mut name = run.as_os_str().to_owned();
+    name.push("-ask");
+    name.into()
+}
+
 /// The runtime directory of the privileged part.
 pub const RUN_DIR: &str = "/run/musterd-session";
 /// Where it keeps what must survive a reboot.
@@ -137,6 +144,9 @@ pub struct Live {
     pub become_user: Option<String>,
     /// Since when, by the system's clock.
     pub since: Millis,
+    /// It waits for `musterd approve` with this code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// How a session ended.

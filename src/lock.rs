@@ -34,7 +34,11 @@ pub(crate) fn lock(config: &Config, why: Option<&str>) -> ExitCode {
 
 /// Unlocks the device. Where it is not locked, nothing changes.
 pub(crate) fn unlock(config: &Config) -> ExitCode {
-    finish("unlock", &config.policy, || take_away(&config.policy))
+    finish("unlock", &config.policy, || {
+        let sentence = take_away(&config.policy)?;
+        let _ = crate::control::ask(&config.control_socket(), &crate::control::Ask::Reload);
+        Ok(sentence)
+    })
 }
 
 /// Ends what lives. Whatever is asked for anew is refused by the lock itself.
@@ -44,6 +48,8 @@ fn after_lock(config: &Config, reason: &str) -> io::Result<()> {
     } else {
         format!("the device was locked by its owner: {reason}")
     };
+    // The list says so at once; without a daemon, when it is back.
+    let _ = crate::control::ask(&config.control_socket(), &crate::control::Ask::Reload);
     let mut result = Ok(());
     for (_, path) in crate::living::sockets(config) {
         match crate::living::end(&path, &why) {

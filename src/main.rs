@@ -102,6 +102,11 @@ enum Command {
         #[arg(long, value_name = "TEXT", default_value = "ended at the device")]
         reason: String,
     },
+    /// Says yes to a visitor who waits for a person at this device
+    Approve {
+        /// The code, as the visitor and `musterd sessions` have it
+        code: String,
+    },
     /// Serves sessions where systemd does not; run it as root under your supervisor
     Sessiond,
     /// Checks the configuration and the policy, names all mistakes, and says as whom each role gets in
@@ -139,12 +144,9 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match cli.command {
-        Command::ExampleConfig { which } => {
-            print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
+    if let Command::ExampleConfig { which } = &cli.command {
+        print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
+        return ExitCode::SUCCESS;
     }
     let config = Config::load(cli.config.as_deref());
     if let Command::CheckConfig = cli.command {
@@ -179,6 +181,7 @@ fn main() -> ExitCode {
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
         Command::Sessions { json } => visits::list(&config, json),
         Command::End { id, reason, .. } => visits::end(&config, id.as_deref(), &reason),
+        Command::Approve { code } => visits::approve(&config, &code),
         Command::Sessiond => visits::sessiond(&config),
         // These have returned above.
         Command::CheckConfig | Command::Policy { .. } | Command::Lock { .. } | Command::Unlock | Command::ExampleConfig { .. } => {

@@ -282,7 +282,8 @@ impl<'a> Link<'a> {
         let mut failure = None;
         for (url, websocket) in ways {
             let endpoint: Endpoint = url.parse().map_err(|error| End::lost(format!("the hub named an unusable MQTT URL: {error}")))?;
-            self.check_host(&endpoint)?;
+            let also = &self.daemon.config.mqtt_hosts;
+            wire::check_host(&endpoint, &self.enrolled.hub, also).map_err(End::lost)?;
             self.daemon.set_link_status(LinkStatus::Connecting { url: url.to_owned() });
             debug!("dialling {endpoint}");
             match Wire::open(&self.dialer, &endpoint).await {
@@ -299,20 +300,6 @@ impl<'a> Link<'a> {
             }
         }
         Err(End::Unreached(failure.as_ref().map_or_else(|| "the hub offers no MQTT as WebSocket".to_owned(), WireError::to_string)))
-    }
-
-    /// MQTT is at the hub where this device enrolled, or where the owner says: a hub cannot send the device elsewhere.
-    fn check_host(&self, endpoint: &Endpoint) -> Result<(), End> {
-        let hub: Endpoint = self.enrolled.hub.parse().map_err(|error| End::lost(format!("the hub's URL on disk is not valid: {error}")))?;
-        let known = endpoint.host.eq_ignore_ascii_case(&hub.host)
-            || self.daemon.config.mqtt_hosts.iter().any(|host| host.eq_ignore_ascii_case(&endpoint.host));
-        if known {
-            return Ok(());
-        }
-        Err(End::lost(format!(
-            "the hub at {} sends this device to MQTT at {}, which its owner has not allowed: mqtt.hosts = [{:?}] in the configuration does",
-            hub.host, endpoint.host, endpoint.host
-        )))
     }
 
     /// CONNECT, SUBSCRIBE and the birth, until all three are answered.
@@ -362,8 +349,7 @@ impl<'a> Link<'a> {
         let daemon = self.daemon;
         // The first heartbeat soon, so that the list is right; then evenly, spread over the fleet.
         let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
-        let (mut usage, mut turned_at) = (true, steady_clock());
-        self.send_policy()?;
+        let (mut usage, mut policy_due, mut turned_at) = (true, true, steady_clock());
         loop {
             self.still_awake(turned_at)?;
             usage &= !std::mem::take(&mut self.batch_unheard);
@@ -374,6 +360,9 @@ impl<'a> Link<'a> {
             }
             self.send_events()?;
             self.send_reports()?;
+            if std::mem::take(&mut policy_due) || daemon.take_policy_due() {
+                self.send_policy()?;
+            }
             if daemon.take_room() {
                 self.hold.room(Instant::now(), random::number());
             }
@@ -399,7 +388,7 @@ impl<'a> Link<'a> {
                     }
                     if heartbeat_at <= Instant::now() {
                         self.send_heartbeat()?;
-                        self.send_policy()?;
+                        policy_due = true;
                         heartbeat_at = Instant::now() + self.next_heartbeat();
                     }
                 }

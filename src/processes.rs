@@ -52,6 +52,18 @@ pub fn descendants(of: Pid, left_out: &[Pid]) -> Seen {
     count(&all, below(&all, of.as_raw_nonzero().get(), left_out))
 }
 
+/// A process's parents, up to the first of all.
+pub fn ancestors(of: Pid) -> Vec<Pid> {
+    let mut found = Vec::new();
+    let mut next = Some(of);
+    while let Some(pid) = next.filter(|pid| !found.contains(pid)) {
+        let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        next = stat(&text).and_then(|stat| Pid::from_raw(stat.parent.max(0)));
+        found.extend(next);
+    }
+    found
+}
+
 /// What these processes hold.
 pub fn seen(pids: &[Pid]) -> Seen {
     let stat_of =

@@ -108,7 +108,7 @@ impl Runs {
                             Some(reason) if !self.folders.of(&run).is_known() => {
                                 self.refuse(&job, RunEnd::without_process(RunOutcome::Cancelled, "cancelled", reason.clone()));
                             }
-                            _ => self.start(job),
+                            _ => self.start(&job),
                         }
                     }
                     RunOrder::Cancel { reason, t } => self.cancel(&run, reason, t),
@@ -123,7 +123,7 @@ impl Runs {
         }
     }
 
-    fn start(&mut self, job: Job) {
+    fn start(&mut self, job: &Job) {
         let run = job.run.clone();
         if self.folders.of(&run).is_known() {
             return debug!("run {run} is known already");
@@ -133,19 +133,19 @@ impl Runs {
         }
         if job.arrival.is_void(steady_millis(), &self.boot) {
             let message = "the order came to the device when it was void already";
-            return self.refuse(&job, RunEnd::without_process(RunOutcome::Expired, "expired", message));
+            return self.refuse(job, RunEnd::without_process(RunOutcome::Expired, "expired", message));
         }
-        match self.folders.make(&job, None) {
+        match self.folders.make(job, None) {
             Ok(folder) => {
                 info!("run {run} of {} in {}: {}", job.start.user, job.start.project, shown(&job.start));
                 self.daemon.outgoing().add(run.clone(), folder.clone());
-                self.begin(run, &folder, &job);
+                self.begin(run, &folder, job);
             }
             // Without its folder a run could be lost without a word, or begin twice.
             Err(error) => {
                 warn!("run {run} is refused: {error}");
                 let end = RunEnd::without_process(RunOutcome::Refused, "disk", format!("the device cannot keep the run's state: {error}"));
-                self.lone(run, self.now(&job), end);
+                self.lone(run, self.now(job), end);
             }
         }
     }

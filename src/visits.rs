@@ -1,15 +1,21 @@
 //! `musterd sessions`, `musterd end`, `musterd sessiond`: what a person at the device sees and does about visitors.
 
 use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use musterd::handoff::Live;
+use musterd::handoff::{Live, consent_dir};
 
 use crate::config::Config;
 use crate::daemon::wall_clock;
 use crate::living;
 use crate::status::span;
+
+/// Longest wait for the answer to an approval.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Prints what lives on this device.
 pub(crate) fn list(config: &Config, json: bool) -> ExitCode {
@@ -45,9 +51,14 @@ fn table(all: &[Live], now: i64) -> String {
     }));
     let widths: Vec<usize> = (0..7).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
+    let waiting: Vec<String> =
+        all.iter().filter_map(|live| Some(format!("{} waits for you: musterd approve {}", live.name, live.waits.as_ref()?))).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    for line in waiting {
+        let _ = writeln!(out, "{line}");
     }
     out
 }
@@ -74,6 +85,41 @@ pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
         }
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says yes to a visitor, as a person at the device.
+pub(crate) fn approve(config: &Config, code: &str) -> ExitCode {
+    let plain: String = code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_uppercase();
+    let code = if plain.len() == 8 { format!("{}-{}", &plain[..4], &plain[4..]) } else { plain };
+    let dirs = [consent_dir(&config.session_dir), consent_dir(&config.run_dir.join("sessions"))];
+    let connected = dirs.iter().map(|dir| UnixStream::connect(dir.join(&code))).find(Result::is_ok);
+    let Some(Ok(stream)) = connected else {
+        eprintln!("musterd: nobody waits with the code {code}; `musterd sessions` shows who does");
+        return ExitCode::FAILURE;
+    };
+    let mut answer = String::new();
+    let said = stream
+        .set_read_timeout(Some(ANSWER))
+        .and_then(|()| (&stream).write_all(b"approve\n"))
+        .and_then(|()| BufReader::new((&stream).take(400)).read_line(&mut answer));
+    match (said, answer.trim()) {
+        (Ok(_), "ok") => {
+            println!("Approved.");
+            ExitCode::SUCCESS
+        }
+        (Ok(_), why) if !why.is_empty() => {
+            eprintln!("musterd: not approved: {why}");
+            ExitCode::FAILURE
+        }
+        (Ok(_), _) => {
+            eprintln!("musterd: not approved: the session ended meanwhile");
+            ExitCode::FAILURE
+        }
+        (Err(error), _) => {
+            eprintln!("musterd: not approved: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Becomes the service for sessions, for supervisors other than systemd.
@@ -110,8 +156,10 @@ mod tests {
             project: "lab".into(),
             become_user: Some("pi".into()),
             since: 0,
+            waits: Some("ABCD-2345".into()),
         };
         let text = table(&[live], 90_000);
-        assert!(text.contains("saaaaaaaaaaaaaaa  session  ada?[2J@example.com  connect  lab      pi    90 s"), "{text}");
+        assert!(text.contains("saaaaaaaaaaaaaaa  session  ada?[2J@example.com  connect  lab      pi    90 s\n"), "{text}");
+        assert!(text.ends_with("saaaaaaaaaaaaaaa waits for you: musterd approve ABCD-2345\n"), "{text}");
     }
 }

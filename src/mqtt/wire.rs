@@ -32,6 +32,24 @@ pub(super) enum WireError {
     },
 }
 
+/// MQTT is at the hub where this device enrolled, or where the owner says: a hub cannot send the device elsewhere.
+///
+/// # Errors
+/// One sentence, with what the owner could write.
+pub(super) fn check_host(endpoint: &Endpoint, hub: &str, also: &[String]) -> Result<(), String> {
+    let hub: Endpoint = hub.parse().map_err(|error| format!("the hub's URL on disk is not valid: {error}"))?;
+    let known = |host: &str| host.eq_ignore_ascii_case(&endpoint.host);
+    if known(&hub.host) || also.iter().any(|host| known(host)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the hub at {} sends this device to MQTT at {host}, which its owner has not allowed; hosts = [{host:?}] under [mqtt] in the configuration \
+         does",
+        hub.host,
+        host = endpoint.host
+    ))
+}
+
 /// An open connection.
 pub(super) enum Wire {
     /// MQTT over TLS.

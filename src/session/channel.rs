@@ -3,9 +3,12 @@
 //! A pair of `SOCK_SEQPACKET` sockets: a message is one datagram, and the end of either side is seen by the other.
 //! What comes from the unprivileged side is hostile: it parses what comes from the network.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use muster_proto::Millis;
 use muster_proto::id::{RunId, SessionId};
@@ -14,7 +17,7 @@ use muster_proto::session::Target;
 use musterd::handoff::{Arrival, Report};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
     SocketType, recvmsg, sendmsg, socketpair,
@@ -23,9 +26,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 /// Largest message, in bytes: a run's order with its command and environment.
 const MESSAGE_MAX: usize = 192 * 1024;
+/// How long a send may wait for the other side to read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Messages that wait in the unprivileged side; a stream that is opened beyond that is refused.
+const WAITING_MAX: usize = 16_384;
 /// Most descriptors with one message.
 const DESCRIPTORS_MAX: usize = 3;
 
@@ -100,6 +108,8 @@ pub(crate) enum Ask {
 pub(crate) enum Told {
     /// Opened. With one descriptor for both directions, or with two or three: input, output, errors of a process.
     Opened { id: u32, user: String, shell: String },
+    /// It waits; a sentence for the visitor meanwhile.
+    Waits { id: u32, message: String },
     /// Not opened.
     Refused { id: u32, code: String, message: String },
     /// A process has ended.
@@ -127,6 +137,7 @@ impl Channel {
         let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         for end in [&a, &b] {
             set_socket_send_buffer_size(end, 2 * MESSAGE_MAX)?;
+            set_socket_timeout(end, Timeout::Send, Some(PATIENCE))?;
         }
         Ok((Self(a), Self(b)))
     }
@@ -141,18 +152,18 @@ impl Channel {
         self.0
     }
 
-    /// Sends a message. It does not wait: a peer that does not read is as good as dead.
+    /// Sends a message. Waits for a peer that is busy, but not for long: one that does not read is as good as dead.
     pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MESSAGE_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large for the session's channel"));
-        }
+        self.send_bytes(&encode(message)?, fds, SendFlags::empty())
+    }
+
+    fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
         }
-        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL | flags)?;
         Ok(())
     }
 
@@ -186,9 +197,24 @@ impl AsFd for Channel {
     }
 }
 
-/// A channel that a runtime watches.
+fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MESSAGE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large for the session's channel"));
+    }
+    Ok(bytes)
+}
+
+/// A channel that a runtime watches: the unprivileged side's, which never waits for the privileged part.
+///
+/// The kernel holds as few as ten messages (`net.unix.max_dgram_qlen`); what does not fit waits here.
 #[derive(Debug)]
-pub(crate) struct Watched(AsyncFd<OwnedFd>, Channel);
+pub(crate) struct Watched {
+    fd: AsyncFd<OwnedFd>,
+    channel: Channel,
+    waiting: RefCell<VecDeque<Vec<u8>>>,
+    more: Notify,
+}
 
 impl Watched {
     /// Must be called inside a runtime.
@@ -196,23 +222,62 @@ impl Watched {
     pub(crate) fn new(channel: Channel) -> io::Result<Self> {
         fcntl_setfl(&channel, fcntl_getfl(&channel)? | OFlags::NONBLOCK)?;
         // SAFETY: an OwnedFd names one open descriptor as long as it lives, and the AsyncFd owns it.
-        let watched = unsafe { AsyncFd::register_with_interest(channel.0.try_clone()?, Interest::READABLE) };
-        Ok(Self(watched.map_err(io::Error::from)?, channel))
+        let fd = unsafe { AsyncFd::register_with_interest(channel.0.try_clone()?, Interest::READABLE | Interest::WRITABLE) };
+        Ok(Self { fd: fd.map_err(io::Error::from)?, channel, waiting: RefCell::default(), more: Notify::new() })
     }
 
-    /// See [`Channel::send`].
-    pub(crate) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.1.send(message, fds)
-    }
-
-    /// Waits for the next message; `None` at the other side's end.
-    pub(crate) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        loop {
-            let mut ready = self.0.readable().await?;
-            if let Ok(received) = ready.try_io(|_| self.1.receive()) {
-                return received;
+    /// Sends a message, at once or as soon as there is room. Fails when too many wait already.
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let bytes = encode(message)?;
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            match self.channel.send_bytes(&bytes, &[], SendFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return sent,
             }
         }
+        if waiting.len() >= WAITING_MAX {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "the device is too busy with this session"));
+        }
+        waiting.push_back(bytes);
+        self.more.notify_one();
+        Ok(())
+    }
+
+    /// Waits for the next message, and sends what waits; `None` at the other side's end.
+    pub(crate) async fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        loop {
+            let waits = !self.waiting.borrow().is_empty();
+            tokio::select! {
+                ready = self.fd.readable() => {
+                    if let Ok(received) = ready?.try_io(|_| self.channel.receive()) {
+                        return received;
+                    }
+                }
+                ready = self.fd.writable(), if waits => {
+                    // Not writable any more: it is waited for again.
+                    let _ = ready?.try_io(|_| self.flush(SendFlags::DONTWAIT));
+                }
+                () = self.more.notified() => {}
+            }
+        }
+    }
+
+    /// Sends all that waits: before the end, when nobody waits for answers any more.
+    pub(crate) async fn finish(&self) -> io::Result<()> {
+        while !self.waiting.borrow().is_empty() {
+            let _ = self.fd.writable().await?.try_io(|_| self.flush(SendFlags::DONTWAIT));
+        }
+        Ok(())
+    }
+
+    fn flush(&self, flags: SendFlags) -> io::Result<()> {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(bytes) = waiting.front() {
+            self.channel.send_bytes(bytes, &[], flags)?;
+            waiting.pop_front();
+        }
+        Ok(())
     }
 }
 
@@ -235,5 +300,24 @@ mod tests {
         b.receive::<String>().unwrap();
         drop(a);
         assert!(b.receive::<Ask>().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn more_than_the_kernel_holds_waits_and_comes_in_order() {
+        let (a, b) = Channel::pair().unwrap();
+        let watched = Watched::new(a).unwrap();
+        for id in 0..2000 {
+            watched.send(&Ask::HangUp { id }).unwrap();
+        }
+        let reader = std::thread::spawn(move || {
+            for want in 0..2000 {
+                let got = b.receive::<Ask>().unwrap();
+                assert!(matches!(got, Some((Ask::HangUp { id }, _)) if id == want), "{got:?}");
+            }
+            b.send(&Told::Close { code: String::new(), message: String::new() }, &[]).unwrap();
+        });
+        assert!(matches!(watched.receive::<Told>().await.unwrap(), Some((Told::Close { .. }, _))));
+        watched.finish().await.unwrap();
+        reader.join().unwrap();
     }
 }

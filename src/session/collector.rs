@@ -80,6 +80,7 @@ fn begin() -> anyhow::Result<()> {
             let mut collector = Collector { reports: reports.into(), used: used.into(), n: 0, unwritten: 0, run: begin, channel };
             let why = collector.run().await;
             collector.ask(&Ask::Done(Report { reason: why, ..Report::default() }));
+            collector.channel.finish().await?;
             anyhow::Ok(())
         })
         .with_context(|| format!("run {id}"))
@@ -124,7 +125,7 @@ struct Live {
 
 impl Collector {
     fn ask(&self, ask: &Ask) {
-        if let Err(why) = self.channel.send(ask, &[]) {
+        if let Err(why) = self.channel.send(ask) {
             warn!("run {}: the privileged part does not listen: {why}", self.run.run);
         }
     }

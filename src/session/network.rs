@@ -18,7 +18,6 @@ use muster_proto::session::{Side, code};
 use muster_proto::token::Pin;
 use musterd::handoff::Report;
 use musterd::log::{self, error, info};
-use rustix::process::DumpableBehavior;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::task::LocalSet;
@@ -41,11 +40,9 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// The channel of this process's start: descriptor 0.
-///
-/// From here on no other process of the same user, such as another session's network side, reads this one's memory or descriptors.
+/// The channel of this process's start: descriptor 0. From here on no other process of the same user looks into this one.
 pub(crate) fn channel() -> anyhow::Result<Channel> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be closed to others of its user")?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).context("it can be looked into")?;
     let fd: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("there is no channel on descriptor 0")?;
     if let Ok(null) = std::fs::File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
@@ -71,6 +68,7 @@ fn begin() -> anyhow::Result<()> {
             }
         };
         server.ask(&Ask::Done(report));
+        server.finish().await;
         anyhow::Ok(())
     })
 }

@@ -1,10 +1,11 @@
 //! The part of a session with the power to become a user: one process for each session and each run.
 //!
 //! It believes the hub's signature, the owner's files, and nothing else. It parses what those say, and short requests from its own
-//! unprivileged side, which talks to the network in its place. `docs/security.md` says why each file of this folder is here;
-//! together they have at most 800 lines, which `tests/tidy.rs` counts.
+//! unprivileged side, which talks to the network in its place. `docs/security.md` says why each file of this folder is here,
+//! and how many lines they have.
 
 mod aside;
+mod consent;
 mod group;
 mod instance;
 mod listen;

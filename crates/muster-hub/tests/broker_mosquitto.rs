@@ -264,13 +264,16 @@ async fn the_fence_holds() {
     assert!(victim.packet().await.unwrap().ends_with(b"for B"));
     assert!(system.lanes.is_linked(&uid(B)), "no will of A's ended B");
     until("both births, and nothing else", || async { system.hub.count("SELECT count(*) FROM presence_history").await == 2 }).await;
-    // Without a certificate nobody gets a word.
-    let tcp = TcpStream::connect(("127.0.0.1", system.mosquitto.port)).await.unwrap();
-    let connector = TlsConnector::from(Arc::new(system.hub.client_tls(None)));
-    if let Ok(stream) = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await {
-        let mut raw = Raw::new(stream);
-        let sent = tokio::io::AsyncWriteExt::write_all(&mut raw.stream, &connect(A, 2, &[], &[])).await;
-        assert!(sent.is_err() || raw.packet().await.is_none());
+    // Without a certificate nobody gets a word, and a device certifies nobody: neither a session of its own nor another device.
+    let (session, twin) = (a.signs("saaaaaaaaaaaaaaa"), a.signs(B));
+    for papers in [None, Some(&session), Some(&twin)] {
+        let tcp = TcpStream::connect(("127.0.0.1", system.mosquitto.port)).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(system.hub.client_tls(papers)));
+        if let Ok(stream) = connector.connect(ServerName::try_from("localhost").unwrap(), tcp).await {
+            let mut raw = Raw::new(stream);
+            let sent = tokio::io::AsyncWriteExt::write_all(&mut raw.stream, &connect(A, 2, &[], &[])).await;
+            assert!(sent.is_err() || raw.packet().await.is_none());
+        }
     }
     system.stop().await;
 }

@@ -424,7 +424,7 @@ impl<A: Application> Driver<A> {
                 self.answer(stream, Err(Refusal { code: code.clone(), message: message.clone() }));
                 self.drop_slot(stream);
             }
-            Event::Resize { .. } | Event::Signal { .. } | Event::Exit { .. } => {}
+            Event::Resize { .. } | Event::Signal { .. } | Event::Notice { .. } | Event::Exit { .. } => {}
         }
         self.application.event(&self.handle, event);
     }

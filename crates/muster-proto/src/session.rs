@@ -269,6 +269,11 @@ impl Session {
         self.advise(stream, |stream| Control::Signal { stream, signal: cut(signal, CODE_MAX) });
     }
 
+    /// Tells the peer's user something while they wait for the stream. Goes ahead of queued data.
+    pub fn notice(&mut self, stream: StreamId, message: &str) {
+        self.advise(stream, |stream| Control::Notice { stream, message: cut(message, MESSAGE_MAX) });
+    }
+
     /// Tells the peer how the stream's process ended. Goes after queued data and before eof.
     pub fn exit(&mut self, stream: StreamId, code: Option<i32>, signal: Option<&str>) {
         if let Some(state) = self.streams.get_mut(&stream)

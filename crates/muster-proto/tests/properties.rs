@@ -233,6 +233,7 @@ fn control() -> impl Strategy<Value = Control> {
         any::<u64>().prop_map(|received| Control::Ack { received }),
         (stream(), any::<u16>(), any::<u16>()).prop_map(|(stream, cols, rows)| Control::Resize { stream, cols, rows }),
         (stream(), text()).prop_map(|(stream, signal)| Control::Signal { stream, signal }),
+        (stream(), text()).prop_map(|(stream, message)| Control::Notice { stream, message }),
         (stream(), any::<Option<i32>>(), any::<Option<String>>()).prop_map(|(stream, code, signal)| Control::Exit { stream, code, signal }),
         Just(Control::Ping),
         Just(Control::Pong),

@@ -67,6 +67,7 @@ fn literals() -> Vec<(&'static str, Control)> {
         (r#"{"type":"ack","received":12}"#, Control::Ack { received: 12 }),
         (r#"{"type":"resize","stream":3,"cols":132,"rows":50}"#, Control::Resize { stream, cols: 132, rows: 50 }),
         (r#"{"type":"signal","stream":3,"signal":"INT"}"#, Control::Signal { stream, signal: "INT".into() }),
+        (r#"{"type":"notice","stream":3,"message":"wait"}"#, Control::Notice { stream, message: "wait".into() }),
         (r#"{"type":"exit","stream":3,"code":0}"#, Control::Exit { stream, code: Some(0), signal: None }),
         (r#"{"type":"exit","stream":3,"signal":"KILL"}"#, Control::Exit { stream, code: None, signal: Some("KILL".into()) }),
         (r#"{"type":"ping"}"#, Control::Ping),
@@ -86,7 +87,10 @@ fn every_message_has_these_bytes() {
     let mut types: Vec<String> =
         literals.iter().map(|(text, _)| serde_json::from_str::<Value>(text).unwrap()["type"].as_str().unwrap().to_owned()).collect();
     types.dedup();
-    let all = ["hello", "open", "opened", "refused", "credit", "eof", "reset", "ack", "resize", "signal", "exit", "ping", "pong", "close"];
+    let all = [
+        "hello", "open", "opened", "refused", "credit", "eof", "reset", "ack", "resize", "signal", "notice", "exit", "ping", "pong",
+        "close",
+    ];
     assert_eq!(types, all);
 }
 

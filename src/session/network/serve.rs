@@ -56,9 +56,14 @@ impl Server {
 
     /// Asks the privileged part. One that is gone has ended the session with it.
     pub(super) fn ask(&self, ask: &Ask) {
-        if let Err(why) = self.0.channel.send(ask, &[]) {
+        if let Err(why) = self.0.channel.send(ask) {
             warn!("session {}: the privileged part does not listen: {why}", self.0.name);
         }
+    }
+
+    /// Sees to it that the privileged part has all that was said.
+    pub(super) async fn finish(&self) {
+        let _ = self.0.channel.finish().await;
     }
 
     /// Hears what the privileged part tells, until it is gone. Must be called inside a `LocalSet`.
@@ -100,6 +105,7 @@ impl Server {
                 self.0.asked.borrow_mut().remove(&StreamId(id));
                 handle.refuse(StreamId(id), &code, &message);
             }
+            Told::Waits { id, message } => handle.notice(StreamId(id), &message),
             Told::Exited { id, code, signal, .. } => {
                 let exited = self.0.processes.borrow_mut().get_mut(&StreamId(id)).and_then(|process| process.exited.take());
                 if let Some(exited) = exited {
@@ -164,7 +170,7 @@ impl Server {
         let text = target.to_string();
         debug!("session {}: stream {stream}: {text}", self.0.name);
         self.0.asked.borrow_mut().insert(stream, text);
-        if let Err(why) = self.0.channel.send(&Ask::Open { id: stream.0, target }, &[]) {
+        if let Err(why) = self.0.channel.send(&Ask::Open { id: stream.0, target }) {
             self.0.asked.borrow_mut().remove(&stream);
             handle.refuse(stream, code::FAILED, &format!("The device is too busy to open this now: {why}."));
         }

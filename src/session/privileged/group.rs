@@ -14,6 +14,9 @@ use musterd::policy::{Limits, Memory};
 use musterd::processes::{self, Seen};
 use rustix::process::{Pid, Signal, getpid};
 
+/// How the directory of a session begins that is not a unit's.
+const PREFIX: &str = "musterd-session-";
+
 /// What visitors of one session or run have started.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -27,8 +30,9 @@ pub(super) struct Group {
 
 impl Group {
     /// Makes the group, with the policy's bounds. What the system does not offer is left out, and said in the journal.
-    pub(super) fn make(name: &str, limits: &Limits) -> Self {
-        let mut group = Self { dir: None, made: Vec::new(), ours: Vec::new() };
+    /// `side` is our unprivileged side, which lives already.
+    pub(super) fn make(name: &str, limits: &Limits, side: Pid) -> Self {
+        let mut group = Self { dir: None, made: Vec::new(), ours: vec![side] };
         let Some(base) = own_group() else {
             warn!("{name}: no control groups here (cgroup v2): processes are held together by their descent, and without bounds");
             return group;
@@ -37,7 +41,7 @@ impl Group {
         let base = if std::env::var_os("INVOCATION_ID").is_some() && base.extension().is_some_and(|kind| kind == "service") {
             base
         } else {
-            let own = base.join(format!("musterd-session-{name}"));
+            let own = base.join(format!("{PREFIX}{name}"));
             if fs::create_dir(&own).is_err() {
                 debug!("{name}: {} cannot be made: processes are held together by their descent", own.display());
                 return group;
@@ -53,15 +57,15 @@ impl Group {
             }
             group.made.insert(0, dir.clone());
         }
-        // A group that holds processes gives its children no controllers: we move first.
-        if let Err(error) = write(&ours.join("cgroup.procs"), "0") {
-            warn!("{name}: this process cannot move into {}: {error}", ours.display());
-            return group;
+        // A group that holds processes gives its children no controllers: all of us move first.
+        for pid in [getpid(), side] {
+            if let Err(error) = write(&ours.join("cgroup.procs"), &pid.as_raw_nonzero().to_string()) {
+                warn!("{name}: process {} cannot move into {}: {error}", pid.as_raw_nonzero(), ours.display());
+                return group;
+            }
         }
         for controller in ["cpu", "memory", "pids", "io"] {
-            if let Err(error) = write(&base.join("cgroup.subtree_control"), &format!("+{controller}")) {
-                debug!("{name}: the controller {controller} cannot be had in {}: {error}", base.display());
-            }
+            let _ = write(&base.join("cgroup.subtree_control"), &format!("+{controller}"));
         }
         let memory = match limits.memory {
             Memory::Bytes(bytes) => bytes,
@@ -140,6 +144,19 @@ impl Drop for Group {
         }
         for dir in &self.made {
             let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Removes the empty groups of sessions that were killed.
+pub(super) fn sweep() {
+    let entries = own_group().and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
+    for dir in
+        entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)))
+    {
+        // Where our own process lives, the session does.
+        if fs::remove_dir(dir.join("muster")).is_ok() {
+            let _ = fs::remove_dir(dir.join("visitor")).and_then(|()| fs::remove_dir(&dir));
         }
     }
 }

@@ -18,6 +18,7 @@ use musterd::{processes, signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
 
+use super::consent::Consent;
 use super::signals::Signals;
 use super::visitor::{Ends, Started, Visitor, What};
 use super::{Admitted, Refusal, Talk, aside, group::Group, open};
@@ -43,6 +44,9 @@ struct Instance {
     live: Live,
     /// Processes by their number, with the stream that they serve. Openers have none.
     children: BTreeMap<i32, Option<u32>>,
+    /// A person at the device has not approved yet; and what was asked for meanwhile.
+    consent: Option<Consent>,
+    asked_meanwhile: Vec<Ask>,
     /// The leaders of terminals and commands by their stream.
     leaders: BTreeMap<u32, Pid>,
     /// Terminals that were hung up, and when what is left of them is killed.
@@ -69,10 +73,11 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
     };
     let Admitted { order, mut policy, counting } = admitted;
     drop(counting);
-    // Before anything else is started: a group that holds processes gives its children no controllers.
-    let mut group = Group::make(&name, &policy.limits());
     let began = begin(&order, &mut policy, handoff, &fds);
-    let (side, channel) = match began {
+    let asks = policy.current().is_ok_and(musterd::policy::Policy::asks);
+    let consent = if asks { Consent::ask(places).map(Some) } else { Ok(None) };
+    let began = began.and_then(|(side, channel)| consent.map(|consent| (side, channel, consent)));
+    let (side, channel, consent) = match began {
         Ok(began) => began,
         Err(refusal) => {
             drop(talk);
@@ -80,7 +85,7 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         }
     };
     drop((fds, daemon));
-    group.ours.push(side);
+    let group = Group::make(&name, &policy.limits(), side);
     if rustix::process::geteuid().is_root()
         && let Err(why) = own_terminals()
     {
@@ -98,8 +103,12 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         project: project.to_string(),
         become_user: None,
         since: policy::moment().now,
+        waits: consent.as_ref().map(|consent| consent.code.clone()),
     };
     info!("{}: {} ({} in {})", live.name, live.user, live.role, live.project);
+    if let Some(code) = &live.waits {
+        warn!("{} waits for a person at this device: musterd approve {code}", live.name);
+    }
     let mut instance = Instance {
         order,
         policy,
@@ -109,6 +118,8 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         side,
         live,
         children: BTreeMap::new(),
+        consent,
+        asked_meanwhile: Vec::new(),
         leaders: BTreeMap::new(),
         hung_up: Vec::new(),
         collected: Used::default(),
@@ -177,7 +188,9 @@ impl Instance {
                 self.ending = None;
             }
             self.kill_hung_up(now);
-            let next = self.hung_up.iter().map(|(at, _)| *at).chain(self.ending).min();
+            self.look_for_consent(now);
+            let waits = self.consent.as_ref().map(|consent| consent.until);
+            let next = self.hung_up.iter().map(|(at, _)| *at).chain(self.ending).chain(waits).min();
             let (channel, signalled) = self.wait(signals, next.map(|next| next.saturating_duration_since(now)));
             if signalled {
                 self.end("the device ended it");
@@ -193,12 +206,14 @@ impl Instance {
     /// Waits for anything; whether the channel is ready, and whether a signal says that this is to end.
     fn wait(&self, signals: &Signals, time: Option<Duration>) -> (bool, bool) {
         let time = time.and_then(|time| Timespec::try_from(time + Duration::from_millis(1)).ok());
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
-        fds.extend(self.talk.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        // One whose other end is gone is ready for ever: what lingers would cost a core.
+        fds.extend((!self.gone).then(|| PollFd::new(&self.channel, PollFlags::IN)));
+        fds.extend(self.talk.fds().chain(self.consent.iter().map(AsFd::as_fd)).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         if poll(&mut fds, time.as_ref()).is_err() {
             return (false, false);
         }
-        (!fds[1].revents().is_empty() && !self.gone, signals.take())
+        (!self.gone && !fds[1].revents().is_empty(), signals.take())
     }
 
     fn heard(&mut self) {
@@ -246,6 +261,16 @@ impl Instance {
                 return;
             }
         };
+        self.answer(ask);
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        if let (Some(consent), Ask::Open { .. } | Ask::Start) = (&self.consent, &ask) {
+            let id = if let Ask::Open { id, .. } = ask { id } else { RUN };
+            let message = format!("waiting for a person at the device to approve this: musterd approve {}", consent.code);
+            self.asked_meanwhile.push(ask);
+            return self.tell(&Told::Waits { id, message }, &[]);
+        }
         match ask {
             Ask::Open { id, target } => {
                 if let Err(Refusal { code, message }) = self.open(id, &target) {
@@ -261,7 +286,10 @@ impl Instance {
             Ask::HangUp { id } => {
                 if let Some(leader) = self.leaders.remove(&id) {
                     processes::signal(&processes::of_session(leader, &self.group.pids()), Signal::HUP);
-                    self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    // Where the owner lets it linger, what ignores this (nohup) goes on.
+                    if !self.policy.current().is_ok_and(musterd::policy::Policy::linger) {
+                        self.hung_up.push((Instant::now() + HANG_UP, leader));
+                    }
                 }
             }
             Ask::EndAll { kill: true } => self.group.kill(),
@@ -275,9 +303,29 @@ impl Instance {
         }
     }
 
+    /// Whether a person has approved, or their time is over.
+    fn look_for_consent(&mut self, now: Instant) {
+        let Some(consent) = &self.consent else { return };
+        let approvers = self.policy.current().map_or_else(|_| Vec::new(), |policy| policy.approvers().to_vec());
+        if let Some(who) = consent.heard(&approvers) {
+            info!("{}: approved by {who}", self.live.name);
+            (self.consent, self.live.waits) = (None, None);
+            std::mem::take(&mut self.asked_meanwhile).into_iter().for_each(|ask| self.answer(ask));
+        } else if consent.until <= now {
+            let message = format!("Nobody at the device approved this within {} s.", super::consent::PATIENCE.as_secs());
+            (self.consent, self.live.waits) = (None, None);
+            for ask in std::mem::take(&mut self.asked_meanwhile) {
+                let id = if let Ask::Open { id, .. } = ask { id } else { RUN };
+                self.tell(&Told::Refused { id, code: "policy_ask".to_owned(), message: message.clone() }, &[]);
+            }
+            self.end(&message);
+        }
+    }
+
     fn used(&self) -> (usize, Used) {
         let (seen, counted) = self.group.usage();
-        let cpu_us = counted.unwrap_or(self.collected.cpu_us + seen.cpu_us);
+        // What su moved into a group of the system's own is counted by its processes only.
+        let cpu_us = counted.unwrap_or(0).max(self.collected.cpu_us + seen.cpu_us);
         (seen.pids.len(), Used { cpu_us, memory: seen.memory, largest: self.collected.largest })
     }
 
@@ -303,6 +351,10 @@ impl Instance {
                 return Err(Refusal::new(code, message));
             }
         };
+        // The unprivileged side counts its streams; one that was taken over does not.
+        if self.children.len() >= usize::try_from(self.policy.limits().streams).unwrap_or(usize::MAX) {
+            return Err(Refusal::new(code::LIMIT, "This device is opening as many streams as its policy allows in a session."));
+        }
         info!("{}: stream {id}: {asked} for {}", self.live.name, self.live.user);
         let visitor = self.visitor(&grant)?;
         match (asked, grant.dial) {
@@ -333,7 +385,10 @@ impl Instance {
             Decision::Refuse { code, message } => return Err(Refusal::new(code, message)),
         };
         let mut visitor = self.visitor(&grant)?;
-        visitor.variables.splice(0..0, start.env.clone());
+        // su runs as root, and the loader of a program of root's obeys variables such as LD_PRELOAD. It would pass none on anyway.
+        if !visitor.through_su {
+            visitor.variables.splice(0..0, start.env.clone());
+        }
         let what = match &start.command {
             RunCommand::Argv(argv) => What::Program(argv),
             RunCommand::Shell(text) => What::Line(text),
@@ -406,6 +461,10 @@ impl Instance {
 
     fn signal(&self, id: u32, name: &str) {
         let (Some(leader), Some(signal)) = (self.leaders.get(&id), signals::signal_of(name)) else { return };
+        // The number of a leader that was collected may be anybody's by now.
+        if !self.children.contains_key(&leader.as_raw_nonzero().get()) {
+            return;
+        }
         // Only a process of the visitor's own session can be in its terminal's foreground (tcsetpgrp(3)).
         let _ = rustix::process::kill_process_group(processes::foreground(*leader).unwrap_or(*leader), signal);
     }
@@ -437,10 +496,13 @@ impl Instance {
     /// The end of the session ends whatever it started, unless the owner lets it linger.
     fn finish(&mut self, signals: &Signals) {
         // Its last words may lie in the channel still.
-        while let Ok(Some((Ask::Done(report), _))) = self.channel.receive::<Ask>() {
-            self.report = Some(report);
-        }
+        self.consent = None;
         processes::signal(&[self.side], Signal::KILL);
+        while let Ok(Some((ask, _))) = self.channel.receive::<Ask>() {
+            if let Ask::Done(report) = ask {
+                self.report = Some(report);
+            }
+        }
         let lost = || Report { reason: "the session's network side was lost".to_owned(), ..Report::default() };
         let report = self.report.take().unwrap_or_else(lost);
         info!("{}: ended: {} ({} bytes in, {} bytes out)", self.live.name, report.reason, report.received, report.sent);

@@ -86,6 +86,7 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
         if !lost().is_empty() {
             warn!("ending what a killed session left behind");
             processes::kill(lost);
+            super::group::sweep();
         }
         if ready {
             match listener.accept().and_then(|(stream, _)| serve(places, stream.into())) {

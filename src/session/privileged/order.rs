@@ -44,7 +44,7 @@ impl Anchor {
         let unusable = |why: String| {
             Refusal::new("no_anchor", format!("This device does not know which hub to obey: {why}. Run `musterd enrol` as root."))
         };
-        let text = read_trusted(path).map_err(|why| unusable(why))?;
+        let text = read_trusted(path).map_err(unusable)?;
         serde_json::from_str(&text).map_err(|error| unusable(format!("{} is damaged: {error}", path.display())))
     }
 }

@@ -7,12 +7,13 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use musterd::handoff::{Do, Handoff, LINE_MAX, Say, line};
+use rustix::fs::Mode;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 /// Longest wait for the daemon's first line: it is on its way already.
@@ -72,13 +73,16 @@ impl Talk {
     /// Opens the socket of this session or run; whoever may start sessions may connect.
     pub(super) fn open(dir: &Path, name: &str, daemon: UnixStream) -> io::Result<Self> {
         let socket = dir.join(format!("{name}.sock"));
-        let listener = UnixListener::bind(&socket)?;
+        // Made with its mode, and links are not followed: the daemon may write here, and could put one in its place.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o117));
+        let listener = UnixListener::bind(&socket);
+        rustix::process::umask(before);
+        let listener = listener?;
         let talk =
             Self { listener, socket, peers: vec![Peer { stream: daemon, heard: Vec::new(), attached: true }], waiting: VecDeque::new() };
         if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&talk.socket, None, Some(fs::metadata(dir)?.gid()))?;
+            std::os::unix::fs::lchown(&talk.socket, None, Some(fs::metadata(dir)?.gid()))?;
         }
-        fs::set_permissions(&talk.socket, fs::Permissions::from_mode(0o660))?;
         talk.listener.set_nonblocking(true)?;
         talk.peers[0].stream.set_nonblocking(true)?;
         Ok(talk)
@@ -169,7 +173,7 @@ impl Drop for Talk {
             let path = self.socket.with_extension("report");
             let file = fs::File::options().write(true).create_new(true).mode(0o640).open(&path);
             let group = self.socket.parent().and_then(|dir| fs::metadata(dir).ok()).map(|metadata| metadata.gid());
-            let _ = file.and_then(|mut file| file.write_all(&text)).and_then(|()| std::os::unix::fs::lchown(&path, None, group));
+            let _ = file.and_then(|mut file| file.write_all(&text).and_then(|()| std::os::unix::fs::fchown(&file, None, group)));
         }
         let _ = fs::remove_file(&self.socket);
     }

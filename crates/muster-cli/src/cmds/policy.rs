@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use muster_proto::Millis;
 use muster_proto::api::{Device, DevicePolicy};
 use serde::Serialize;
 use toml::de::{DeTable, DeValue};
@@ -43,7 +44,7 @@ pub async fn run(context: &Context, args: PolicyArgs) -> Result<u8, Failure> {
         context.out.json(&told)?;
         return Ok(0);
     }
-    note(above(&told, &device));
+    note(above(&told.policy, &device, now()));
     if let Some(text) = &told.policy.text {
         context.out.bytes(text.as_bytes())?;
         if !text.is_empty() && !text.ends_with('\n') {
@@ -56,9 +57,8 @@ pub async fn run(context: &Context, args: PolicyArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn above(told: &Told, device: &Device) -> String {
-    let policy = &told.policy;
-    let mut said = format!("Policy of {} (serial {}), told {}.", device.name, device.id, local_ago(now(), policy.told_at));
+fn above(policy: &DevicePolicy, device: &Device, now: Millis) -> String {
+    let mut said = format!("Policy of {} (serial {}), told {}.", device.name, device.id, local_ago(now, policy.told_at));
     if let Some(why) = policy.fault.as_ref().or(policy.code.as_ref()) {
         said.push_str(&format!("\nThe device refuses every session and run: {}.", why.trim_end_matches('.')));
     }
@@ -115,6 +115,22 @@ fn line_at(text: &str, byte: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::devices::tests::device;
+    use muster_proto::api::{Admission, PresenceState};
+
+    #[test]
+    fn says_when_it_was_told_and_what_is_wrong_with_it() {
+        let robot = device("robot-7", Admission::Admitted, PresenceState::Online);
+        let told = DevicePolicy { text: None, code: Some("policy_missing".into()), fault: None, own_user: false, t: 0, told_at: 1_000_000 };
+        let said = above(&told, &robot, 1_180_000);
+        assert!(said.starts_with("Policy of robot-7 (serial SN-0017), told ") && said.contains("(3 min ago).\n"), "{said}");
+        assert!(said.ends_with("\nThe device refuses every session and run: policy_missing."), "{said}");
+        let told = DevicePolicy { fault: Some("it is locked.".into()), own_user: true, ..told };
+        let said = above(&told, &robot, 1_180_000);
+        assert!(said.contains("every session and run: it is locked.\nSessions run as the daemon's own user:"), "{said}");
+        let fine = DevicePolicy { code: None, fault: None, own_user: false, ..told };
+        assert_eq!(above(&fine, &robot, 1_180_000).lines().count(), 1);
+    }
 
     #[test]
     fn finds_what_rests_on_the_hubs_word_however_it_is_written() {

@@ -99,6 +99,8 @@ impl Application for Watch {
             Event::Reset { stream, code, message } => {
                 self.0.borrow_mut().broken.insert(stream, Refusal { code, message });
             }
+            // The device wrote it: nothing in it may move the cursor.
+            Event::Notice { message, .. } => say(&message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>()),
             // A client offers nothing.
             Event::Open { stream, .. } => handle.refuse(stream, muster_proto::session::code::UNSUPPORTED, "the client opens all streams"),
             _ => {}

@@ -47,6 +47,9 @@ fn from_pending_to_deleted() {
     assert!(!town.muster("shell robot-7 -- true").fails(5).is_empty());
     assert_eq!(town.muster("device history robot-7 --json").json(), serde_json::json!([]));
     assert_eq!(town.muster("device usage robot-7 --json --since 1h").json(), serde_json::json!([]));
+    let refused = town.muster("device policy robot-7").fails(4);
+    assert!(refused.contains("robot-7 has not told its policy yet"), "{refused}");
+    assert!(town.muster("device policy robto-7").fails(4).contains("similar are:"));
     assert!(town.muster("top --once").ok().contains("robot-7"));
     assert!(town.muster("top robot-7 --once").ok().contains("no sample yet"));
 

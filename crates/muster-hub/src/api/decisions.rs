@@ -24,7 +24,7 @@ use crate::relay::End;
 use crate::rights::Action;
 use crate::state::AppState;
 use crate::store::devices::{self, DeviceRow};
-use crate::store::{self, enrolments, problem};
+use crate::store::{self, enrolments, policies, problem};
 
 /// Longest reason, in characters.
 const REASON_MAX: usize = 500;
@@ -263,7 +263,12 @@ async fn replace(
     let entry = access.entry("device.replace", uid.as_str());
     // The device may have been named by the pairing code of the new key.
     let code = wanted.pairing_code.or_else(|| random::is_pairing_code(&name).then_some(name));
-    let work = move |tx: &Transaction<'_>| replace_now(tx, &uid, code.as_deref(), &by, entry);
+    let live = state.ingest.live().clone();
+    let work = move |tx: &Transaction<'_>| {
+        replace_now(tx, &uid, code.as_deref(), &by, entry)?;
+        live.forget_policy(&uid);
+        Ok(())
+    };
     let ((), device) = change(&state, &device.uid, work).await?;
     // No word is left for the old unit: on a broker the new one would find it, under the same name.
     let why = "another key took this device's place";
@@ -309,6 +314,8 @@ fn replace_now(tx: &Transaction<'_>, uid: &DeviceUid, code: Option<&str>, by: &s
     };
     enrolments::admit_key(tx, uid, &device.org, &chosen.key, by, "replaced", clock::now())?;
     devices::take_facts(tx, uid, &chosen.request)?;
+    // The new unit has a policy of its own.
+    policies::forget(tx, uid)?;
     let details = json!({ "serial": device.serial, "pairing_code": chosen.pairing_code, "was": device.admission });
     let details = told(entry.details.clone(), details);
     entry.with(details).ok(tx)

@@ -150,6 +150,11 @@ impl Live {
         }
     }
 
+    /// Drops what a device told of its policy.
+    pub fn forget_policy(&self, uid: &DeviceUid) {
+        self.lock().policies.remove(uid);
+    }
+
     /// Whether a device's samples find no room.
     pub(super) fn is_full(&self, uid: &DeviceUid) -> bool {
         self.lock().full.contains(uid)

@@ -26,7 +26,7 @@ impl Ingest {
             told_at: clock::now(),
         };
         let (owner, live) = (uid.clone(), self.0.live.clone());
-        let written = self.0.store.write(move |tx| {
+        let written = self.0.store.write_patiently(move |tx| {
             if !telemetry::is_admitted(tx, &owner)? {
                 return Ok(false);
             }

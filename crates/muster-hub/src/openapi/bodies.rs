@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn every_body_has_exactly_the_fields_of_its_type() {
         let mut types = types![
-            BulkRequest BulkResult DeviceAdd DevicePage Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
+            BulkRequest BulkResult DeviceAdd DevicePage DevicePolicy Field FieldCreate FieldEdit ImportMistake ImportResult View ViewCreate ViewEdit
             AccessToken AccessTokenCreate AccountClose DeviceLogin DeviceLoginPoll DeviceLoginStart LoginCode LoginMethods MeEdit OidcMethod PasswordPut ServiceAccount ServiceAccountCreate Assigned AuditEvent Collaborator Device DeviceDecision DeviceEdit DeviceSelf EnrolRequest EnrolState EnrolmentToken
             EnrolmentTokenCreate HubInfo Identity Invitation InvitationAccept InvitationAccepted InvitationCreate
             InvitationLook InvitationLooked LoginRequest Me Member MemberPut MqttEndpoint Org OrgCreate OrgEdit Participant

@@ -170,5 +170,5 @@ pub(super) const OPERATIONS: &[Operation] = operations! {
     Person "GET" "/v1/orgs/{org}/runs/{id}/output" ? "from:int follow:bool" => 200 "lines", "What it wrote, one JSON object a line, the run as the last; with `follow` until it is over";
     Person "POST" "/v1/orgs/{org}/runs/{id}/cancel" => 200 "Run", "End it, and all that it started";
     Ticket "GET" "/v1/sessions/{id}/client" => 101 "", "The client's leg of a session, sub-protocol muster.session.v1";
-    Ticket "GET" "/v1/sessions/{id}/device" => 101 "", "The device's leg of a session; its client certificate is needed as well";
+    Ticket "GET" "/v1/sessions/{id}/device" => 101 "", "The device's leg of a session; a client certificate that the device made for this session is needed as well";
 };

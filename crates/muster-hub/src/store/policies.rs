@@ -38,6 +38,15 @@ pub fn of(connection: &Connection, uid: &DeviceUid) -> Result<Option<DevicePolic
     Ok(policy.optional()?)
 }
 
+/// Drops what a device told.
+///
+/// # Errors
+/// When the database fails.
+pub fn forget(tx: &Transaction<'_>, uid: &DeviceUid) -> Result<()> {
+    tx.prepare_cached("DELETE FROM device_policies WHERE uid = ?1")?.execute([uid.as_str()])?;
+    Ok(())
+}
+
 /// A device, whether its sessions run as the daemon's own user, and why it refuses everything, if it does.
 pub type Remark = (DeviceUid, bool, Option<String>);
 

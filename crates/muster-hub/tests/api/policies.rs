@@ -1,6 +1,7 @@
 //! What devices tell of their policies, and what people read of it.
 
-use muster_hub::ingest::Refused;
+use muster_hub::ingest::{Ingest, Options, Refused};
+use muster_hub::metrics::Metrics;
 use muster_proto::mqtt::{PolicyReport, encode};
 use muster_proto::topic::Up;
 use serde_json::{Value, json};
@@ -88,4 +89,23 @@ async fn too_much_is_refused_and_so_is_a_device_that_does_not_belong() {
     assert_eq!(left.await.unwrap(), 0);
     let audit: Vec<Value> = world.audit().await.into_iter().filter(|event| event["action"].as_str().unwrap().contains("policy")).collect();
     assert_eq!(audit, Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_takes_the_place_has_not_told_yet_and_a_restart_forgets_nothing() {
+    let world = World::new().await;
+    let device = world.admitted("R-1").await;
+    comes_online(&world, &device).await;
+    let locked = PolicyReport { code: Some("policy_locked".into()), ..report(Some(POLICY)) };
+    tells(&world, &device, &locked).await.unwrap();
+    let state = &world.hub.state;
+    let again = Ingest::open(state.store.clone(), Options::default(), &Metrics::default()).await.unwrap();
+    assert_eq!(again.live().get(&device.uid.parse().unwrap()).refuses.as_deref(), Some("policy_locked"));
+
+    let token = world.enrolment_token(json!({ "admit": "auto" })).await;
+    assert_eq!(Device::new("R-1").enrol(&world, &token).await.ok(200)["state"], "replacement");
+    assert!(why(&world, &device).await.contains("policy_locked"));
+    world.owner.post("/v1/orgs/acme/devices/R-1/replace", json!({})).await.ok(200);
+    world.owner.get("/v1/orgs/acme/devices/R-1/policy").await.problem("not_found");
+    assert!(!why(&world, &device).await.contains("policy_locked"));
 }

@@ -294,6 +294,11 @@ impl Handle {
         self.with(|state| state.session.signal(stream, signal));
     }
 
+    /// Tells the peer's user something while they wait for the stream.
+    pub fn notice(&self, stream: StreamId, message: &str) {
+        self.with(|state| state.session.notice(stream, message));
+    }
+
     /// Ends the session.
     pub fn close(&self, code: &str, message: &str) {
         self.with(|state| state.session.close(code, message));

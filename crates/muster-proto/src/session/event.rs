@@ -86,6 +86,13 @@ pub enum Event {
         /// Rows.
         rows: u16,
     },
+    /// The peer tells the user something while they wait.
+    Notice {
+        /// Which.
+        stream: StreamId,
+        /// The sentence for the user.
+        message: String,
+    },
     /// A signal for the stream's process.
     Signal {
         /// Which.

@@ -90,6 +90,13 @@ pub enum Control {
         /// Its name without `SIG`: "INT", "TERM", "HUP".
         signal: String,
     },
+    /// A sentence for the user while they wait, such as for a person at the device who has to approve. It changes nothing.
+    Notice {
+        /// Which.
+        stream: StreamId,
+        /// The sentence.
+        message: String,
+    },
     /// The stream's process ended.
     Exit {
         /// Which.

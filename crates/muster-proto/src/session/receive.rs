@@ -206,6 +206,7 @@ impl Session {
             }
             Control::Resize { stream, cols, rows } => self.expect(stream, "resize", Event::Resize { stream, cols, rows }),
             Control::Signal { stream, signal } => self.expect(stream, "signal", Event::Signal { stream, signal }),
+            Control::Notice { stream, message } => self.expect(stream, "notice", Event::Notice { stream, message }),
             Control::Exit { stream, code, signal } => self.expect(stream, "exit", Event::Exit { stream, code, signal }),
             Control::Close { code, message } => {
                 self.end(&code, &message, Phase::Closed);
