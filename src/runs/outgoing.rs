@@ -174,7 +174,7 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
-    use super::super::folder::{Folders, Job};
+    use super::super::folder::{Folders, Job, append};
     use super::*;
     use muster_proto::order::SignedOrder;
     use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunStart};

@@ -27,8 +27,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     });
     steps.step("`muster shell` without a command is a login shell", || {
         robot.shell().ok("echo 'export FROM_PROFILE=yes' >> /home/pi/.profile");
-        let mut window =
-            robot.window("pi", "echo profile=$FROM_PROFILE; tty; stty size; sudo -n true && echo sudo-$((40+2)); exit 7");
+        let mut window = robot.window("pi", "echo profile=$FROM_PROFILE; tty; stty size; sudo -n true && echo sudo-$((40+2)); exit 7");
         let status = window.ended(SOON);
         let text = window.text();
         for part in ["profile=yes", "\n/dev/pts/", "\n24 80", "sudo-42"] {
