@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::lab::SOON;
-use crate::robot::{POLICY, ROBOT, Robot};
+use crate::robot::{ROBOT, Robot};
 use crate::steps::Steps;
 
 /// A visitor with a user of their own and no rights, while pi's session is open.
@@ -65,9 +65,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     steps.step("eve left nothing behind", || {
         robot.end_sessions();
         robot.shell().becomes("no process of eve's is left", Duration::from_secs(20), "! pgrep -a -u eve");
-        robot
-            .shell()
-            .ok(&format!("! find / -xdev -user eve -not -path '/home/eve*' -not -path '/proc/*' 2>/dev/null | grep .; ls -l {POLICY}"))
+        robot.shell().ok("! find / -xdev -user eve -not -path '/home/eve*' -not -path '/tmp*' -not -path '/proc/*' 2>/dev/null | grep .");
     });
 }
 

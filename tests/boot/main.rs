@@ -12,6 +12,7 @@
 
 mod attacks;
 mod limits;
+mod logins;
 mod machine;
 mod power;
 mod robot;
@@ -56,6 +57,7 @@ fn units_sessions_limits_attacks_and_a_power_cut_on_a_booted_machine() {
     units::steps(&mut steps, &mut robot);
     sessions::steps(&mut steps, &mut robot);
     limits::steps(&mut steps, &mut robot);
+    logins::steps(&mut steps, &mut robot);
     attacks::steps(&mut steps, &mut robot);
     power::steps(&mut steps, &mut robot);
     steps.end();
