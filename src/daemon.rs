@@ -533,11 +533,23 @@ fn policy_report(path: &Path) -> PolicyReport {
         Err(fault) => (false, Some(fault)),
     };
     // One that cannot be used is shown as well: it is what there is to mend.
-    let text = std::fs::read(path).ok().filter(|text| text.len() <= POLICY_MAX);
-    let text = text.map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
+    let text = read_plain(path).map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
     let (code, fault) = fault.map(|fault| (fault.code.to_owned(), fault.message)).unzip();
     let fault = fault.map(|sentence| sentence.chars().take(FAULT_MAX).collect());
     PolicyReport { text, code, fault, own_user, t: wall_clock() }
+}
+
+/// A file's bytes, if it is a file and not too large: whoever can put something else in its place must not stop the daemon with it.
+fn read_plain(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(POLICY_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() <= POLICY_MAX).then_some(bytes)
 }
 
 /// The proxy of the configuration, parsed.

@@ -144,6 +144,9 @@ pub struct Live {
     pub become_user: Option<String>,
     /// Since when, by the system's clock.
     pub since: Millis,
+    /// It is over; processes that the visitor left behind linger, as the policy says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lingers: bool,
     /// It waits for `musterd approve` with this code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,

@@ -13,8 +13,12 @@ use std::time::Duration;
 use muster_proto::order::SignedOrder;
 use musterd::handoff::{Arrival, Do, Handoff, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
 use musterd::policy::Policy;
-use rustix::net::{AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg, socket_with,
+    socketpair,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -31,24 +35,23 @@ const WRITE: Duration = Duration::from_secs(2);
 /// A conversation with a session or a run.
 #[derive(Debug)]
 pub(crate) struct Conversation {
-    read: BufReader<OwnedReadHalf>,
+    read: OwnedReadHalf,
     write: OwnedWriteHalf,
+    /// What came and is not a whole line yet.
+    heard: Vec<u8>,
 }
 
 impl Conversation {
-    /// What it says next; `None` when it is gone.
+    /// What it says next; `None` when it is gone. May be dropped at any time without losing a word.
     pub(crate) async fn next(&mut self) -> Option<Say> {
-        let mut text = Vec::new();
-        let read = (&mut self.read).take(LINE_MAX as u64).read_until(b'\n', &mut text).await;
-        match read {
-            Ok(1..) => match serde_json::from_slice(&text) {
-                Ok(say) => Some(say),
-                Err(error) => {
-                    warn!("a session says what makes no sense: {error}");
-                    None
-                }
-            },
-            _ => None,
+        loop {
+            if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let text: Vec<u8> = self.heard.drain(..=end).collect();
+                return serde_json::from_slice(&text).inspect_err(|error| warn!("a session says what makes no sense: {error}")).ok();
+            }
+            if self.heard.len() >= LINE_MAX || !matches!(self.read.read_buf(&mut self.heard).await, Ok(1..)) {
+                return None;
+            }
         }
     }
 
@@ -64,7 +67,7 @@ impl Conversation {
 impl From<UnixStream> for Conversation {
     fn from(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        Self { read: BufReader::new(read), write }
+        Self { read, write, heard: Vec::new() }
     }
 }
 
@@ -95,8 +98,7 @@ pub(crate) fn hand_over(
         log_level: config.log_level.name().to_owned(),
         arrival,
     };
-    let stream =
-        if is_own_user(config) { start(config) } else { std::os::unix::net::UnixStream::connect(config.session_dir.join(START_SOCKET)) };
+    let stream = if is_own_user(config) { start(config) } else { connect(&config.session_dir.join(START_SOCKET)) };
     let stream = stream.map_err(|error| {
         format!("This device's service for sessions is not there ({error}); on the device: systemctl start musterd-session.socket, or `musterd sessiond`.")
     })?;
@@ -107,6 +109,14 @@ pub(crate) fn hand_over(
         .and_then(|()| UnixStream::from_std(stream))
         .map(Conversation::from)
         .map_err(|error| failed("a socket", &error))
+}
+
+/// Connects to the service for sessions. One that does not take connections any more is not waited for long: the link has no time.
+fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(WRITE))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// Writes all, the descriptors with the first bytes. The socket's buffer takes an order at once; one that does not is not waited for long.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::daemon::{Command, Daemon, SessionStatus};
 use crate::living::{self, Conversation};
-use crate::log::{info, warn};
+use crate::log::{debug, info, warn};
 
 /// Orders that are remembered, because MQTT may deliver one twice.
 const REMEMBERED: usize = 256;
@@ -90,6 +90,12 @@ impl Sessions {
         for session in self.live.keys() {
             self.end(session, reason);
         }
+        // What lingers has no conversation any more, and ends all the same.
+        for (_, path) in living::sockets(&self.daemon.config) {
+            if let Err(error) = living::end(&path, reason) {
+                debug!("{}: {error}", path.display());
+            }
+        }
     }
 
     /// Finds the sessions that an earlier daemon handed over, and hears the last words of those that are over.
@@ -103,6 +109,7 @@ impl Sessions {
         for (name, path) in living::sockets(&self.daemon.config) {
             let Ok(session) = name.parse::<SessionId>() else { continue };
             match living::attach(&path).await {
+                Some((_, live)) if live.lingers => debug!("what session {session} left behind lingers"),
                 Some((conversation, live)) => {
                     info!("session {session} of {} goes on in process {}", live.user, live.pid);
                     self.follow(session, conversation, Some(live));

@@ -35,7 +35,11 @@ fn table(all: &[Live], now: i64) -> String {
     }
     let mut rows = vec![["ID", "KIND", "WHO", "ROLE", "PROJECT", "USER", "FOR"].map(str::to_owned)];
     rows.extend(all.iter().map(|live| {
-        let kind = if live.name.starts_with('r') { "run" } else { "session" };
+        let kind = match (live.name.starts_with('r'), live.lingers) {
+            (true, _) => "run",
+            (false, false) => "session",
+            (false, true) => "lingers",
+        };
         // What the hub says of a person must not write to the terminal's controls.
         let plain = |text: &str| text.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
         let become_user = live.become_user.as_deref().unwrap_or("-");
@@ -156,6 +160,7 @@ mod tests {
             project: "lab".into(),
             become_user: Some("pi".into()),
             since: 0,
+            lingers: false,
             waits: Some("ABCD-2345".into()),
         };
         let text = table(&[live], 90_000);

@@ -103,6 +103,7 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         project: project.to_string(),
         become_user: None,
         since: policy::moment().now,
+        lingers: false,
         waits: consent.as_ref().map(|consent| consent.code.clone()),
     };
     info!("{}: {} ({} in {})", live.name, live.user, live.role, live.project);
@@ -267,6 +268,11 @@ impl Instance {
     fn answer(&mut self, ask: Ask) {
         if let (Some(consent), Ask::Open { .. } | Ask::Start) = (&self.consent, &ask) {
             let id = if let Ask::Open { id, .. } = ask { id } else { RUN };
+            // A side that was taken over would fill this process's memory.
+            if self.asked_meanwhile.len() >= usize::try_from(self.policy.limits().streams).unwrap_or(usize::MAX) {
+                let message = "As many streams wait for a person at the device as its policy allows in a session.".to_owned();
+                return self.tell(&Told::Refused { id, code: code::LIMIT.to_owned(), message }, &[]);
+            }
             let message = format!("waiting for a person at the device to approve this: musterd approve {}", consent.code);
             self.asked_meanwhile.push(ask);
             return self.tell(&Told::Waits { id, message }, &[]);
@@ -510,6 +516,7 @@ impl Instance {
         self.talk.say(Say::Closed(report));
         if linger && !self.group.pids().is_empty() {
             info!("{}: processes that the visitor left behind linger, as the policy says", self.live.name);
+            self.live.lingers = true;
             while !self.told_to_end && !self.group.pids().is_empty() {
                 if self.wait(signals, Some(Duration::from_secs(5))).1 {
                     break;

@@ -23,7 +23,7 @@ pub(super) use follow::{Show, follow, so_far};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 One word after `--` is a line for the device's shell; several are a program and its arguments, as they are.
-It goes on without this computer. Ctrl-C ends it, with all that it started; a second Ctrl-C leaves it to that.
+It goes on without this computer. Its end is the end of all that it started. Ctrl-C ends it; a second Ctrl-C leaves it to that.
 A device that is away has ten minutes to come. Whether it runs, and as whom, the device's own policy decides.
 Of more output than --output the beginning and the end are kept; where it was cut is told.
 
