@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # The folder that cargo builds into; CARGO_TARGET_DIR moves it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help quickstart check test bench cross fmt lint deps tidy
+.PHONY: help quickstart check test boot bench cross fmt lint deps tidy
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ lint: ## rustfmt, clippy with warnings as errors, cargo-deny where it is install
 test: ## every test, on the real programs, OpenSSH and Mosquitto
 	cargo build --bins
 	PATH="$${MUSTER_TEST_TOOLS:-$(CURDIR)/target/test-tools}/node/bin:$$PATH" cargo test --workspace
+
+boot: ## only the boot: units, sessions, limits, attacks and a power cut in a real Debian under qemu (as root)
+	scripts/install-test-tools
+	cargo build --bins
+	cargo test --test boot -- --nocapture
 
 fmt: ## format all Rust files
 	cargo fmt --all
