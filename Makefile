@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # The folder that cargo builds into; CARGO_TARGET_DIR moves it.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help quickstart check test bench cross fmt lint deps tidy
+.PHONY: help quickstart check test boot bench cross fmt lint deps tidy
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,16 @@ test: ## every test, on the real programs, OpenSSH and Mosquitto
 	cargo build --bins
 	PATH="$${MUSTER_TEST_TOOLS:-$(CURDIR)/target/test-tools}/node/bin:$$PATH" cargo test --workspace
 
+boot: ## only the boot: units, sessions, limits, attacks and a power cut in a real Debian under qemu (as root)
+	scripts/install-test-tools
+	cargo build --bins
+	cargo test --test boot -- --nocapture
+
 fmt: ## format all Rust files
 	cargo fmt --all
 
 bench: ## the figures that are promised, each printed as one table (release profiles, takes a while)
 	scripts/bench
 
-cross: ## the daemon for ARM and static x86-64 (needs rustup's targets and cargo-zigbuild)
+cross: ## the device's two programs for ARM and static x86-64 (needs rustup's targets and cargo-zigbuild)
 	scripts/cross

@@ -15,6 +15,9 @@ pub const LINE_MAX: usize = 256 * 1024;
 pub const START_SOCKET: &str = "start.sock";
 /// Where each living session and run has a socket of its own, below the runtime directory.
 pub const LIVE: &str = "live";
+/// Where one that ended leaves what no daemon was there to hear. The daemon takes it away, so it may write here, and only here:
+/// whoever could remove a socket of [`LIVE`] would hide a session from its owner.
+pub const LAST_WORDS: &str = "last";
 /// Where those who wait for a person at the device listen: beside the runtime directory, because everybody may come there.
 pub fn consent_dir(run: &std::path::Path) -> std::path::PathBuf {
     let mut name = run.as_os_str().to_owned();

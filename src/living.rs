@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use muster_proto::order::SignedOrder;
-use musterd::handoff::{Arrival, Do, Handoff, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
+use musterd::handoff::{Arrival, Do, Handoff, LAST_WORDS, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg, socket_with,
@@ -161,7 +161,7 @@ fn own_dir(config: &Config) -> PathBuf {
 /// Starts the privileged part as our own user.
 fn start(config: &Config) -> io::Result<std::os::unix::net::UnixStream> {
     let (run, state) = (own_dir(config), config.state_dir.join("sessions"));
-    for dir in [&run.join(LIVE), &state] {
+    for dir in [&run.join(LIVE), &run.join(LAST_WORDS), &state] {
         std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(dir)?;
     }
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -186,15 +186,15 @@ pub(crate) fn program() -> io::Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", path.display()))) }
 }
 
-/// Where living sessions and runs may have their sockets.
-fn live_dirs(config: &Config) -> [PathBuf; 2] {
-    [config.session_dir.join(LIVE), own_dir(config).join(LIVE)]
+/// The entries of this directory, where the service for sessions keeps it and where our own user does.
+fn entries(config: &Config, dir: &str) -> impl Iterator<Item = std::fs::DirEntry> {
+    let dirs = [config.session_dir.join(dir), own_dir(config).join(dir)];
+    dirs.into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten()
 }
 
 /// The sockets of all that may live, with the names of their sessions and runs.
 pub(crate) fn sockets(config: &Config) -> Vec<(String, PathBuf)> {
-    let entries = live_dirs(config).into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
-    let named = entries.filter_map(|entry| {
+    let named = entries(config, LIVE).filter_map(|entry| {
         let path = entry.path();
         let name = path.file_name()?.to_str()?.strip_suffix(".sock")?.to_owned();
         Some((name, path))
@@ -205,7 +205,7 @@ pub(crate) fn sockets(config: &Config) -> Vec<(String, PathBuf)> {
 /// What ended while no daemon was there: its name and its last words. They are taken.
 pub(crate) fn last_words(config: &Config) -> Vec<(String, Vec<Say>)> {
     let mut found = Vec::new();
-    for entry in live_dirs(config).into_iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
+    for entry in entries(config, LAST_WORDS) {
         let path = entry.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".report")).map(str::to_owned) else { continue };
         let mut text = String::new();

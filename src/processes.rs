@@ -15,6 +15,8 @@ const ROUNDS: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: i32,
+    /// The process group.
+    group: i32,
     /// The session in the sense of `setsid`.
     session: i32,
     /// The group in the foreground of its terminal; not positive where there is none.
@@ -74,9 +76,18 @@ pub fn seen(pids: &[Pid]) -> Seen {
 
 /// Those of `pids` whose session (in the sense of `setsid`) `leader` began.
 pub fn of_session(leader: Pid, pids: &[Pid]) -> Vec<Pid> {
+    those(pids, |stat| stat.session == leader.as_raw_nonzero().get())
+}
+
+/// Those of `pids` that are in this process group.
+pub fn of_group(group: Pid, pids: &[Pid]) -> Vec<Pid> {
+    those(pids, |stat| stat.group == group.as_raw_nonzero().get())
+}
+
+fn those(pids: &[Pid], fit: impl Fn(&Stat) -> bool) -> Vec<Pid> {
     let fits = |pid: &&Pid| {
         let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-        stat(&text).is_some_and(|stat| !stat.dead && stat.session == leader.as_raw_nonzero().get())
+        stat(&text).is_some_and(|stat| !stat.dead && fit(&stat))
     };
     pids.iter().filter(fits).copied().collect()
 }
@@ -205,12 +216,13 @@ fn stat(line: &str) -> Option<Stat> {
     let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
     let dead = matches!(fields.next()?, "Z" | "X");
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
     let foreground = fields.nth(1)?.parse().ok()?;
     let mut number = |skip: usize| fields.nth(skip).and_then(|field| field.parse::<u64>().ok());
     // Fields 14 and 15: user and system time; 22: start; 24: resident pages.
     let (user, system) = (number(5)?, number(0)?);
-    Some(Stat { parent, session, foreground, dead, ticks: user + system, started: number(6)?, pages: number(1)? })
+    Some(Stat { parent, group, session, foreground, dead, ticks: user + system, started: number(6)?, pages: number(1)? })
 }
 
 #[cfg(test)]
@@ -220,7 +232,10 @@ mod tests {
     #[test]
     fn a_line_of_proc_is_read_whatever_the_name() {
         let line = "12 (a) b) S 7 12 11 0 -1 4194560 100 0 0 0 30 12 0 0 20 0 1 0 555 1000000 250 18446744073709551615 1 1 0";
-        assert_eq!(stat(line), Some(Stat { parent: 7, session: 11, foreground: -1, dead: false, ticks: 42, started: 555, pages: 250 }));
+        assert_eq!(
+            stat(line),
+            Some(Stat { parent: 7, group: 12, session: 11, foreground: -1, dead: false, ticks: 42, started: 555, pages: 250 })
+        );
         assert_eq!(stat(&line.replace(" S ", " Z ")).map(|stat| stat.dead), Some(true));
         assert_eq!(stat("garbage"), None);
         assert_eq!(stat("12 (sh) S 7"), None);
@@ -228,7 +243,7 @@ mod tests {
 
     #[test]
     fn descendants_are_found_over_generations_and_circles_end() {
-        let of = |parent| Stat { parent, session: 0, foreground: 0, dead: false, ticks: 0, started: 0, pages: 0 };
+        let of = |parent| Stat { parent, group: 0, session: 0, foreground: 0, dead: false, ticks: 0, started: 0, pages: 0 };
         let all = [(2, of(1)), (3, of(2)), (4, of(3)), (5, of(1)), (6, of(7)), (7, of(6))].into();
         let mut found = below(&all, 2, &[]);
         found.sort_unstable();

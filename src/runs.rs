@@ -341,8 +341,13 @@ impl Runs {
                 Some(path) => living::attach(path).await.map(|(conversation, _)| conversation),
                 None => None,
             };
-            // Nobody has begun: neither a report nor anybody who could write one.
-            let fresh = living.is_none() && folder.reports().1 == 0 && folder.lock().is_ok_and(|held| held.is_some());
+            // Nobody has begun: neither a report nor anybody who could write one. After another start of the machine an empty file
+            // says nothing: reports go to the disk when the kernel finds time, and a power cut takes them.
+            let fresh = living.is_none()
+                && job.arrival.boot == self.boot
+                && !folder.was_told()
+                && folder.reports().1 == 0
+                && folder.lock().is_ok_and(|held| held.is_some());
             match fresh {
                 false => self.settle(&run, &folder, living),
                 true if !job.arrival.is_void(steady_millis(), &self.boot) => self.begin(run.clone(), &folder, &job),

@@ -226,7 +226,18 @@ impl Folder {
     }
 
     /// How far the reports were acknowledged. What is forgotten is sent again, and the hub knows it.
+    ///
+    /// A power cut may take reports that were acknowledged: then what comes next stands earlier in the file.
     pub(crate) fn sent(&self) -> u64 {
+        self.noted_sent().min(self.scan().map_or(0, |found| found.whole))
+    }
+
+    /// Whether a report was ever acknowledged, also one that a power cut took.
+    pub(crate) fn was_told(&self) -> bool {
+        self.noted_sent() > 0
+    }
+
+    fn noted_sent(&self) -> u64 {
         std::fs::read_to_string(self.path.join("sent")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
@@ -356,6 +367,19 @@ mod tests {
         folder.open_reports().unwrap().write_all(&[0; 5000]).unwrap();
         folder.open_reports().unwrap().write_all(b"\n").unwrap();
         assert_eq!(folder.reports(), (false, 1));
+    }
+
+    #[test]
+    fn an_end_is_told_though_a_power_cut_took_reports_that_were_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folders::in_state(dir.path()).make(&job(), Some(&report(0, RunReportKind::Accepted))).unwrap();
+        folder.set_sent(std::fs::metadata(folder.path.join("reports")).unwrap().len());
+        assert!(folder.was_told());
+        std::fs::write(folder.path.join("reports"), "").unwrap();
+        let at = folder.sent();
+        folder.close(|n| report(n, RunReportKind::End(RunEnd::without_process(RunOutcome::Lost, "x", "y")))).unwrap();
+        let told = RunReport::decode(&folder.report_at(at).unwrap().unwrap()).unwrap();
+        assert!(matches!(told.kind, RunReportKind::End(_)) && folder.was_told());
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! A device: a real daemon with its own state, configuration and policy, enrolled as a person would do it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::{HEARTBEAT_S, Lab, ok};
+use crate::lab::{HEARTBEAT_S, Lab, SOON, ok, rows};
 use crate::netns::Host;
 use crate::process::Process;
 use crate::programs;
@@ -19,13 +21,19 @@ pub struct Device<'a> {
     host: Host,
     /// Its serial number, the `id` in the list.
     pub id: String,
-    /// Its folder: `config.toml`, `policy.toml`, `state/`, `run/`, `daemon.log`.
+    /// Its folder: `config.toml`, `policy.toml`, `hub.json`, `state/`, `run/`, `sessions/`, `daemon.log`, `sessiond.log`.
     pub folder: PathBuf,
+    /// The policy's lines about whom visitors become.
+    users: String,
     daemon: Option<Process>,
+    sessiond: Option<Process>,
 }
 
+/// Whom visitors become where the tests run as root; `scripts/install-test-tools` makes this user.
+pub const VISITOR: &str = "muster-visitor";
+
 impl<'a> Device<'a> {
-    /// A device that has not enrolled yet. `config` is added to its configuration.
+    /// A device that has not enrolled yet. `config` is added to its configuration. Visitors become the user who runs the tests.
     pub fn new(lab: &'a Lab, host: Host, id: &str, config: &str) -> Self {
         let folder = lab.folder().join(format!("device-{id}"));
         for sub in ["state", "run"] {
@@ -34,14 +42,50 @@ impl<'a> Device<'a> {
         let at = folder.display();
         let text = format!(
             "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\npolicy = \"{at}/policy.toml\"\n\
+             anchor = \"{at}/hub.json\"\nsession_dir = \"{at}/sessions\"\n\
              [identity]\nserial = \"{id}\"\n[heartbeat]\nevery_s = {HEARTBEAT_S}\n\
              [usage]\nsample_every_s = 1\npublish_every_s = 2\n[log]\nlevel = \"debug\"\nsamples = true\n{config}"
         );
         fs::write(folder.join("config.toml"), text).expect("its configuration");
-        if rustix::process::geteuid().is_root() {
-            fs::write(folder.join("policy.toml"), "[terminal]\nusers = [\"root\"]\n").expect("its policy");
+        let users = format!("own_user = {}\n", if rustix::process::geteuid().is_root() { "\"root\"" } else { "true" });
+        let device = Self { lab, host, id: id.to_owned(), folder, users, daemon: None, sessiond: None };
+        device.set_policy("");
+        device
+    }
+
+    /// A device as in the field, enrolled, admitted and online: its sessions begin at the service of `musterd-session`, and visitors
+    /// become [`VISITOR`]. That takes root; without it this is [`Device::online`].
+    pub fn with_sessiond(lab: &'a Lab, id: &str) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self::online(lab, id);
         }
-        Self { lab, host, id: id.to_owned(), folder, daemon: None }
+        for user in [VISITOR, "musterd-net"] {
+            let known = Command::new("id").args(["-u", user]).output().expect("id runs");
+            assert!(known.status.success(), "there is no user {user}: `scripts/install-test-tools` makes it");
+        }
+        // Visitors may pass through the laboratory to what is meant for them.
+        fs::set_permissions(lab.folder(), PermissionsExt::from_mode(0o711)).expect("the laboratory's folder");
+        let mut device = Self::new(lab, Host::default(), id, "");
+        device.users = format!("[users]\ndefault = \"{VISITOR}\"\n");
+        device.set_policy("");
+        device.enrol();
+        device.start_sessiond();
+        device.start();
+        lab.online(id);
+        device
+    }
+
+    /// Writes its policy anew: whom visitors become, then these sections.
+    pub fn set_policy(&self, sections: &str) {
+        fs::write(self.folder.join("policy.toml"), format!("{}{sections}", self.users)).expect("its policy");
+    }
+
+    /// A folder on it that visitors may write.
+    pub fn visitors_folder(&self) -> PathBuf {
+        let folder = self.folder.join("visitors");
+        fs::create_dir_all(&folder).expect("a folder for visitors");
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o1777)).expect("a folder for visitors");
+        folder
     }
 
     /// A device that is enrolled, admitted and online, on this machine.
@@ -80,6 +124,40 @@ impl<'a> Device<'a> {
     /// Starts the daemon, again with the same state.
     pub fn start(&mut self) {
         self.daemon = Some(Process::start("daemon", &self.folder, self.musterd(&["run"])));
+    }
+
+    /// Starts the service for sessions, again with the same state, and waits until it listens.
+    pub fn start_sessiond(&mut self) {
+        let mut listen = self.lab.marked_on(&self.host, &programs::musterd_session());
+        listen.arg("listen").args(["--group", "0"]);
+        for (option, name) in
+            [("--policy", "policy.toml"), ("--anchor", "hub.json"), ("--run-dir", "sessions"), ("--state-dir", "state/sessions")]
+        {
+            listen.arg(option).arg(self.folder.join(name));
+        }
+        let socket = self.folder.join("sessions/start.sock");
+        let mut sessiond = Process::start("sessiond", &self.folder, listen);
+        eventually("the service for sessions listens", SOON, || {
+            sessiond.assert_alive();
+            UnixStream::connect(&socket).ok()
+        });
+        self.sessiond = Some(sessiond);
+    }
+
+    /// Stops the service for sessions as a supervisor would, and expects a clean end; `false` where there is none.
+    #[track_caller]
+    pub fn stop_sessiond(&mut self) -> bool {
+        let Some(mut sessiond) = self.sessiond.take() else { return false };
+        let status = sessiond.stop();
+        assert!(status.success(), "the service for sessions ended with {status} on SIGTERM");
+        true
+    }
+
+    /// The sessions and runs that live on it, as `musterd sessions` lists them.
+    #[track_caller]
+    pub fn living(&self) -> Vec<Value> {
+        let output = ok(&mut self.musterd(&["sessions", "--json"]));
+        rows(serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
     /// The daemon's process.

@@ -32,7 +32,7 @@ pub fn forward(lab: &Lab, to: SocketAddr) -> (Process, SocketAddr) {
 #[test]
 fn fifty_connections_at_once_are_never_mixed_up() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     // The far side answers with bytes of its own, derived from nothing that the other connections know, and their hash;
     // then with the hash of what it read.
     let far = server(|mut connection| {
@@ -72,7 +72,7 @@ fn fifty_connections_at_once_are_never_mixed_up() {
 #[test]
 fn a_stalled_connection_does_not_slow_the_others() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     // Never reads until the test ends.
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let shared = Arc::clone(&gate);

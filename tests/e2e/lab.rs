@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::https::{self, Answer};
 use crate::netns::Host;
-use crate::process::{self, MARK, Process};
+use crate::process::{self, MARK, Process, Seen};
 use crate::programs;
 use crate::wait::eventually;
 use crate::wire::Wire;
@@ -170,15 +170,17 @@ impl Lab {
         self.folder().display().to_string()
     }
 
-    /// Processes of the laboratory whose command line holds `text`.
-    pub fn processes_with(&self, text: &str) -> usize {
-        process::marked(&self.mark())
-            .into_iter()
-            .filter(|pid| {
-                let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-                String::from_utf8_lossy(&line).replace('\0', " ").contains(text)
-            })
-            .count()
+    /// Processes of the laboratory with exactly this command line, as soon as there are some.
+    #[track_caller]
+    pub fn processes_with(&self, line: &str) -> Seen {
+        eventually(&format!("a process {line:?}"), SOON, || {
+            let found = process::marked(&self.mark()).into_iter().filter(|pid| {
+                let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&text).replace('\0', " ").trim_end() == line
+            });
+            let seen = Seen::now(found);
+            (seen.alive() > 0).then_some(seen)
+        })
     }
 
     /// `muster ARGUMENTS...` as the organization's owner, not run yet.

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use crate::device::Device;
 use crate::https;
 use crate::lab::{Lab, OWNER, SOON, fails, ok};
-use crate::process::Process;
+use crate::process::{Process, Seen};
 use crate::programs;
-use crate::wait::eventually;
 
 const BEN: &str = "ben@example.org";
 
@@ -34,27 +33,28 @@ fn muster(lab: &Lab, token: &str, arguments: &[&str]) -> std::process::Command {
     command
 }
 
-/// The shell ends within a second, with this exit code and these words, and nothing of it is left on the device.
-fn ends(lab: &Lab, shell: &mut Process, since: Instant, why: &str, left: &str) {
+/// The shell ends within a second, with these words, and nothing of it is left on the device.
+fn ends(shell: &mut Process, since: Instant, why: &str, visitor: &Seen) {
     let status = shell.ended(Duration::from_secs(1).saturating_sub(since.elapsed()).max(Duration::from_millis(300)));
     let told = shell.log();
     assert!(told.contains(why), "the person at the shell is told why: {told}");
     assert!(!status.success(), "{status}");
-    eventually("nothing of the session is left", SOON, || (lab.processes_with(left) == 0).then_some(()));
+    visitor.all_end(SOON);
 }
 
 #[test]
 fn whoever_leaves_in_the_middle_of_a_session_loses_it_within_a_second() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let token = ben(&lab);
     let mut own = Process::start("own", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 311"]));
     own.says("here", SOON);
     let mut shell = Process::start("shell", lab.folder(), muster(&lab, &token, &["shell", "robot-1", "--", "echo here; exec sleep 310"]));
     shell.says("here", SOON);
+    let visitor = lab.processes_with("sleep 310");
 
     ok(&mut muster(&lab, &token, &["org", "leave", "acme", "--yes"]));
-    ends(&lab, &mut shell, Instant::now(), "ben@example.org no longer belongs to acme", "sleep 310");
+    ends(&mut shell, Instant::now(), "ben@example.org no longer belongs to acme", &visitor);
     let told = fails(&mut muster(&lab, &token, &["shell", "robot-1", "--", "true"]), 4);
     assert!(told.contains("acme"), "{told}");
     // What he did stays under his name, and nobody else was touched.
@@ -70,11 +70,12 @@ fn whoever_leaves_in_the_middle_of_a_session_loses_it_within_a_second() {
 #[test]
 fn a_project_that_is_archived_lets_go_of_its_sessions_and_takes_no_new_ones() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 312"]));
     shell.says("here", SOON);
+    let visitor = lab.processes_with("sleep 312");
     lab.run(&["project", "archive", "lab", "--yes"]);
-    ends(&lab, &mut shell, Instant::now(), "project lab was archived", "sleep 312");
+    ends(&mut shell, Instant::now(), "project lab was archived", &visitor);
     let told = fails(&mut lab.muster(&["shell", "robot-1", "--", "true"]), 1);
     assert!(told.contains("project lab is archived"), "{told}");
     lab.run(&["project", "restore", "lab"]);

@@ -33,7 +33,7 @@ fn host_of(block: &str) -> String {
 #[test]
 fn muster_ssh_runs_a_command_and_passes_its_exit_code() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let sshd = Sshd::start(&lab);
     let port = sshd.port.to_string();
     let options = sshd.options();
@@ -59,7 +59,7 @@ fn muster_ssh_runs_a_command_and_passes_its_exit_code() {
 #[test]
 fn scp_and_rsync_carry_200_mb_both_ways_unchanged() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let sshd = Sshd::start(&lab);
     let block = lab.run(&["ssh-config", "robot-1"]);
     let (host, config, port) = (host_of(&block), sshd.client_config(&block), sshd.port.to_string());
@@ -91,7 +91,7 @@ fn scp_and_rsync_carry_200_mb_both_ways_unchanged() {
 #[test]
 fn ssh_forwards_a_port() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let sshd = Sshd::start(&lab);
     let block = lab.run(&["ssh-config", "robot-1"]);
     let host = host_of(&block);
@@ -128,7 +128,7 @@ fn ssh_forwards_a_port() {
 #[test]
 fn a_port_outside_the_devices_policy_is_refused_with_its_reason() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let told = fails(&mut lab.muster(&["proxy", "robot-1", "22", "--host", "192.0.2.7"]), 3);
     assert!(told.contains("policy") && told.contains("192.0.2.7"), "{told}");
 }

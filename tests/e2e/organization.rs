@@ -10,7 +10,6 @@ use crate::device::Device;
 use crate::https;
 use crate::lab::{Lab, SOON, fails, ok, rows};
 use crate::process::Process;
-use crate::wait::eventually;
 
 /// Not allowed.
 const REFUSED: i32 = 3;
@@ -112,12 +111,13 @@ fn as_a_new_owner_would_try_it() {
     let mut hers = Process::start("cora", lab.folder(), cora.muster(&["shell", "robot-1", "--", "echo here; exec sleep 320"]));
     his.says("here", SOON);
     hers.says("here", SOON);
+    let visitor = lab.processes_with("sleep 320");
     let removed = Instant::now();
     lab.run(&["project", "participant", "remove", "yard", "cora@elsewhere.example", "--yes"]);
     let status = hers.ended(Duration::from_secs(1).saturating_sub(removed.elapsed()).max(Duration::from_millis(500)));
     let told = hers.log();
     assert!(!status.success() && told.contains("cora@elsewhere.example"), "she is told why: {status}: {told}");
-    eventually("nothing of her session is left", SOON, || (lab.processes_with("sleep 320") == 0).then_some(()));
+    visitor.all_end(SOON);
     his.assert_alive();
     assert_eq!(cora.status("/v1/orgs/acme").0, 404, "without the project there is nothing for her");
 

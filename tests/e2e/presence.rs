@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::device::Device;
 use crate::lab::{HEARTBEAT_S, Lab, Plan, SOON, rows};
 use crate::netns::{Cable, HUB_ADDRESS};
+use crate::wait::eventually;
 
 #[test]
 fn a_killed_daemon_is_offline_by_its_will_and_comes_back() {
@@ -19,6 +20,10 @@ fn a_killed_daemon_is_offline_by_its_will_and_comes_back() {
 
     device.start();
     lab.online("robot-1");
+    // The hub knows a moment before the device does, which says farewell only where it was there.
+    eventually("the device knows that it is online", SOON, || {
+        (device.daemon().log().matches("online as robot-1").count() == 2).then_some(())
+    });
     // Stopped as systemd does it: it says farewell.
     device.stop();
     lab.row_becomes("robot-1", "offline", Duration::from_secs(5), |row| row["presence"] == "offline");

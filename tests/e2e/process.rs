@@ -110,24 +110,59 @@ impl Drop for Process {
     }
 }
 
-/// Ends every process that carries `MARK=value`: session workers outlive their daemon on purpose.
+/// Ends every process of a laboratory: sessions outlive their daemon on purpose.
 pub fn end_marked(value: &str) {
-    for pid in marked(value) {
-        let _ = kill_process(pid, Signal::KILL);
+    // Whoever was killed may have started one more at that moment.
+    for _ in 0..3 {
+        for pid in marked(value) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
-/// Processes that carry `MARK=value` and whose command line holds no test of ours.
+/// Processes that carry `MARK=value`, and all their descendants: a visitor's processes begin with an environment of their own.
 pub fn marked(value: &str) -> Vec<Pid> {
     let mark = format!("{MARK}={value}");
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
-        })
-        .filter_map(Pid::from_raw)
-        .collect()
+    let all: Vec<Pid> = processes.flatten().filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)).collect();
+    let (mut found, rest): (Vec<Pid>, Vec<Pid>) = all.into_iter().partition(|pid| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes())
+    });
+    let mut rest: Vec<(Pid, Option<Pid>)> =
+        rest.into_iter().map(|pid| (pid, stat(pid, 1).and_then(|parent| Pid::from_raw(parent.parse().ok()?)))).collect();
+    let mut looked_at = 0;
+    while let Some(parent) = found.get(looked_at).copied() {
+        looked_at += 1;
+        found.extend(rest.extract_if(.., |(_, of)| *of == Some(parent)).map(|(pid, _)| pid));
+    }
+    found
+}
+
+/// A field of `/proc/PID/stat`, counted from 0 behind the name (proc(5)): 1 is the parent, 19 the time of its start.
+fn stat(pid: Pid, field: usize) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    fields.split_whitespace().nth(field).map(str::to_owned)
+}
+
+/// Processes that were seen once. They are known again wherever they hang by then.
+pub struct Seen(Vec<(Pid, String)>);
+
+impl Seen {
+    /// These, as far as they live.
+    pub fn now(pids: impl IntoIterator<Item = Pid>) -> Self {
+        Self(pids.into_iter().filter_map(|pid| Some((pid, stat(pid, 19)?))).collect())
+    }
+
+    /// How many of them live.
+    pub fn alive(&self) -> usize {
+        self.0.iter().filter(|(pid, start)| stat(*pid, 19).as_ref() == Some(start)).count()
+    }
+
+    /// Waits until none of them lives.
+    #[track_caller]
+    pub fn all_end(&self, limit: Duration) {
+        eventually(&format!("all of {} processes end", self.0.len()), limit, || (self.alive() == 0).then_some(()));
+    }
 }

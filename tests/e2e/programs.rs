@@ -9,6 +9,11 @@ pub fn musterd() -> PathBuf {
     beside("musterd")
 }
 
+/// The program that serves a device's sessions and runs.
+pub fn musterd_session() -> PathBuf {
+    beside("musterd-session")
+}
+
 /// The hub.
 pub fn muster_hub() -> PathBuf {
     beside("muster-hub")

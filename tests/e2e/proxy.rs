@@ -61,7 +61,7 @@ fn a_device_behind_a_proxy_that_lets_only_https_out_is_reached_all_the_same() {
 
     let before = counts[0].load(Ordering::Relaxed);
     assert_eq!(lab.run(&["shell", "robot-1", "--", "echo", "through the proxy"]).trim(), "through the proxy");
-    assert!(counts[0].load(Ordering::Relaxed) > before, "the session's worker went through the proxy too");
+    assert!(counts[0].load(Ordering::Relaxed) > before, "the session went through the proxy too");
     // Told to stop, it says farewell on this way too.
     device.stop();
     lab.row_becomes("robot-1", "offline", SOON, |row| row["presence"] == "offline");

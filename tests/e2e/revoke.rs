@@ -10,10 +10,11 @@ use crate::wait::{eventually, throughout};
 #[test]
 fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     let lab = Lab::new();
-    let mut device = Device::online(&lab, "robot-1");
+    let mut device = Device::with_sessiond(&lab, "robot-1");
     let _bystander = Device::online(&lab, "robot-2");
     let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 300"]));
     shell.says("here", SOON);
+    let visitor = lab.processes_with("sleep 300");
 
     lab.run(&["device", "revoke", "robot-1", "--yes", "--reason", "sold"]);
     let revoked = Instant::now();
@@ -25,8 +26,9 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
     let row = lab.row_becomes("robot-1", "offline", left, |row| row["presence"] == "offline");
     assert_eq!(row["admission"], "revoked");
 
-    // The worker and what ran in it are gone as well.
-    crate::wait::eventually("nothing of the session is left", SOON, || (lab.processes_with("sleep 300") == 0).then_some(()));
+    // What ran in the session is gone as well, and so is the session.
+    visitor.all_end(SOON);
+    eventually("no session lives", SOON, || device.living().is_empty().then_some(()));
     // It stays out, the daemon says why, and others are not touched.
     throughout("it stays out", Duration::from_secs(4), || lab.device_row("robot-1").unwrap()["presence"] == "offline");
     assert!(device.daemon().log().contains("revoked"), "{}", device.daemon().log());
@@ -55,9 +57,10 @@ fn revoking_cuts_the_link_and_the_live_session_within_a_second() {
 #[test]
 fn ending_a_session_ends_it_at_both_ends() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let device = Device::with_sessiond(&lab, "robot-1");
     let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "echo here; exec sleep 301"]));
     shell.says("here", SOON);
+    let visitor = lab.processes_with("sleep 301");
     let sessions = crate::lab::rows(lab.json(&["sessions"]));
     let open: Vec<_> = sessions.iter().filter(|session| session["state"] == "open").collect();
     assert_eq!(open.len(), 1, "{sessions:#?}");
@@ -65,5 +68,6 @@ fn ending_a_session_ends_it_at_both_ends() {
     let answer = lab.api("DELETE", &format!("/v1/orgs/acme/sessions/{}", open[0]["id"].as_str().unwrap()), None);
     assert!(answer.status < 300, "{answer:?}");
     assert!(!shell.ended(Duration::from_secs(3)).success());
-    crate::wait::eventually("nothing of the session is left", SOON, || (lab.processes_with("sleep 301") == 0).then_some(()));
+    visitor.all_end(SOON);
+    eventually("no session lives", SOON, || device.living().is_empty().then_some(()));
 }

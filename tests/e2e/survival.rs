@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 
-use crate::device::Device;
+use crate::device::{Device, VISITOR};
 use crate::forward::forward;
 use crate::lab::{Lab, SOON};
 use crate::process::Process;
@@ -56,7 +56,7 @@ impl Counting {
 #[test]
 fn a_shell_survives_a_hub_restart_a_cut_and_a_silent_network() {
     let lab = Lab::with_wires();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let (https, mqtt) = lab.wires.as_ref().expect("wires");
     let mut shell = Counting::start(&lab);
 
@@ -84,7 +84,28 @@ fn a_shell_survives_a_hub_restart_a_cut_and_a_silent_network() {
 }
 
 #[test]
-fn a_shell_survives_the_daemons_death() {
+fn a_shell_survives_the_daemons_death_and_a_new_service_for_sessions() {
+    let lab = Lab::new();
+    let mut device = Device::with_sessiond(&lab, "robot-1");
+    let mut shell = Counting::start(&lab);
+    device.daemon().kill();
+    shell.goes_on();
+    if device.stop_sessiond() {
+        shell.goes_on();
+        device.start_sessiond();
+    }
+    device.start();
+    lab.online("robot-1");
+    shell.goes_on();
+    // The new daemon has found it, and the new service begins others beside it.
+    assert_eq!(device.living().len(), 1);
+    assert_eq!(lab.run(&["shell", "robot-1", "--", "echo", "another"]).trim(), "another");
+    shell.counts_to_the_end();
+    eventually("no session lives", SOON, || device.living().is_empty().then_some(()));
+}
+
+#[test]
+fn a_shell_survives_the_daemon_where_it_runs_as_the_daemons_own_user() {
     let lab = Lab::new();
     let mut device = Device::online(&lab, "robot-1");
     let mut shell = Counting::start(&lab);
@@ -92,14 +113,35 @@ fn a_shell_survives_the_daemons_death() {
     shell.goes_on();
     device.start();
     lab.online("robot-1");
-    shell.goes_on();
     shell.counts_to_the_end();
+    eventually("no session lives", SOON, || device.living().is_empty().then_some(()));
+}
+
+#[test]
+fn a_person_at_the_device_ends_a_session() {
+    let lab = Lab::new();
+    let device = Device::with_sessiond(&lab, "robot-1");
+    let mut shell = Process::start("shell", lab.folder(), lab.muster(&["shell", "robot-1", "--", "id -un; exec sleep 303"]));
+    let visitor = lab.processes_with("sleep 303");
+    let live = device.living();
+    assert_eq!(live.len(), 1, "{live:#?}");
+    assert_eq!(live[0]["user"], crate::lab::OWNER);
+    // As the person's own log says, and the device's.
+    let user = shell.log().lines().next().expect("a user").to_owned();
+    assert_eq!(live[0]["become_user"], user);
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(user, VISITOR);
+    }
+    crate::lab::ok(&mut device.musterd(&["end", live[0]["name"].as_str().unwrap()]));
+    assert!(!shell.ended(SOON).success());
+    visitor.all_end(SOON);
+    eventually("no session lives", SOON, || device.living().is_empty().then_some(()));
 }
 
 #[test]
 fn a_bulk_copy_survives_cuts_and_restarts_without_a_lost_byte() {
     let lab = Lab::with_wires();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     let (https, _) = lab.wires.as_ref().expect("wires");
     let (mut forwarding, near) = forward(&lab, hashing_server());
     let connection = TcpStream::connect(near).unwrap();
@@ -154,7 +196,7 @@ fn a_bulk_copy_survives_cuts_and_restarts_without_a_lost_byte() {
 #[test]
 fn a_terminal_is_a_terminal() {
     let lab = Lab::new();
-    let _device = Device::online(&lab, "robot-1");
+    let _device = Device::with_sessiond(&lab, "robot-1");
     // `script` gives the command line a terminal, as a person's window does.
     let muster = crate::programs::muster();
     let mut script = lab.marked(&crate::programs::system("script"));

@@ -1,9 +1,10 @@
 //! What the device daemon costs when nothing happens, beside the floor, in one run against one broker.
 //!
-//! `footprint [--seconds 120] [--musterd PATH] [--floor PATH]`; both default to `target/cross/x86_64-unknown-linux-musl/`, where
-//! `MUSTER_CROSS_PROGRAMS="musterd floor" scripts/cross x86_64-unknown-linux-musl` puts them. Needs Mosquitto on the PATH.
+//! `footprint [--seconds 120] [--session-only] [--musterd PATH] [--session PATH] [--floor PATH]`; the programs default to
+//! `target/cross/x86_64-unknown-linux-musl/`, where `MUSTER_CROSS_PROGRAMS="musterd musterd-session floor" scripts/cross
+//! x86_64-unknown-linux-musl` puts them. Needs Mosquitto on the PATH.
 //! The daemon runs with its defaults: sample each 10 s, batch each 60 s, heartbeat each 30 s, over mutual TLS.
-//! Then one session with an open terminal, over a small relay of ours, idle: what its worker adds.
+//! Then one session with an open terminal, over a small relay of ours, idle: what its two processes of `musterd-session` add.
 //! Prints one table. A goal that is missed ends it with exit code 1.
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ mod place;
 mod session;
 mod wire;
 
-use figures::Figures;
+use figures::{Figures, Session};
 use place::Place;
 use wire::Counter;
 
@@ -26,7 +27,10 @@ const SETTLE: Duration = Duration::from_secs(8);
 
 struct Options {
     seconds: u64,
+    /// Only the figures of a session, in seconds.
+    session_only: bool,
     musterd: PathBuf,
+    session: PathBuf,
     floor: PathBuf,
 }
 
@@ -42,12 +46,20 @@ impl Drop for Running {
 
 fn main() -> Result<ExitCode> {
     let options = options()?;
-    for program in [&options.musterd, &options.floor] {
+    let needed = if options.session_only { vec![&options.session] } else { vec![&options.musterd, &options.session, &options.floor] };
+    for program in needed {
         if !program.exists() {
-            bail!("{} is missing: MUSTER_CROSS_PROGRAMS=\"musterd floor\" scripts/cross x86_64-unknown-linux-musl", program.display());
+            bail!(
+                "{} is missing: MUSTER_CROSS_PROGRAMS=\"musterd musterd-session floor\" scripts/cross x86_64-unknown-linux-musl",
+                program.display()
+            );
         }
     }
     let place = Place::make()?;
+    if options.session_only {
+        let session = Session { binary: std::fs::metadata(&options.session)?.len(), memory: session::memory(&options.session, &place)? };
+        return Ok(verdict(figures::print_session(&session)));
+    }
     let mut broker = Command::new("mosquitto");
     broker.arg("-c").arg(place.broker_config()).stdout(Stdio::null()).stderr(Stdio::null());
     broker.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
@@ -75,9 +87,12 @@ fn main() -> Result<ExitCode> {
     if musterd.wire_per_hour == 0.0 || floor.wire_per_hour == 0.0 {
         bail!("a program sent nothing: it is not linked; see its messages above");
     }
-    let session = session::resident(&options.musterd, &place)?;
-    let missed = figures::print_table(&floor, &musterd, session, seconds);
-    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let session = Session { binary: std::fs::metadata(&options.session)?.len(), memory: session::memory(&options.session, &place)? };
+    Ok(verdict(figures::print_table(&floor, &musterd, &session, seconds)))
+}
+
+fn verdict(missed: usize) -> ExitCode {
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the time itself is what is wanted: nothing may happen in it")]
@@ -87,17 +102,28 @@ fn wait(time: Duration) {
 
 fn options() -> Result<Options> {
     let built = PathBuf::from("target/cross/x86_64-unknown-linux-musl");
-    let mut options = Options { seconds: 120, musterd: built.join("musterd"), floor: built.join("floor") };
+    let program = |name| built.join(name);
+    let mut options = Options {
+        seconds: 120,
+        session_only: false,
+        musterd: program("musterd"),
+        session: program("musterd-session"),
+        floor: program("floor"),
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().with_context(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--seconds" => options.seconds = value()?.parse().context("--seconds is a whole number")?,
+            "--session-only" => options.session_only = true,
             "--musterd" => options.musterd = value()?.into(),
+            "--session" => options.session = value()?.into(),
             "--floor" => options.floor = value()?.into(),
             // `cargo bench` passes it to every benchmark.
             "--bench" => {}
-            _ => bail!("unknown argument {argument}: footprint [--seconds N] [--musterd PATH] [--floor PATH]"),
+            _ => bail!(
+                "unknown argument {argument}: footprint [--seconds N] [--session-only] [--musterd PATH] [--session PATH] [--floor PATH]"
+            ),
         }
     }
     Ok(options)

@@ -1,14 +1,26 @@
 //! A folder with an authority, a broker's configuration, and two devices that are enrolled already.
+//! The authority also stands for the hub where a session begins: it signs the order, and the relay's certificate.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use muster_link::tls::pin_of;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use serde_json::json;
+use muster_link::tls::{pin_of, provider};
+use muster_proto::mqtt::SessionOpen;
+use muster_proto::order::{COMMON_NAME, ORDERS_EKU, Order, OrderKind, SIGNED, SignedOrder};
+use muster_proto::token::Pin;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SigningKey as _,
+};
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
 
 /// The daemon's uid here; also its certificate's name.
 const UID: &str = "dfootprintaaaaaa";
@@ -19,8 +31,11 @@ pub(crate) struct Place {
     pub(crate) broker_port: u16,
     /// Where the broker lets the hub's stand-in listen, without TLS.
     inner_port: u16,
-    pin: String,
+    pin: Pin,
     ca: String,
+    issuer: Issuer<'static, KeyPair>,
+    /// SHA-256 of the device's public key, by which orders name it.
+    device_key: String,
 }
 
 impl Place {
@@ -35,29 +50,28 @@ impl Place {
         ca.distinguished_name.push(DnType::CommonName, "footprint");
         let ca_certificate = ca.self_signed(&ca_key)?;
         let issuer = Issuer::new(ca, ca_key);
-        let pin = pin_of(ca_certificate.der()).context("the CA certificate does not parse")?.to_string();
+        let pin = pin_of(ca_certificate.der()).context("the CA certificate does not parse")?;
         let ca_pem = ca_certificate.pem();
 
-        let sign = |name: &str, address: Option<&str>, purpose| -> Result<(String, String)> {
-            let mut params = CertificateParams::new(address.map(str::to_owned).into_iter().collect::<Vec<_>>())?;
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.extended_key_usages = vec![purpose];
-            let key = KeyPair::generate()?;
-            Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
-        };
         let write = |name: &str, text: &str| std::fs::write(dir.join(name), text);
-        let (server, server_key) = sign("127.0.0.1", Some("127.0.0.1"), ExtendedKeyUsagePurpose::ServerAuth)?;
+        let server = sign(&issuer, "127.0.0.1", ExtendedKeyUsagePurpose::ServerAuth)?;
         write("ca.pem", &ca_pem)?;
         // The authority goes along, so that a pin is enough to check it.
-        write("server.pem", &format!("{server}{ca_pem}"))?;
-        write("server.key", &server_key)?;
-        let (floor, floor_key) = sign("floor", None, ExtendedKeyUsagePurpose::ClientAuth)?;
-        write("floor.pem", &floor)?;
-        write("floor.key", &floor_key)?;
-        let (device, device_key) = sign(UID, None, ExtendedKeyUsagePurpose::ClientAuth)?;
-        write("device.pem", &device)?;
+        write("server.pem", &format!("{}{ca_pem}", server.0))?;
+        write("server.key", &server.1.serialize_pem())?;
+        let floor = sign(&issuer, "floor", ExtendedKeyUsagePurpose::ClientAuth)?;
+        write("floor.pem", &floor.0)?;
+        write("floor.key", &floor.1.serialize_pem())?;
+        let device = sign(&issuer, UID, ExtendedKeyUsagePurpose::ClientAuth)?;
+        write("device.pem", &device.0)?;
         std::fs::create_dir(dir.join("state"))?;
-        write("state/key.pem", &device_key)?;
+        write("state/key.pem", &device.1.serialize_pem())?;
+        let device_key = hex(&device.1.subject_public_key_info());
+        // The owner's files: sessions run as our own user.
+        let own_user = if std::fs::metadata("/proc/self")?.uid() == 0 { "\"root\"" } else { "true" };
+        write("policy.toml", &format!("own_user = {own_user}\n"))?;
+        let anchor = json!({ "hub": "https://127.0.0.1:1", "pin": pin.to_string(), "key": device_key });
+        write("hub.json", &anchor.to_string())?;
 
         let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let (broker_port, inner_port) = (one.local_addr()?.port(), other.local_addr()?.port());
@@ -67,7 +81,7 @@ impl Place {
             d = dir.display()
         );
         write("mosquitto.conf", &text)?;
-        Ok(Self { folder, broker_port, inner_port, pin, ca: ca_pem })
+        Ok(Self { folder, broker_port, inner_port, pin, ca: ca_pem, issuer, device_key })
     }
 
     /// Where all of it is.
@@ -118,27 +132,9 @@ impl Place {
     /// How the daemon is started: its state says that it is enrolled, with MQTT at this port.
     pub(crate) fn musterd_arguments(&self, port: u16) -> Result<Vec<String>> {
         let dir = self.dir().display();
-        self.write_identity("state", &self.pin, port)?;
-        let config = format!("state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\n");
-        std::fs::write(self.dir().join("config.toml"), config)?;
-        // Started as root, a worker gives a terminal only where the policy says so.
-        std::fs::write(self.dir().join("policy.toml"), "[terminal]\nusers = [\"root\"]\n")?;
-        Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
-    }
-
-    /// A second state directory, for a worker whose relay has another authority.
-    pub(crate) fn worker_state(&self, pin: &str) -> Result<PathBuf> {
-        let state = self.dir().join("worker");
-        std::fs::create_dir(&state)?;
-        std::fs::copy(self.dir().join("state/key.pem"), state.join("key.pem"))?;
-        self.write_identity("worker", pin, 1)?;
-        Ok(state)
-    }
-
-    fn write_identity(&self, state: &str, pin: &str, port: u16) -> Result<()> {
         let identity = json!({
             "hub": "https://127.0.0.1:1",
-            "pin": pin,
+            "pin": self.pin.to_string(),
             "serial": "footprint",
             "signed_at": 0,
             "identity": {
@@ -150,6 +146,63 @@ impl Place {
                 "mqtt": { "url": format!("mqtts://127.0.0.1:{port}") },
             },
         });
-        Ok(std::fs::write(self.dir().join(state).join("identity.json"), identity.to_string())?)
+        std::fs::write(self.dir().join("state/identity.json"), identity.to_string())?;
+        let config = format!(
+            "state_dir = \"{dir}/state\"\nrun_dir = \"{dir}/run\"\npolicy = \"{dir}/policy.toml\"\nanchor = \"{dir}/hub.json\"\n\
+             session_dir = \"{dir}/sessions\"\n"
+        );
+        std::fs::write(self.dir().join("config.toml"), config)?;
+        Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
     }
+
+    /// How a session's privileged part is started.
+    pub(crate) fn session_arguments(&self) -> Result<Vec<String>> {
+        for dir in ["sessions/live", "sessions-state"] {
+            std::fs::create_dir_all(self.dir().join(dir))?;
+        }
+        let named = [("--policy", "policy.toml"), ("--anchor", "hub.json"), ("--run-dir", "sessions"), ("--state-dir", "sessions-state")];
+        let options = named.iter().flat_map(|(option, file)| [(*option).to_owned(), self.dir().join(file).display().to_string()]);
+        Ok(std::iter::once("serve".to_owned()).chain(options).collect())
+    }
+
+    /// What the daemon hands over for a session: the hub's signed order, and what proves the device.
+    pub(crate) fn handoff(&self, open: SessionOpen) -> Result<Value> {
+        let (certificate, key) = sign(&self.issuer, COMMON_NAME, ExtendedKeyUsagePurpose::Other(ORDERS_EKU.to_vec()))?;
+        let t = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+        let order = Order { device: UID.parse()?, device_key: self.device_key.clone(), t, kind: OrderKind::Session { open } }.to_bytes();
+        let signed =
+            SignedOrder::new(&order, &key.sign(&[SIGNED, &order[..]].concat())?, &CertificateDer::from_pem_slice(certificate.as_bytes())?);
+        let read = |name: &str| std::fs::read_to_string(self.dir().join(name));
+        Ok(json!({
+            "order": signed, "ca": self.ca, "certificate": read("device.pem")?, "key": read("state/key.pem")?, "log_level": "warn",
+        }))
+    }
+
+    /// The relay's side of TLS.
+    pub(crate) fn relay(&self) -> Result<(Arc<ServerConfig>, Pin)> {
+        let (certificate, key) = sign(&self.issuer, "127.0.0.1", ExtendedKeyUsagePurpose::ServerAuth)?;
+        let chain = [&certificate, &self.ca].map(|pem| CertificateDer::from_pem_slice(pem.as_bytes()));
+        let chain = chain.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let config = ServerConfig::builder_with_provider(Arc::new(provider())).with_protocol_versions(&[&rustls::version::TLS13])?;
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?;
+        let mut config = config.with_no_client_auth().with_single_cert(chain, key)?;
+        // The link makes its own TLS records (see `muster_link::websocket`).
+        config.enable_secret_extraction = true;
+        Ok((Arc::new(config), self.pin))
+    }
+}
+
+/// A certificate in PEM, and its key. A server's name is its address.
+fn sign(issuer: &Issuer<'_, KeyPair>, name: &str, purpose: ExtendedKeyUsagePurpose) -> Result<(String, KeyPair)> {
+    let addresses: Vec<String> = if purpose == ExtendedKeyUsagePurpose::ServerAuth { vec![name.to_owned()] } else { Vec::new() };
+    let mut params = CertificateParams::new(addresses)?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![purpose];
+    let key = KeyPair::generate()?;
+    Ok((params.signed_by(&key, issuer)?.pem(), key))
+}
+
+/// SHA-256 in hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -25,7 +25,7 @@ use tunnel::{Effort, Figures, Tunnel};
 
 const USAGE: &str = "\
 bench-tunnel [--bin FOLDER]... [--rounds N] [--megabytes N] [--held N] [--only WORD]... [--quick]
-  --bin        where muster-hub, muster and musterd are; the first folder that has one wins
+  --bin        where muster-hub, muster and musterd (beside it musterd-session) are; the first folder that has one wins
   --rounds     rounds over all tunnels (3)
   --megabytes  size of each bulk transfer (512)
   --held       connections held for the memory figure (1000)

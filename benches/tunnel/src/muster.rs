@@ -21,7 +21,7 @@ pub(crate) struct Muster {
     daemon: Process,
 }
 
-/// Where our three programs are.
+/// Where our programs are; `musterd-session` is beside `musterd`.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     /// `muster-hub`
@@ -55,10 +55,14 @@ impl Muster {
         let config = device.join("config.toml");
         fs::write(
             &config,
-            format!("state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\npolicy = \"{at}/policy.toml\"\n[identity]\nserial = \"bench\"\n"),
+            format!(
+                "state_dir = \"{at}/state\"\nrun_dir = \"{at}/run\"\npolicy = \"{at}/policy.toml\"\nanchor = \"{at}/hub.json\"\n\
+                 session_dir = \"{at}/sessions\"\n[identity]\nserial = \"bench\"\n"
+            ),
         )?;
-        // Started as root, the daemon gives a terminal only where the policy says so.
-        fs::write(device.join("policy.toml"), "[terminal]\nusers = [\"root\"]\n")?;
+        // Sessions run as whoever runs this: then their processes are the daemon's children, and count.
+        let own_user = if rustix::process::geteuid().is_root() { "\"root\"" } else { "true" };
+        fs::write(device.join("policy.toml"), format!("own_user = {own_user}\n"))?;
         let muster = |arguments: &[&str]| output(muster(&programs.cli, folder, &url, &token).args(arguments));
         let made: Value = serde_json::from_str(&muster(&["token", "create", "--project", "lab", "--admit", "auto", "--json"])?)?;
         let enrol = made["token"].as_str().context("no enrolment token")?;

@@ -467,12 +467,11 @@ impl Instance {
 
     fn signal(&self, id: u32, name: &str) {
         let (Some(leader), Some(signal)) = (self.leaders.get(&id), signals::signal_of(name)) else { return };
-        // The number of a leader that was collected may be anybody's by now.
-        if !self.children.contains_key(&leader.as_raw_nonzero().get()) {
-            return;
+        // Numbers come back: only what descends from us is signalled, whoever leads a group of this number by now.
+        let group = processes::foreground(*leader).unwrap_or(*leader);
+        for pid in processes::of_group(group, &self.group.pids()) {
+            let _ = rustix::process::kill_process(pid, signal);
         }
-        // Only a process of the visitor's own session can be in its terminal's foreground (tcsetpgrp(3)).
-        let _ = rustix::process::kill_process_group(processes::foreground(*leader).unwrap_or(*leader), signal);
     }
 
     // ---- Ends ------------------------------------------------------------------------------------------------------
@@ -484,7 +483,9 @@ impl Instance {
             if collected.pid == self.side.as_raw_nonzero().get() {
                 self.gone = true;
             }
-            if let Some(Some(id)) = self.children.remove(&collected.pid) {
+            if let Some(Some(id)) = self.children.remove(&collected.pid)
+                && !self.gone
+            {
                 let (code, signal) = signals::outcome(std::os::unix::process::ExitStatusExt::from_raw(collected.status));
                 let used = self.used().1;
                 self.tell(&Told::Exited { id, code, signal, used }, &[]);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use musterd::account::Account;
-use musterd::handoff::{LIVE, START_SOCKET};
+use musterd::handoff::{LAST_WORDS, LIVE, START_SOCKET};
 use musterd::log::{error, info, warn};
 use musterd::processes;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -107,9 +107,9 @@ fn serve(places: &Places, connection: OwnedFd) -> io::Result<Pid> {
 
 /// The directories, as the package's `tmpfiles.d` makes them.
 fn prepare(places: &Places, group: u32) -> io::Result<()> {
-    for (dir, mode, group) in [(places.run.clone(), 0o750, group), (places.run.join(LIVE), 0o770, group), (places.state.clone(), 0o700, 0)]
-    {
-        make(&dir, mode, group)?;
+    let (live, last) = (places.run.join(LIVE), places.run.join(LAST_WORDS));
+    for (dir, mode, group) in [(&places.run, 0o750, group), (&live, 0o750, group), (&last, 0o770, group), (&places.state, 0o700, 0)] {
+        make(dir, mode, group)?;
     }
     Ok(())
 }

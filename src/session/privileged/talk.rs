@@ -12,7 +12,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use musterd::handoff::{Do, Handoff, LINE_MAX, Say, line};
+use musterd::handoff::{Do, Handoff, LAST_WORDS, LINE_MAX, Say, line};
 use rustix::fs::Mode;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -22,7 +22,7 @@ const HANDOFF: Duration = Duration::from_secs(5);
 const DO_MAX: usize = 4096;
 /// Lines that wait for the daemon; then the oldest go.
 const WAITING_MAX: usize = 64;
-/// Connections at once.
+/// Connections at once; then the oldest goes that is only a question, or the oldest.
 const CONNECTIONS_MAX: usize = 8;
 
 /// Reads the daemon's first line and the descriptors that come with it.
@@ -113,7 +113,11 @@ impl Talk {
     /// Hears all who have said something; `live` is what they are answered. What is asked for comes out.
     pub(super) fn hear(&mut self, live: &Say) -> Vec<Do> {
         while let Ok((stream, _)) = self.listener.accept() {
-            if self.peers.len() < CONNECTIONS_MAX && stream.set_nonblocking(true).is_ok() {
+            // The newest is served: a daemon in the wrong hands must not keep root out.
+            if self.peers.len() >= CONNECTIONS_MAX {
+                self.peers.remove(self.peers.iter().position(|peer| !peer.attached).unwrap_or(0));
+            }
+            if stream.set_nonblocking(true).is_ok() {
                 self.peers.push(Peer { stream, heard: Vec::new(), attached: false });
             }
         }
@@ -168,11 +172,13 @@ impl Talk {
 impl Drop for Talk {
     fn drop(&mut self) {
         // What nobody was there to hear: the next daemon reads it, and removes it.
-        if !self.waiting.is_empty() {
+        if !self.waiting.is_empty()
+            && let (Some(run), Some(name)) = (self.socket.ancestors().nth(2), self.socket.file_stem())
+        {
             let text: Vec<u8> = self.waiting.iter().flat_map(line).collect();
-            let path = self.socket.with_extension("report");
-            let file = fs::File::options().write(true).create_new(true).mode(0o640).open(&path);
-            let group = self.socket.parent().and_then(|dir| fs::metadata(dir).ok()).map(|metadata| metadata.gid());
+            let dir = run.join(LAST_WORDS);
+            let file = fs::File::options().write(true).create_new(true).mode(0o640).open(dir.join(name).with_extension("report"));
+            let group = fs::metadata(&dir).ok().map(|metadata| metadata.gid());
             let _ = file.and_then(|mut file| file.write_all(&text).and_then(|()| std::os::unix::fs::fchown(&file, None, group)));
         }
         let _ = fs::remove_file(&self.socket);
