@@ -32,8 +32,10 @@ mod lab;
 #[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]
 #[path = "../e2e/netns.rs"]
 mod netns;
+#[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]
 #[path = "../e2e/process.rs"]
 mod process;
+#[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]
 #[path = "../e2e/programs.rs"]
 mod programs;
 #[expect(dead_code, reason = "shared with the end-to-end tests, which use the rest")]

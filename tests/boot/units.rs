@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::lab::HEARTBEAT_S;
 use crate::robot::{ROBOT, Robot};
 use crate::steps::Steps;
 
@@ -19,6 +20,9 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     });
     steps.first("the units start", || {
         let shell = robot.shell();
+        shell.ok(&format!(
+            "printf '[identity]\\nserial = \"{ROBOT}\"\\n[heartbeat]\\nevery_s = {HEARTBEAT_S}\\n' > /etc/musterd/config.toml"
+        ));
         shell.ok("systemctl enable --now musterd-session.socket musterd.service");
         shell.becomes("the units are active", Duration::from_secs(30), "systemctl is-active musterd.service musterd-session.socket")
     });
@@ -37,7 +41,6 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
         let token = robot.lab.enrolment_token(&["--project", "lab", "--admit", "auto", "--uses", "1"]);
         let url = robot.lab.url.clone();
         let shell = robot.shell();
-        shell.ok(&format!("printf '[identity]\\nserial = \"{ROBOT}\"\\n[heartbeat]\\nevery_s = 2\\n' > /etc/musterd/config.toml"));
         shell.ok(&format!("musterd enrol --user pi {url} {token}"))
     });
     steps.first("is online at the hub", || {
