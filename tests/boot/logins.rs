@@ -50,6 +50,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     steps.step("with `ask = true` a visitor waits, cannot approve it themselves, and somebody outside can", || {
         let waits = "while [ ! -s /tmp/code ]; do sleep 0.2; done; musterd approve $(cat /tmp/code); echo answer-$?";
         robot.shell().ok("rm -f /tmp/code");
+        robot.policy(POLICY);
         let inside = robot.window("eve", waits);
         robot.policy(&format!("{POLICY}\n[ask]\nask = true\napprovers = [\"eve\", \"guest\"]"));
         let mut asking = Process::start("asking", robot.lab.folder(), robot.lab.muster(&["shell", ROBOT, "--", "echo let in"]));

@@ -10,6 +10,7 @@ use crate::steps::Steps;
 pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     steps.first("programs and units are put in, users made", || {
         let shell = robot.shell();
+        assert_eq!((shell.run("exit 7").code, shell.run("false").code), (7, 1), "an exit code comes back");
         shell.ok("tar -C / -xf /dev/vdb");
         shell.ok("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload");
         shell.ok("id musterd; id musterd-net; stat -c '%n %a %U:%G' /run/musterd-session /run/musterd-session/live /var/lib/musterd-session /etc/musterd")
@@ -34,7 +35,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
              for cap in CapPrm CapEff CapInh CapAmb CapBnd; do grep -q \"^$cap:.*0000000000000000\" /proc/$pid/status || exit 1; done\n\
              grep -q 'NoNewPrivs:.*1' /proc/$pid/status && grep -q 'Seccomp:.*2' /proc/$pid/status\n\
              [ \"$(cat /proc/$pid/oom_score_adj)\" = -500 ]\n\
-             ! nsenter -t $pid -m -- touch /etc/x /home/x /usr/x 2>/dev/null\n\
+             for file in /etc/x /home/x /usr/x /var/x; do if nsenter -t $pid -m -- touch $file 2>/dev/null; then exit 1; fi; done\n\
              [ \"$(readlink /proc/$pid/ns/user)\" != \"$(readlink /proc/self/ns/user)\" ]")
     });
     steps.first("enrols with `--user pi`", || {
