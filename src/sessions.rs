@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_proto::id::SessionId;
 use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
@@ -21,14 +22,24 @@ use crate::log::{debug, info, warn};
 const REMEMBERED: usize = 256;
 /// What one session is told at once; it ends with the first.
 const TOLD_MAX: usize = 4;
+/// A daemon that was killed may have handed an order over just before: its session has a socket by then.
+const BEGINS: Duration = Duration::from_secs(2);
+/// Between two looks for that socket.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs until the daemon stops; the sessions go on.
 pub(crate) async fn run(daemon: Arc<Daemon>, mut commands: Receiver<Command>) {
     let mut sessions = Sessions { live: BTreeMap::new(), seen: VecDeque::new(), tasks: JoinSet::new(), daemon };
     sessions.find_again().await;
     let daemon = Arc::clone(&sessions.daemon);
+    let (mut found_all, again) = (false, tokio::time::sleep(BEGINS));
+    tokio::pin!(again);
     loop {
         tokio::select! {
+            () = &mut again, if !found_all => {
+                found_all = true;
+                sessions.find_again().await;
+            }
             command = commands.recv() => match command {
                 Some(Command::Order(SessionOrder::Open(order))) => sessions.open(order),
                 Some(Command::Order(SessionOrder::End { session, reason })) => sessions.end(&session, &reason),
@@ -59,17 +70,25 @@ impl Sessions {
             Ok(OrderKind::Run { .. }) => return warn!("an order for a run came on the sessions' lane; ignored"),
             Err(error) => return warn!("a session order is ignored: {error}"),
         };
-        if self.seen.contains(&session) || self.live.contains_key(&session) {
+        if !self.see(&session) {
             return;
+        }
+        match living::hand_over(&self.daemon, session.as_str(), order, None) {
+            Ok(conversation) => self.follow(session, conversation, None),
+            Err(Refusal { code, message }) => refuse(&self.daemon, session, code, message),
+        }
+    }
+
+    /// Whether this session is new to this daemon.
+    fn see(&mut self, session: &SessionId) -> bool {
+        if self.seen.contains(session) || self.live.contains_key(session) {
+            return false;
         }
         if self.seen.len() >= REMEMBERED {
             self.seen.pop_front();
         }
         self.seen.push_back(session.clone());
-        match living::hand_over(&self.daemon, session.as_str(), order, None) {
-            Ok(conversation) => self.follow(session, conversation, None),
-            Err(Refusal { code, message }) => refuse(&self.daemon, session, code, message),
-        }
+        true
     }
 
     fn follow(&mut self, session: SessionId, conversation: Conversation, known: Option<Live>) {
@@ -102,12 +121,16 @@ impl Sessions {
     async fn find_again(&mut self) {
         for (name, said) in living::last_words(&self.daemon.config) {
             let Ok(session) = name.parse::<SessionId>() else { continue };
+            // Nobody was told any of it.
             for say in said {
-                hear(&self.daemon, &session, say, false);
+                hear(&self.daemon, &session, say, true);
             }
         }
         for (name, path) in living::sockets(&self.daemon.config) {
             let Ok(session) = name.parse::<SessionId>() else { continue };
+            if !self.see(&session) {
+                continue;
+            }
             match living::attach(&path).await {
                 Some((_, live)) if live.lingers => debug!("what session {session} left behind lingers"),
                 Some((conversation, live)) => {
@@ -128,17 +151,29 @@ async fn follow(
     mut told: Receiver<Do>,
     known: Option<Live>,
 ) -> SessionId {
-    let mut opened = known.is_some();
+    let (mut opened, mut told_opened) = (known.is_some(), false);
     if let Some(live) = known {
         add(&daemon, &session, live);
     }
     loop {
         tokio::select! {
             said = conversation.next() => match said {
+                // Handed over by a daemon before this one, and the order came again.
+                Some(Say::Refused { code, message }) if code == "order_used" => match begun(&daemon, &session).await {
+                    Some((found, live)) => {
+                        (conversation, opened) = (found, true);
+                        add(&daemon, &session, live);
+                    }
+                    None => {
+                        refuse(&daemon, session.clone(), &code, message);
+                        return session;
+                    }
+                },
                 Some(say) => {
                     let over = matches!(say, Say::Closed(_) | Say::Refused { .. });
-                    let first = !opened && matches!(say, Say::Opened(_));
-                    opened |= first;
+                    // What answers who attached was taken by that; this one waited for somebody to be told.
+                    let first = !told_opened && matches!(say, Say::Opened(_));
+                    (opened, told_opened) = (opened || first, told_opened || first);
                     hear(&daemon, &session, say, first);
                     if over {
                         return session;
@@ -157,6 +192,22 @@ async fn follow(
             () = daemon.stopped() => return session,
         }
     }
+}
+
+/// The session itself, once it answers.
+async fn begun(daemon: &Daemon, session: &SessionId) -> Option<(Conversation, Live)> {
+    let look = async {
+        loop {
+            let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == session.as_str());
+            if let Some((_, path)) = socket
+                && let Some(found) = living::attach(&path).await
+            {
+                return found;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(BEGINS, look).await.ok()
 }
 
 fn hear(daemon: &Daemon, session: &SessionId, say: Say, first: bool) {

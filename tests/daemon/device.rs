@@ -112,6 +112,19 @@ impl Device {
         self.running = Some(command.arg("run").stdin(Stdio::null()).stderr(log).spawn().unwrap());
     }
 
+    /// Starts the daemon and waits until it is online. As under a supervisor it is started again where it ends at once: a child that its
+    /// predecessor was just making when it was killed has that one's sockets for a moment.
+    pub(crate) fn start_supervised(&mut self, hub: &StubHub) {
+        let births = hub.births().len();
+        self.start();
+        wait_for("the next birth", || {
+            if self.running.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.start();
+            }
+            (hub.births().len() > births).then_some(())
+        });
+    }
+
     /// Where these tests are root's, the device is given to a user without privileges, as under its unit.
     pub(crate) fn without_privileges(&mut self) {
         const NOBODY: u32 = 65_534;

@@ -146,8 +146,12 @@ impl StubHub {
 
     /// Orders a session, signed.
     pub(crate) fn open(&self, open: &Value) {
-        let order = self.authority.sign(&session_order(&self.device_key(), open));
-        self.send("session", &on_the_wire("open", &order));
+        self.send("session", &self.sign_session(open));
+    }
+
+    /// An order for a session, as it travels.
+    pub(crate) fn sign_session(&self, open: &Value) -> Value {
+        on_the_wire("open", &self.authority.sign(&session_order(&self.device_key(), open)))
     }
 
     /// Orders a run, signed.

@@ -1,6 +1,6 @@
 //! Orders to open sessions: what is refused, what is started, and what outlives the daemon.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -162,6 +162,43 @@ fn a_session_outlives_the_daemon_and_is_found_again() {
     assert_eq!(closed["reason"], "the user left");
     assert_eq!(device.status()["sessions"], json!([]));
     assert_eq!(hub.events("session_opened").len(), 1);
+}
+
+#[test]
+fn killed_at_any_moment_no_session_is_begun_twice_nor_lost_from_sight() {
+    let hub = StubHub::start();
+    let mut device = Device::online(&hub, "");
+    let mut rounds = 0;
+    for (index, micros) in [0u64, 1000, 3000, 6000, 10_000, 15_000, 20_000, 40_000, 80_000].into_iter().enumerate() {
+        let session = format!("sz{}", char::from(b'a' + u8::try_from(index).unwrap()).to_string().repeat(14));
+        let order = hub.sign_session(&order(&hub, &session, now()));
+        hub.send("session", &order);
+        let until = Instant::now() + Duration::from_micros(micros);
+        wait_for("the moment", || (Instant::now() >= until).then_some(()));
+        device.kill();
+        device.start_supervised(&hub);
+        // What was not acknowledged comes again; every second time it was.
+        if index % 2 == 0 {
+            hub.send("session", &order);
+            wait_for("the session", || device.visits().iter().any(|visit| visit["name"] == session.as_str()).then_some(()));
+        }
+        wait_for("a list that is right", || {
+            let (here, known) = (device.visits(), device.status()["sessions"].clone());
+            let known = known.as_array().unwrap();
+            (here.len() == known.len() && here.iter().all(|visit| known.iter().any(|known| known["session"] == visit["name"])))
+                .then_some(())
+        });
+        rounds += 1;
+    }
+    assert_eq!(rounds, 9);
+    assert_eq!(hub.events("session_failed"), [] as [Value; 0]);
+    assert!(device.visits().len() >= 5, "{:?}", device.visits());
+    // What the killed daemon had in its hands may be lost; nothing is told twice.
+    let events = hub.events("session_opened");
+    let mut told: Vec<_> = events.iter().map(|event| event["session"].as_str().unwrap()).collect();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told.len(), events.len(), "{events:?}");
 }
 
 #[test]
