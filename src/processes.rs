@@ -232,7 +232,10 @@ mod tests {
     #[test]
     fn a_line_of_proc_is_read_whatever_the_name() {
         let line = "12 (a) b) S 7 12 11 0 -1 4194560 100 0 0 0 30 12 0 0 20 0 1 0 555 1000000 250 18446744073709551615 1 1 0";
-        assert_eq!(stat(line), Some(Stat { parent: 7, group: 12, session: 11, foreground: -1, dead: false, ticks: 42, started: 555, pages: 250 }));
+        assert_eq!(
+            stat(line),
+            Some(Stat { parent: 7, group: 12, session: 11, foreground: -1, dead: false, ticks: 42, started: 555, pages: 250 })
+        );
         assert_eq!(stat(&line.replace(" S ", " Z ")).map(|stat| stat.dead), Some(true));
         assert_eq!(stat("garbage"), None);
         assert_eq!(stat("12 (sh) S 7"), None);

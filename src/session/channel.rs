@@ -175,6 +175,8 @@ impl Channel {
         let received = loop {
             match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
                 Err(Errno::INTR) => {}
+                // It ended with messages of ours unread.
+                Err(Errno::CONNRESET) => return Ok(None),
                 other => break other?,
             }
         };

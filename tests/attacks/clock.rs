@@ -13,7 +13,13 @@ const HUB: &str = "a hostile hub";
 pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
     let hub = Signer::hub(ground);
     // An order says that it is this much later, and the window is open only then.
-    for (what, ahead) in [("7 days ahead", 7 * DAY + 3 * HOUR), ("8 days ahead", 8 * DAY), ("1 day ahead", DAY), ("7 days back", 3 * HOUR - 7 * DAY), ("8 days back", -8 * DAY)] {
+    for (what, ahead) in [
+        ("7 days ahead", 7 * DAY + 3 * HOUR),
+        ("8 days ahead", 8 * DAY),
+        ("1 day ahead", DAY),
+        ("7 days back", 3 * HOUR - 7 * DAY),
+        ("8 days back", -8 * DAY),
+    ] {
         let windows = window(now() + ahead);
         ground.policy(&format!("{}[when]\nwindows = [\"{windows}\"]\nunsynchronised = \"allow\"\n", ground.usual_policy()));
         let answer = hand_over(ground, hub.sign(&dated(hostile::session(ground), now() + ahead)));
@@ -27,7 +33,13 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
     let mut handoff = hostile::handoff(ground, hub.sign(&hostile::session(ground)));
     handoff.floor = now() + 8 * DAY;
     let answer = hostile::send(ground, &musterd::handoff::line(&handoff), &[]);
-    table.row(7, "a time of the hub's 8 days ahead, told by the daemon", "a daemon taken over", answer.text(), answer.is_refused("policy_time"));
+    table.row(
+        7,
+        "a time of the hub's 8 days ahead, told by the daemon",
+        "a daemon taken over",
+        answer.text(),
+        answer.is_refused("policy_time"),
+    );
     // None of that has moved anything: a window that is open now lets in, where the owner lets the clock be as it is.
     ground.policy(&format!("{}[when]\nwindows = [\"{}\"]\nunsynchronised = \"allow\"\n", ground.usual_policy(), window(now())));
     let answer = hand_over(ground, hub.sign(&hostile::session(ground)));
@@ -37,7 +49,13 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
     ground.policy(&format!("{}[when]\nwindows = [\"{}\"]\n", ground.usual_policy(), window(now() + 8 * DAY)));
     for (what, t) in [("now", now()), ("8 days ahead", now() + 8 * DAY)] {
         let answer = hand_over(ground, hub.sign(&dated(hostile::session(ground), t)));
-        table.row(7, format!("a closed window without \"allow\", an order dated {what}"), HUB, answer.text(), matches!(answer, Answer::Refused(..)));
+        table.row(
+            7,
+            format!("a closed window without \"allow\", an order dated {what}"),
+            HUB,
+            answer.text(),
+            matches!(answer, Answer::Refused(..)),
+        );
     }
     ground.policy(&ground.usual_policy());
     let (code, said) = ground.owner.clone().does(ground.lab, "echo served");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ground::{EVE, GUEST, Ground, NET, PI, ROBOT, command_line, processes_of};
+use crate::ground::{EVE, GUEST, Ground, PI, ROBOT, command_line, processes_of};
 use crate::lab::{SOON, ok};
 use crate::people::Person;
 use crate::process::Process;
@@ -18,17 +18,29 @@ const WAYS: [(&str, &str); 14] = [
     ("a double fork", "(setsid sh -c '(sleep 88003 &) &' &)"),
     ("ignoring HUP, TERM and INT", "perl -e '$0 = \"88004\"; $SIG{$_} = \"IGNORE\" for qw(HUP TERM INT QUIT PIPE); sleep 1 while 1' &"),
     ("stopped", "sh -c 'exec perl -e \"\\$0 = q(88005); kill STOP, \\$\\$; sleep 999\"' &"),
-    ("a daemon with closed descriptors", "setsid perl -e '$0 = \"88006\"; close $_ for *STDIN, *STDOUT, *STDERR; chdir \"/\"; fork and exit; sleep 999' &"),
+    (
+        "a daemon with closed descriptors",
+        "setsid perl -e '$0 = \"88006\"; close $_ for *STDIN, *STDOUT, *STDERR; chdir \"/\"; fork and exit; sleep 999' &",
+    ),
     ("a reaper of its own (PR_SET_CHILD_SUBREAPER)", "perl -e '$0 = \"88007\"; syscall(SYS, 36, 1, 0, 0, 0); fork; fork; sleep 999' &"),
-    ("a user and process namespace of its own", "unshare --user --map-root-user --pid --fork --mount-proc sh -c 'setsid sleep 88008' 2> /dev/null &"),
-    ("always a new process (fork and exit)", "setsid perl -e '$0 = \"88009\"; $SIG{HUP} = $SIG{TERM} = \"IGNORE\"; while (1) { fork and exit; select undef, undef, undef, 0.002 }' &"),
+    (
+        "a user and process namespace of its own",
+        "unshare --user --map-root-user --pid --fork --mount-proc sh -c 'setsid sleep 88008' 2> /dev/null &",
+    ),
+    (
+        "always a new process (fork and exit)",
+        "setsid perl -e '$0 = \"88009\"; $SIG{HUP} = $SIG{TERM} = \"IGNORE\"; while (1) { fork and exit; select undef, undef, undef, 0.002 }' &",
+    ),
     (
         "two that watch over each other",
         "setsid perl -e '$0 = \"88010\"; $SIG{HUP} = $SIG{TERM} = \"IGNORE\"; while (1) { my $p = fork; if ($p) { waitpid $p, 0 } \
          else { my $q = getppid; select undef, undef, undef, 0.01 while getppid == $q } }' &",
     ),
     ("a terminal of its own (script)", "setsid script -qfc 'sleep 88011' /dev/null < /dev/null > /dev/null 2>&1 &"),
-    ("another control group", "setsid sh -c 'for f in $(find /sys/fs/cgroup -maxdepth 3 -name cgroup.procs); do echo $$ > $f; done 2> /dev/null; sleep 88012' &"),
+    (
+        "another control group",
+        "setsid sh -c 'for f in $(find /sys/fs/cgroup -maxdepth 3 -name cgroup.procs); do echo $$ > $f; done 2> /dev/null; sleep 88012' &",
+    ),
     ("a low OOM score and a name of the kernel's", "setsid perl -e '$0 = \"[kworker/88013]\"; sleep 999' &"),
     ("the name of our own program", "setsid perl -e '$0 = \"musterd-session net 88014\"; sleep 999' &"),
 ];
@@ -96,7 +108,13 @@ fn ends(ground: &mut Ground<'_>, table: &mut Table) {
         let began = Instant::now();
         let shell = end(ground, shell);
         let gone = ground.is_empty(Duration::from_secs(10));
-        table.row(5, format!("past the end by {what}"), EVE, format!("{} processes after {} ms", processes_of(EVE).len(), began.elapsed().as_millis()), gone);
+        table.row(
+            5,
+            format!("past the end by {what}"),
+            EVE,
+            format!("{} processes after {} ms", processes_of(EVE).len(), began.elapsed().as_millis()),
+            gone,
+        );
         throw_out(EVE);
         drop(shell);
     };
@@ -159,9 +177,11 @@ fn killed_parts(ground: &mut Ground<'_>, table: &mut Table) {
     ] {
         let mut shell = guest.shell(lab, "killed", &all_ways());
         under_way(GUEST);
-        kill_process(Pid::from_raw(pick(ground.parts())).unwrap(), Signal::KILL).unwrap();
+        let parts = ground.parts();
+        kill_process(Pid::from_raw(pick(parts)).unwrap(), Signal::KILL).unwrap();
         let gone = ground.is_empty(Duration::from_secs(15));
-        let left = processes_of(GUEST).len() + processes_of(NET).len();
+        let ours = [parts.privileged, parts.side].into_iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()).count();
+        let left = processes_of(GUEST).len() + ours;
         table.row(5, format!("{what}: what a visitor started lives on"), GUEST, format!("{left} processes"), gone && left == 0);
         throw_out(GUEST);
         shell.kill();
@@ -174,16 +194,31 @@ fn runs(ground: &mut Ground<'_>, table: &mut Table) {
     let mut run = Process::start("run-ways", lab.folder(), owner.muster(lab, &["run", ROBOT, "--timeout", "4s", "--", &all_ways()]));
     let code = run.ended(Duration::from_secs(40)).code();
     let gone = ground.is_empty(Duration::from_secs(10));
-    table.row(5, "all ways at once from a run, past its time", PI, format!("exit code {code:?}, {} processes", processes_of(PI).len()), gone && code == Some(124));
+    table.row(
+        5,
+        "all ways at once from a run, past its time",
+        PI,
+        format!("exit code {code:?}, {} processes", processes_of(PI).len()),
+        gone && code == Some(124),
+    );
     throw_out(PI);
 
-    for (what, pick) in [("the collector", (|parts: crate::ground::Parts| parts.side) as fn(crate::ground::Parts) -> i32), ("the privileged part", |parts| parts.privileged)] {
+    for (what, pick) in [
+        ("the collector", (|parts: crate::ground::Parts| parts.side) as fn(crate::ground::Parts) -> i32),
+        ("the privileged part", |parts| parts.privileged),
+    ] {
         let mut run = Process::start("run-killed", lab.folder(), owner.muster(lab, &["run", ROBOT, "--", &all_ways()]));
         under_way(PI);
         kill_process(Pid::from_raw(pick(ground.parts())).unwrap(), Signal::KILL).unwrap();
         let gone = ground.is_empty(Duration::from_secs(15));
         let code = run.ended(Duration::from_secs(40)).code();
-        table.row(5, format!("{what} of a run is killed: its command lives on"), PI, format!("exit code {code:?}, {} processes", processes_of(PI).len()), gone);
+        table.row(
+            5,
+            format!("{what} of a run is killed: its command lives on"),
+            PI,
+            format!("exit code {code:?}, {} processes", processes_of(PI).len()),
+            gone,
+        );
         throw_out(PI);
     }
 }

@@ -63,7 +63,7 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
         format!("wss://{ELSEWHERE}:{port}?127.0.0.1"),
         format!("ws://127.0.0.1:{own}/x"),
         format!("http://{ELSEWHERE}:{port}/x"),
-        format!("unix:///run/x.sock"),
+        "unix:///run/x.sock".to_owned(),
         "wss://".to_owned(),
     ] {
         let answer = hand_over(ground, hub.sign(&hostile::session_at(ground, &relay)));
@@ -73,7 +73,8 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
         }
         let shown = relay.replace(&port.to_string(), "PORT").replace(&own.to_string(), "HUBPORT");
         // One whose host is the hub's after all dials the hub: it is not sent elsewhere.
-        let held = lure.came() == 0 && (matches!(answer, Answer::Refused(..)) || shown.starts_with("wss://127.0.0.1#") || shown.starts_with("wss://127.0.0.1\\"));
+        let held = lure.came() == 0
+            && (matches!(answer, Answer::Refused(..)) || shown.starts_with("wss://127.0.0.1#") || shown.starts_with("wss://127.0.0.1\\"));
         table.row(8, format!("relay {shown}"), HUB, answer.text(), held);
         ground.clear();
     }
@@ -91,7 +92,12 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
 
     // A target of the local network through a session, past [tcp].
     let inner = Lure::at("127.0.0.1");
-    for target in [format!("{}", inner.address.port()), format!("127.0.0.1:{}", inner.address.port()), format!("{ELSEWHERE}:{port}"), "/run/dbus/system_bus_socket".to_owned()] {
+    for target in [
+        format!("{}", inner.address.port()),
+        format!("127.0.0.1:{}", inner.address.port()),
+        format!("{ELSEWHERE}:{port}"),
+        "/run/dbus/system_bus_socket".to_owned(),
+    ] {
         let before = inner.came() + lure.came();
         let reached = forwards(ground, &target, || inner.came() + lure.came() > before);
         let shown = target.replace(&inner.address.port().to_string(), "PORT").replace(&port.to_string(), "PORT");
@@ -108,7 +114,8 @@ fn forwards(ground: &Ground<'_>, target: &str, reached: impl Fn() -> bool) -> bo
     let local = crate::lab::free_port();
     let owner = ground.owner.clone();
     let mut forward = owner.muster(ground.lab, &["forward", ROBOT, &format!("{local}:{target}")]);
-    let mut child = forward.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        forward.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
     let mut stream = eventually("the port listens here", SOON, || std::net::TcpStream::connect(("127.0.0.1", local)).ok());
     // A target that is refused ends the connection.
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -79,14 +79,23 @@ fn terminals(ground: &mut Ground<'_>, table: &mut Table) {
     ];
     let mut attacks = Vec::new();
     for place in &places {
-        let short = place.replace(&shell.to_string(), "PID").replace(&parts.privileged.to_string(), "PRIV").replace(&parts.side.to_string(), "NET");
+        let short =
+            place.replace(&shell.to_string(), "PID").replace(&parts.privileged.to_string(), "PRIV").replace(&parts.side.to_string(), "NET");
         attacks.push((format!("write on {short}"), format!("echo {FORGED} > {place}")));
         attacks.push((format!("read the keys at {short}"), format!("timeout 1 head -c 10 {place} | grep -q .")));
-        attacks.push((format!("push keys into {short} (TIOCSTI)"), format!("perl -e 'open T, \"<\", \"{place}\" or die $!; ioctl T, 0x5412, $_ or die $! for split //, \"id\\n\"'")));
+        attacks.push((
+            format!("push keys into {short} (TIOCSTI)"),
+            format!("perl -e 'open T, \"<\", \"{place}\" or die $!; ioctl T, 0x5412, $_ or die $! for split //, \"id\\n\"'"),
+        ));
     }
     attacks.push(("write(1) to the other".into(), format!("echo {FORGED} | write {PI}")));
     attacks.push(("the other's environment".into(), format!("cat /proc/{shell}/environ | grep -q .")));
-    attacks.push(("a file that a session left open for its shell".into(), "for f in /proc/$$/fd/*; do case ${f##*/} in 0|1|2|255) ;; *) [ -e $f ] && readlink $f; esac; done | grep -v '/proc/.*fd$' | grep .".into()));
+    attacks.push((
+        "a descriptor that was left open for it".into(),
+        "perl -e 'opendir D, \"/proc/self/fd\"; @o = grep { $_ > 2 && readlink(\"/proc/self/fd/$_\") !~ m{^/proc/} } grep /^\\d+$/, readdir D; \
+         print \"@o\"; exit !@o'"
+            .into(),
+    ));
     let attacks: Vec<(&str, String)> = attacks.iter().map(|(what, line)| (what.as_str(), line.clone())).collect();
     // The victim types while they listen.
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -118,7 +127,7 @@ fn homes(ground: &mut Ground<'_>, table: &mut Table) {
     let proof = ground.at("proof/planted").display().to_string();
     let (private, run) = (ground.at("priv"), ground.at("run"));
     let _other = owner.shell(ground.lab, "linked", "echo here; umask 077; echo mine > /tmp/muster-t-mine; exec sleep 600");
-    let live = ground.living()[0]["name"].as_str().unwrap().to_owned();
+    let live = ground.only_one();
     eve.tries(
         ground,
         table,
@@ -146,7 +155,8 @@ fn homes(ground: &mut Ground<'_>, table: &mut Table) {
 
     // Whom a visitor may become is the policy's word.
     for user in [PI, "root", "daemon", "#0", "musterd-net"] {
-        let (code, said) = crate::ground::told(&eve.muster(ground.lab, &["shell", ROBOT, "--user", user, "--", "id -un"]).output().unwrap());
+        let (code, said) =
+            crate::ground::told(&eve.muster(ground.lab, &["shell", ROBOT, "--user", user, "--", "id -un"]).output().unwrap());
         table.row(3, format!("ask to become {user}"), EVE, said, code != 0);
     }
     let (code, said) = eve.does(ground.lab, "sudo -n true 2>&1 || su -c true < /dev/null");

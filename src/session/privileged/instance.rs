@@ -502,6 +502,12 @@ impl Instance {
         // Its last words may lie in the channel still.
         self.consent = None;
         processes::signal(&[self.side], Signal::KILL);
+        // Its end is seen before its files are closed, and by the lock among a run's files the daemon knows that nobody is at it.
+        let until = Instant::now() + LAST_WORDS;
+        while processes::start_time(self.side).is_some() && Instant::now() < until {
+            self.told_to_end |= self.wait(signals, Some(Duration::from_millis(20))).1;
+            self.collect();
+        }
         while let Ok(Some((ask, _))) = self.channel.receive::<Ask>() {
             if let Ask::Done(report) = ask {
                 self.report = Some(report);
