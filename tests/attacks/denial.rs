@@ -49,7 +49,7 @@ fn signals_and_limits(ground: &mut Ground<'_>, table: &mut Table, owner: &Person
         ("fill the privileged part's directory", format!("echo x > {}/x", private.display())),
         ("fill the directory of living sessions", format!("echo x > {}/live/x.sock", private.display())),
         ("remove the daemon's sockets", format!("rm -f {0}/control.sock {0}/metrics.sock", run.display())),
-        ("lower one's own OOM score", "echo 499 > /proc/self/oom_score_adj".to_owned()),
+        ("lower one's own OOM score", format!("echo {} > /proc/self/oom_score_adj", if may_pin_scores() { 499 } else { -1 })),
         ("raise one's own priority", "renice -n -5 -p $$".to_owned()),
         ("real-time priority", "chrt -f 50 true".to_owned()),
         (
@@ -108,6 +108,13 @@ fn runs(ground: &mut Ground<'_>, table: &mut Table, owner: &Person) {
     let ended = run.ended(SOON).code();
     let held = newest(ground)["state"] == "cancelled" && ground.is_empty(Duration::from_secs(10));
     table.row(2, "kill -STOP $PPID against a cancel", PI, format!("exit code {ended:?}, {}", newest(ground)["state"]), held);
+}
+
+/// Whether root may set a floor here below which nobody else lowers a score (CAP_SYS_RESOURCE, 24); containers often take it away.
+fn may_pin_scores() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & 1 << 24 != 0
 }
 
 fn newest(ground: &Ground<'_>) -> Value {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ground::{EVE, GUEST, Ground, NET, PI, ROBOT, command_line, processes_of};
+use crate::ground::{EVE, GUEST, Ground, PI, ROBOT, command_line, processes_of};
 use crate::lab::{SOON, ok};
 use crate::people::Person;
 use crate::process::Process;
@@ -177,9 +177,11 @@ fn killed_parts(ground: &mut Ground<'_>, table: &mut Table) {
     ] {
         let mut shell = guest.shell(lab, "killed", &all_ways());
         under_way(GUEST);
-        kill_process(Pid::from_raw(pick(ground.parts())).unwrap(), Signal::KILL).unwrap();
+        let parts = ground.parts();
+        kill_process(Pid::from_raw(pick(parts)).unwrap(), Signal::KILL).unwrap();
         let gone = ground.is_empty(Duration::from_secs(15));
-        let left = processes_of(GUEST).len() + processes_of(NET).len();
+        let ours = [parts.privileged, parts.side].into_iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()).count();
+        let left = processes_of(GUEST).len() + ours;
         table.row(5, format!("{what}: what a visitor started lives on"), GUEST, format!("{left} processes"), gone && left == 0);
         throw_out(GUEST);
         shell.kill();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use muster_proto::order::{Order, OrderKind, SignedOrder};
 use muster_proto::run::RunCommand;
 use musterd::handoff::{Do, line};
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::ground::{DAEMON, Ground};
 use crate::hostile::{self, Answer, Signer, hand_over};
@@ -33,7 +33,7 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
 fn sockets(ground: &mut Ground<'_>, table: &mut Table) {
     let (owner, eve) = (ground.owner.clone(), ground.eve.clone());
     let _other = owner.shell(ground.lab, "words", "echo here; exec sleep 600");
-    let name = ground.living()[0]["name"].as_str().unwrap().to_owned();
+    let name = ground.only_one();
     let (run, private) = (ground.at("run"), ground.at("priv"));
     let report = format!("{{\"say\":\"closed\",\"reason\":\"{}\"}}", "forged-words");
     eve.tries(
@@ -66,7 +66,7 @@ fn sockets(ground: &mut Ground<'_>, table: &mut Table) {
     );
     // Anybody may add a metric; never in the place of one of the device's own.
     eve.does(ground.lab, &format!("printf 'cpu 99\\nmem 99\\nlink 99\\n' | perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new(Peer => \"{}\") or die; print $s $_ while <STDIN>'", run.join("metrics.sock").display()));
-    assert_eq!(ground.living().len(), 1);
+    ground.only_one();
     ground.clear();
 }
 
@@ -74,6 +74,9 @@ fn try_order(ground: &Ground<'_>, table: &mut Table, what: &str, by: &str, order
     let answer = hand_over(ground, order);
     table.row(4, what, by, answer.text(), matches!(answer, Answer::Refused(..)));
 }
+
+/// What is changed in an order.
+type Change = fn(&mut Order);
 
 fn signatures(ground: &mut Ground<'_>, table: &mut Table) {
     let hub = Signer::hub(ground);
@@ -85,7 +88,7 @@ fn signatures(ground: &mut Ground<'_>, table: &mut Table) {
     let other = hub.sign(&hostile::session(ground));
     try_order(ground, table, "the signature of another order", TAKEN_OVER, SignedOrder { signature: other.signature, ..signed });
     // What is changed after it was signed: the signed bytes are the order's, so any change is another order.
-    let changes: [(&str, fn(&mut Order)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("another person", |order| open(order, |open| open.user = "eve@example.org".into())),
         ("another role", |order| open(order, |open| open.role = "maintain".into())),
         ("another relay", |order| open(order, |open| open.relay = "wss://127.0.0.1:9/x".into())),
@@ -215,6 +218,11 @@ fn handoffs(ground: &mut Ground<'_>, table: &mut Table) {
     let odd =
         [fs::File::open("/etc/shadow").unwrap().into(), fs::File::open("/").unwrap().into(), fs::File::open("/dev/zero").unwrap().into()];
     let answer = hostile::send(ground, &good(&hostile::run(ground, "touch /tmp/muster-t-odd-files")), &odd);
+    // Its collector can write nothing, and tries for a minute; nobody but the daemon is the worse for it.
+    for live in ground.living() {
+        let side = ground.parts_of(live["name"].as_str().unwrap()).side;
+        kill_process(Pid::from_raw(side).unwrap(), Signal::KILL).unwrap();
+    }
     ground.clear();
     let ran = std::path::Path::new("/tmp/muster-t-odd-files").exists();
     table.row(4, "handed over: odd descriptors instead of files", TAKEN_OVER, format!("{}, ran: {ran}", answer.text()), true);
@@ -233,7 +241,7 @@ fn handoffs(ground: &mut Ground<'_>, table: &mut Table) {
 fn live_directory(ground: &mut Ground<'_>, table: &mut Table) {
     let owner = ground.owner.clone();
     let mut shell = owner.shell(ground.lab, "hidden", "echo here; exec sleep 600");
-    let name = ground.living()[0]["name"].as_str().unwrap().to_owned();
+    let name = ground.only_one();
     let live = ground.at("priv/live");
     let dir = live.display();
     for (what, line) in [

@@ -65,7 +65,7 @@ impl<'a> Ground<'a> {
         flock(&alone, FlockOperation::LockExclusive).unwrap();
         let folder = tempfile::Builder::new().prefix("muster-attacks-").tempdir().unwrap();
         let owner = Person::owner(lab, PI);
-        let [eve, guest] = [(EVE_PERSON, EVE), ("guest@example.org", GUEST)].map(|(email, user)| Person::member(lab, email, user));
+        let [eve, guest] = [(EVE_PERSON, EVE), ("guest@example.org", GUEST)].map(|(email, user)| Person::collaborator(lab, email, user));
         let mut ground = Self { lab, folder, daemon: None, service: None, owner, eve, guest, _alone: alone };
         ground.make_users();
         ground.make_folders();
@@ -236,6 +236,7 @@ impl Drop for Ground<'_> {
         if let Some(daemon) = &mut self.daemon {
             daemon.kill();
         }
+        drop(self.daemon.take());
         drop(self.service.take());
         for user in USERS {
             for _ in 0..20 {
@@ -315,9 +316,14 @@ pub struct Parts {
 impl Ground<'_> {
     /// The processes of the only session that lives.
     pub fn parts(&self) -> Parts {
-        let all = self.living();
-        assert_eq!(all.len(), 1, "{all:?}");
-        self.parts_of(all[0]["name"].as_str().unwrap())
+        self.parts_of(&self.only_one())
+    }
+
+    /// The name of the only session or run that lives, once those that just ended are gone.
+    pub fn only_one(&self) -> String {
+        let only = || <[Value; 1]>::try_from(self.living()).ok();
+        let [live] = eventually("one session or run lives", SOON, only);
+        live["name"].as_str().unwrap().to_owned()
     }
 
     /// The processes of this session or run.

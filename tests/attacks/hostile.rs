@@ -80,7 +80,7 @@ impl Signer {
 #[derive(Debug)]
 pub enum Answer {
     /// It has begun, and lives as long as this connection is of use.
-    Opened(UnixStream),
+    Opened(#[expect(dead_code, reason = "held open")] UnixStream),
     /// It does not begin.
     Refused(String, String),
     /// The connection ended without a word.
@@ -108,12 +108,11 @@ pub fn now() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
+/// For an id of 15 characters of five bits each.
 fn random() -> [u8; 15] {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut bytes = [0; 15];
-    bytes[..8].copy_from_slice(&COUNT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-    bytes[8..12].copy_from_slice(&std::process::id().to_be_bytes());
-    bytes
+    let number = COUNT.fetch_add(1, Ordering::Relaxed) << 32 | u64::from(std::process::id());
+    std::array::from_fn(|at| u8::try_from(number.checked_shr(5 * u32::try_from(at).unwrap()).unwrap_or(0) & 31).unwrap())
 }
 
 /// An order for the device, otherwise good in all.
@@ -193,7 +192,7 @@ pub fn files(ground: &Ground<'_>) -> Vec<OwnedFd> {
         options.read(true).write(true).create(true).truncate(true);
         OwnedFd::from(options.open(ground.at(&format!("proof/{name}"))).unwrap())
     };
-    let number = u64::from_be_bytes(random()[..8].try_into().unwrap());
+    let number: String = random().iter().map(|five| format!("{five:02}")).collect();
     ["reports", "used", "lock"].iter().map(|name| open(&format!("{name}-{number}"))).collect()
 }
 

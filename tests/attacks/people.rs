@@ -1,6 +1,5 @@
 //! People at their own computers: `muster`, and what they try on the device through it.
 
-use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -10,9 +9,8 @@ use serde_json::json;
 
 use crate::ground::{Ground, ROBOT, told};
 use crate::https;
-use crate::lab::{Lab, SOON, ok};
+use crate::lab::{Lab, SOON};
 use crate::process::Process;
-use crate::programs;
 use crate::table::Table;
 
 /// Somebody with an account.
@@ -29,19 +27,16 @@ impl Person {
         Self { token: lab.token.clone(), user }
     }
 
-    /// A member who may connect, and no more.
-    pub fn member(lab: &Lab, email: &str, user: &'static str) -> Self {
-        const PASSWORD: &str = "correct horse battery";
-        let path = lab.folder().join("password");
-        fs::write(&path, format!("{PASSWORD}\n")).unwrap();
-        let mut add = lab.marked(&programs::muster_hub());
-        add.arg("--config").arg(lab.data.join("hub.toml"));
-        add.args(["user", "add", email, "--org", "acme", "--role", "member", "--password-stdin"]);
-        ok(add.stdin(fs::File::open(&path).unwrap()));
-        lab.run(&["project", "participant", "add", "lab", email, "--role", "connect"]);
-        let login = json!({ "email": email, "password": PASSWORD }).to_string();
-        let answer = https::request(lab.https, https::config(&lab.ca(), None), "POST", "/v1/login", None, Some(login.as_bytes()));
-        Self { token: answer.unwrap().json()["token"].as_str().unwrap().to_owned(), user }
+    /// A collaborator who came by a link, and may connect to the devices of one project and no more.
+    pub fn collaborator(lab: &Lab, email: &str, user: &'static str) -> Self {
+        let wanted = json!({ "email": email, "project": "lab", "project_role": "connect" });
+        let made = lab.api("POST", "/v1/orgs/acme/invitations", Some(&wanted)).json();
+        let link = made["link"].as_str().unwrap_or_else(|| panic!("no link in {made}"));
+        let (_, secret) = link.split_once('#').unwrap();
+        let accept = json!({ "token": secret, "name": email, "password": "correct horse battery", "token_name": "first" }).to_string();
+        let config = https::config(&lab.ca(), None);
+        let answer = https::request(lab.https, config, "POST", "/v1/invitations/accept", None, Some(accept.as_bytes())).unwrap().json();
+        Self { token: answer["token"].as_str().unwrap_or_else(|| panic!("no token in {answer}")).to_owned(), user }
     }
 
     /// `muster ARGUMENTS...` of this person.

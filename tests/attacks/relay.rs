@@ -63,7 +63,7 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
         format!("wss://{ELSEWHERE}:{port}?127.0.0.1"),
         format!("ws://127.0.0.1:{own}/x"),
         format!("http://{ELSEWHERE}:{port}/x"),
-        format!("unix:///run/x.sock"),
+        "unix:///run/x.sock".to_owned(),
         "wss://".to_owned(),
     ] {
         let answer = hand_over(ground, hub.sign(&hostile::session_at(ground, &relay)));

@@ -1,7 +1,6 @@
 //! The table of attacks.
 
 use std::io::Write as _;
-use std::time::Instant;
 
 /// What each class is about.
 const CLASSES: [&str; 8] = [
@@ -23,7 +22,6 @@ const FOOTER: &str = "Counted apart: what a visitor's user may leave behind by t
 #[derive(Default)]
 pub struct Table {
     rows: Vec<Row>,
-    began: Option<Instant>,
 }
 
 struct Row {
@@ -32,14 +30,12 @@ struct Row {
     by: String,
     happened: String,
     held: bool,
-    at_ms: u128,
 }
 
 impl Table {
     /// Notes one attack: what was tried, by whom, what happened, and whether it was held off.
     pub fn row(&mut self, class: usize, what: impl Into<String>, by: &str, happened: impl Into<String>, held: bool) {
-        let at_ms = self.began.get_or_insert_with(Instant::now).elapsed().as_millis();
-        let row = Row { class, what: what.into(), by: by.to_owned(), happened: happened.into(), held, at_ms };
+        let row = Row { class, what: what.into(), by: by.to_owned(), happened: happened.into(), held };
         self.rows.push(row);
     }
 
@@ -58,9 +54,7 @@ impl Table {
         let mut out = String::from("\n");
         for (class, about) in CLASSES.iter().enumerate() {
             out.push_str(&format!("\n{}. {about}\n", class + 1));
-            let mut rows: Vec<&Row> = self.rows.iter().filter(|row| row.class == class + 1).collect();
-            rows.sort_by_key(|row| row.at_ms);
-            for row in rows {
+            for row in self.rows.iter().filter(|row| row.class == class + 1) {
                 out.push_str(&row.line());
                 out.push('\n');
             }

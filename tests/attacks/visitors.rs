@@ -90,7 +90,12 @@ fn terminals(ground: &mut Ground<'_>, table: &mut Table) {
     }
     attacks.push(("write(1) to the other".into(), format!("echo {FORGED} | write {PI}")));
     attacks.push(("the other's environment".into(), format!("cat /proc/{shell}/environ | grep -q .")));
-    attacks.push(("a file that a session left open for its shell".into(), "for f in /proc/$$/fd/*; do case ${f##*/} in 0|1|2|255) ;; *) [ -e $f ] && readlink $f; esac; done | grep -v '/proc/.*fd$' | grep .".into()));
+    attacks.push((
+        "a descriptor that was left open for it".into(),
+        "perl -e 'opendir D, \"/proc/self/fd\"; @o = grep { $_ > 2 && readlink(\"/proc/self/fd/$_\") !~ m{^/proc/} } grep /^\\d+$/, readdir D; \
+         print \"@o\"; exit !@o'"
+            .into(),
+    ));
     let attacks: Vec<(&str, String)> = attacks.iter().map(|(what, line)| (what.as_str(), line.clone())).collect();
     // The victim types while they listen.
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -122,7 +127,7 @@ fn homes(ground: &mut Ground<'_>, table: &mut Table) {
     let proof = ground.at("proof/planted").display().to_string();
     let (private, run) = (ground.at("priv"), ground.at("run"));
     let _other = owner.shell(ground.lab, "linked", "echo here; umask 077; echo mine > /tmp/muster-t-mine; exec sleep 600");
-    let live = ground.living()[0]["name"].as_str().unwrap().to_owned();
+    let live = ground.only_one();
     eve.tries(
         ground,
         table,

@@ -24,7 +24,7 @@ use crate::Places;
 /// How long a visitor waits for a person at the device.
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one who approves may take to say it.
-const SAY: Duration = Duration::from_millis(500);
+const SAY: Duration = Duration::from_millis(100);
 /// Letters and digits that nobody confuses.
 const LETTERS: &[u8; 24] = b"ABCDEFGHJKLMNPQRSTUVWXYZ";
 const DIGITS: &[u8; 8] = b"23456789";

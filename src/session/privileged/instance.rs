@@ -553,6 +553,12 @@ impl Instance {
     fn finish(&mut self, signals: &Signals) {
         self.consent = None;
         processes::signal(&[self.side], Signal::KILL);
+        // Its end is seen before its files are closed, and by the lock among a run's files the daemon knows that nobody is at it.
+        let until = Instant::now() + LAST_WORDS;
+        while processes::start_time(self.side).is_some() && Instant::now() < until {
+            self.told_to_end |= self.wait(signals, Some(Duration::from_millis(20))).1;
+            self.collect();
+        }
         // Its last words may lie in the channel still. No more than that is waited for: whoever else holds its end is nobody to hear.
         for _ in 0..LAST_MESSAGES {
             match self.channel.try_receive::<Ask>() {

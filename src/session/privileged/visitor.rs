@@ -4,7 +4,7 @@
 //! control group, take its OOM score, lead a session, take the terminal, give up groups, group and user, go home.
 
 use std::ffi::{CString, OsString};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use musterd::account::Account;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, fchmod, fchown, fcntl_getfl, fcntl_setfl};
-use rustix::process::{Gid, Pid, Uid};
+use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -21,6 +22,8 @@ use rustix::termios::{Winsize, tcsetwinsize};
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 /// Files with variables of every login, as PAM's `pam_env` reads them.
 const ENVIRONMENT_FILES: [&str; 2] = ["/etc/environment", "/etc/default/locale"];
+/// Longest time from a new process to its program.
+const START: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Longest time of a process that opens a connection, in seconds: more than a TCP connection is tried for.
 const OPEN_S: libc::c_uint = 12;
 /// The group of terminals, where the system has it: `write(1)` and `mesg(1)` go by it.
@@ -110,10 +113,7 @@ impl Visitor {
         let become_user =
             Become::prepare(self, door, Some(cwd.map_or(self.account.home.as_path(), Path::new)), cwd.is_some(), controlling)?;
         become_user.before(&mut command);
-        let child = command.spawn()?;
-        let leader =
-            i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a process without a number"))?;
-        Ok(Started { leader, fds })
+        Ok(Started { leader: spawn(command)?, fds })
     }
 
     fn command(&self, what: &What<'_>) -> Command {
@@ -204,6 +204,38 @@ impl Visitor {
     }
 }
 
+/// Starts the command's program in a new process. `Command::spawn` would wait for as long as the visitor likes: between becoming
+/// the visitor and its program, the process can be stopped by any other of theirs.
+#[expect(unsafe_code, reason = "the wait for a new process must have a bound; this program has one thread")]
+fn spawn(mut command: Command) -> io::Result<Pid> {
+    let (mut failed, mut tell) = io::pipe()?;
+    // SAFETY: this process has a single thread, so the child's memory is whole, and it may do what its parent may.
+    let pid = match unsafe { libc::fork() } {
+        -1 => return Err(io::Error::last_os_error()),
+        0 => {
+            // Comes back only when it failed; otherwise the program's start closes the pipe.
+            let code = command.exec().raw_os_error().unwrap_or(libc::EIO);
+            let _ = tell.write_all(&code.to_ne_bytes());
+            // SAFETY: ends the child at once, without what its parent would do at its own end.
+            unsafe { libc::_exit(127) }
+        }
+        pid => Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without a number"))?,
+    };
+    drop((tell, command));
+    let mut code = [0; 4];
+    let mut ready = [PollFd::new(&failed, PollFlags::IN)];
+    match poll(&mut ready, Some(&START)) {
+        Ok(1..) => match failed.read(&mut code)? {
+            4 => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code))),
+            _ => Ok(pid),
+        },
+        _ => {
+            let _ = kill_process(pid, Signal::KILL);
+            Err(io::Error::new(io::ErrorKind::TimedOut, "it was stopped before it began"))
+        }
+    }
+}
+
 /// All that is needed between `fork` and `exec`, allocated before.
 struct Become {
     door: Option<OwnedFd>,
@@ -250,7 +282,10 @@ impl Become {
             let mut none: libc::sigset_t = std::mem::zeroed();
             done(libc::sigemptyset(&raw mut none))?;
             done(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
-            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            // Whoever started us may have had some ignored; a shell could not give them back.
+            for signal in 1..=libc::SIGRTMAX() {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             libc::umask(0o022);
             if self.leads && libc::setsid() < 0 {
                 return Err(io::Error::last_os_error());
