@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use musterd::handoff::LAST_WORDS;
 use serde_json::{Value, json};
 
 use crate::device::{Device, lives, signal, wait_for};
@@ -226,7 +227,7 @@ fn the_last_words_of_a_session_wait_for_the_next_daemon() {
     let ended = device.musterd(&["end", SESSION, "--reason", "dinner is ready"]);
     assert!(ended.status.success());
     wait_for("its end", || (!lives(process)).then_some(()));
-    let words = device.path("run/sessions/live").join(format!("{SESSION}.report"));
+    let words = device.path("run/sessions").join(LAST_WORDS).join(format!("{SESSION}.report"));
     assert!(words.exists());
     device.start();
     assert_eq!(closed(&hub, SESSION)["reason"], "dinner is ready");
