@@ -104,6 +104,12 @@ fn check_policy(path: &Path, session_dir: &Path) -> Result<(), Mistakes> {
 
 fn judge(policy: &Policy, machine: &Machine<'_>) -> Findings {
     let mut findings = Findings::default();
+    if policy.asks() && policy.approvers().iter().any(|approver| policy.all_users().contains(&approver.as_str())) {
+        findings.say(
+            "[ask] approvers: visitors become a user who may approve. From inside a session nobody can, but such a user can leave a job \
+             (cron, systemd-run --user) that does.",
+        );
+    }
     if policy.own_user() {
         findings.say(
             "own_user: sessions run as the user that runs musterd. No wall stands between visitors and this device's key: \

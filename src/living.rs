@@ -46,7 +46,12 @@ impl Conversation {
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let text: Vec<u8> = self.heard.drain(..=end).collect();
-                return serde_json::from_slice(&text).inspect_err(|error| warn!("a session says what makes no sense: {error}")).ok();
+                match serde_json::from_slice(&text) {
+                    Ok(say) => return Some(say),
+                    // Of a later version, perhaps; the next line may be one that we know.
+                    Err(error) => warn!("a session sent a line that is not valid: {error}"),
+                }
+                continue;
             }
             if self.heard.len() >= LINE_MAX || !matches!(self.read.read_buf(&mut self.heard).await, Ok(1..)) {
                 return None;
@@ -133,7 +138,7 @@ pub(crate) fn hand_over(
         .map_err(|error| failed("a socket", &error))
 }
 
-/// Connects to the service for sessions. One that does not take connections any more is not waited for long: the link has no time.
+/// Connects to the service for sessions, or to one of them. One that does not take connections any more is not waited for long: the link has no time.
 fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(WRITE))?;
@@ -202,12 +207,15 @@ pub(crate) fn sockets(config: &Config) -> Vec<(String, PathBuf)> {
     named.collect()
 }
 
-/// What ended while no daemon was there: its name and its last words. They are taken.
-pub(crate) fn last_words(config: &Config) -> Vec<(String, Vec<Say>)> {
+/// What ended while nobody was there to hear it, or one of it by its name: names and last words. They are taken.
+pub(crate) fn last_words(config: &Config, only: Option<&str>) -> Vec<(String, Vec<Say>)> {
     let mut found = Vec::new();
     for entry in entries(config, LAST_WORDS) {
         let path = entry.path();
         let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".report")).map(str::to_owned) else { continue };
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
         let mut text = String::new();
         let read =
             std::fs::File::open(&path).and_then(|file| io::Read::read_to_string(&mut io::Read::take(file, LINE_MAX as u64), &mut text));
@@ -242,7 +250,7 @@ pub(crate) async fn attach(path: &Path) -> Option<(Conversation, Live)> {
 /// Asks all living sessions and runs who they are, blocking; for commands of a person.
 pub(crate) fn ask_all(config: &Config) -> Vec<(Live, PathBuf)> {
     let ask = |path: &Path| -> io::Result<Live> {
-        let stream = std::os::unix::net::UnixStream::connect(path)?;
+        let stream = connect(path)?;
         stream.set_read_timeout(Some(WRITE))?;
         io::Write::write_all(&mut &stream, &line(&Do::Status))?;
         let mut text = String::new();
@@ -260,6 +268,6 @@ pub(crate) fn ask_all(config: &Config) -> Vec<(Live, PathBuf)> {
 /// # Errors
 /// When it cannot be told.
 pub(crate) fn end(path: &Path, reason: &str) -> io::Result<()> {
-    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    let stream = connect(path)?;
     io::Write::write_all(&mut &stream, &line(&Do::End { reason: reason.to_owned() }))
 }

@@ -9,7 +9,7 @@ pub(crate) mod outgoing;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use muster_proto::Millis;
 use muster_proto::id::RunId;
@@ -30,6 +30,10 @@ const UNTOLD_MAX: usize = 256;
 const REMEMBERED: usize = 1000;
 /// After so many cancels of unknown runs the oldest memories go: whoever floods this device does not fill its disk with them.
 const NOTED_MAX: usize = 100;
+/// The refusal of an order that was handed over before.
+const USED: &str = "order_used";
+/// From an order's use to the lock of its collector, on a busy machine.
+const BEGINS: Duration = Duration::from_secs(10);
 /// What one run is told at once; it ends with the first.
 const TOLD_MAX: usize = 4;
 /// First and longest pause between two looks at a run that nobody hears.
@@ -211,10 +215,10 @@ impl Runs {
     }
 
     /// Somebody is at it whom nobody hears: a run that an earlier daemon has just handed over, or a collector that is about to go.
-    fn look_out(&mut self, run: &RunId, folder: &Folder, job: &Job) {
+    fn look_out(&mut self, run: &RunId, folder: &Folder, job: &Job, patience: Duration) {
         debug!("run {run}: somebody is at it, and nothing answers for it yet");
         let told = self.add(run, job);
-        self.ends.spawn(look_out(Arc::clone(&self.daemon), run.clone(), folder.clone(), told));
+        self.ends.spawn(look_out(Arc::clone(&self.daemon), run.clone(), folder.clone(), told, Instant::now() + patience));
     }
 
     fn add(&mut self, run: &RunId, job: &Job) -> Receiver<Do> {
@@ -259,8 +263,10 @@ impl Runs {
         self.live.remove(run);
         self.daemon.remove_run(run);
         let folder = self.folders.of(run);
-        if folder.job().is_some() && !folder.reports().0 {
+        if let Some(job) = folder.job().filter(|_| !folder.reports().0) {
             match end {
+                // Handed over by a daemon before this one, and not there yet: nothing is called lost that is about to begin.
+                Some(end) if end.code.as_deref() == Some(USED) => return self.look_out(run, &folder, &job, BEGINS),
                 Some(end) => self.close(run, &folder, end),
                 None => self.settle(run, &folder, None),
             }
@@ -277,7 +283,7 @@ impl Runs {
             return self.follow(run.clone(), &job, conversation);
         }
         match folder.lock() {
-            Ok(None) => self.look_out(run, folder, &job),
+            Ok(None) => self.look_out(run, folder, &job, Duration::ZERO),
             Ok(Some(_held)) => self.lost(run, folder),
             Err(error) => {
                 warn!("run {run}: its lock cannot be tried: {error}");
@@ -367,9 +373,7 @@ async fn follow(daemon: Arc<Daemon>, run: RunId, mut conversation: Conversation,
             said = conversation.next() => match said {
                 Some(Say::Refused { code, message }) => {
                     info!("run {run} does not begin ({code}): {message}");
-                    // One that was handed over before and never began: the device was interrupted between the two.
-                    let outcome = if code == "order_used" { RunOutcome::Lost } else { RunOutcome::Refused };
-                    return (run, Some(RunEnd::without_process(outcome, &code, message)));
+                    return (run, Some(RunEnd::without_process(RunOutcome::Refused, &code, message)));
                 }
                 Some(Say::More) => {
                     daemon.outgoing().more(&run);
@@ -383,8 +387,8 @@ async fn follow(daemon: Arc<Daemon>, run: RunId, mut conversation: Conversation,
     }
 }
 
-/// Waits until a run answers, and hears it; or until nobody is at it any more.
-async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receiver<Do>) -> (RunId, Option<RunEnd>) {
+/// Waits until a run answers, and hears it; or until nobody is at it any more, and nobody will be.
+async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receiver<Do>, until: Instant) -> (RunId, Option<RunEnd>) {
     let mut pause = LOOKS.0;
     loop {
         let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == run.as_str());
@@ -393,7 +397,7 @@ async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receive
         {
             return follow(daemon, run, conversation, told).await;
         }
-        if !matches!(folder.lock(), Ok(None)) {
+        if !matches!(folder.lock(), Ok(None)) && (Instant::now() >= until || folder.reports().1 > 0) {
             return (run, None);
         }
         tokio::time::sleep(pause).await;

@@ -3,7 +3,7 @@
 //! Whether a session may begin and what may be done inside it, its privileged part decides (`musterd-session`), by the hub's signature
 //! and the device's policy. Supervision waits for events (a line, the end of a connection), it never polls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,28 +98,27 @@ impl Sessions {
     }
 
     fn end(&self, session: &SessionId, reason: &str) {
-        if let Some(sender) = self.live.get(session) {
-            info!("session {session} is ended: {reason}");
+        info!("session {session} is ended: {reason}");
+        match self.live.get(session) {
             // A full queue holds the same word already.
-            let _ = sender.try_send(Do::End { reason: reason.to_owned() });
+            Some(sender) => drop(sender.try_send(Do::End { reason: reason.to_owned() })),
+            // What lingers has no conversation any more, and ends all the same.
+            None => living::sockets(&self.daemon.config).iter().filter(|(name, _)| name == session.as_str()).for_each(|(_, path)| {
+                let _ = living::end(path, reason);
+            }),
         }
     }
 
     fn end_all(&self, reason: &str) {
-        for session in self.live.keys() {
-            self.end(session, reason);
-        }
-        // What lingers has no conversation any more, and ends all the same.
-        for (_, path) in living::sockets(&self.daemon.config) {
-            if let Err(error) = living::end(&path, reason) {
-                debug!("{}: {error}", path.display());
-            }
+        let lingers = living::sockets(&self.daemon.config).into_iter().filter_map(|(name, _)| name.parse::<SessionId>().ok());
+        for session in self.live.keys().cloned().chain(lingers).collect::<BTreeSet<_>>() {
+            self.end(&session, reason);
         }
     }
 
     /// Finds the sessions that an earlier daemon handed over, and hears the last words of those that are over.
     async fn find_again(&mut self) {
-        for (name, said) in living::last_words(&self.daemon.config) {
+        for (name, said) in living::last_words(&self.daemon.config, None) {
             let Ok(session) = name.parse::<SessionId>() else { continue };
             // Nobody was told any of it.
             for say in said {
@@ -180,10 +179,13 @@ async fn follow(
                     }
                 }
                 None => {
-                    if opened {
+                    let last = living::last_words(&daemon.config, Some(session.as_str()));
+                    if !last.is_empty() {
+                        last.into_iter().flat_map(|(_, said)| said).for_each(|say| hear(&daemon, &session, say, false));
+                    } else if opened {
                         close(&daemon, &session, lost());
                     } else {
-                        refuse(&daemon, session.clone(), "no_service", "The device's service for sessions ended without a word; its journal says more.".to_owned());
+                        refuse(&daemon, session.clone(), "no_service", "The device's service for sessions ended unexpectedly; on the device, journalctl -t musterd-session says more.".to_owned());
                     }
                     return session;
                 }
@@ -235,7 +237,7 @@ fn add(daemon: &Daemon, session: &SessionId, live: Live) {
 }
 
 fn lost() -> Report {
-    Report { reason: "the session's worker was lost".to_owned(), ..Report::default() }
+    Report { reason: "the session's process on the device was lost".to_owned(), ..Report::default() }
 }
 
 fn close(daemon: &Daemon, session: &SessionId, Report { reason, received, sent }: Report) {

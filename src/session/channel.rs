@@ -100,7 +100,11 @@ pub(crate) enum Ask {
     /// The run's reports have grown.
     More,
     /// It is over; this is the last message.
-    Done(Report),
+    Done {
+        report: Report,
+        /// The visitor ended it, or was cut off: what they left behind may linger, if the owner lets it.
+        by_visitor: bool,
+    },
 }
 
 /// What the privileged part tells.
@@ -167,14 +171,25 @@ impl Channel {
         Ok(())
     }
 
+    /// Takes a message that is there already.
+    pub(crate) fn try_receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        self.receive_with(RecvFlags::DONTWAIT)
+    }
+
     /// Takes the next message; `None` at the other side's end. Waits, unless the channel was made non-blocking.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        self.receive_with(RecvFlags::empty())
+    }
+
+    fn receive_with<T: DeserializeOwned>(&self, flags: RecvFlags) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC | flags) {
                 Err(Errno::INTR) => {}
+                // It ended with messages of ours unread.
+                Err(Errno::CONNRESET) => return Ok(None),
                 other => break other?,
             }
         };

@@ -79,7 +79,7 @@ fn begin() -> anyhow::Result<()> {
             let channel = Watched::new(channel)?;
             let mut collector = Collector { reports: reports.into(), used: used.into(), n: 0, unwritten: 0, run: begin, channel };
             let why = collector.run().await;
-            collector.ask(&Ask::Done(Report { reason: why, ..Report::default() }));
+            collector.ask(&Ask::Done { report: Report { reason: why, ..Report::default() }, by_visitor: true });
             collector.channel.finish().await?;
             anyhow::Ok(())
         })

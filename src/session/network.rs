@@ -60,14 +60,18 @@ fn begin() -> anyhow::Result<()> {
     let id = begin.session.clone();
     LocalSet::new().block_on(&runtime, async {
         let server = Server::new(channel, id.to_string())?;
+        let mut by_visitor = false;
         let report = match session(begin, &server).await {
-            Ok(Ended { message, traffic, .. }) => Report { reason: message, received: traffic.received, sent: traffic.sent },
+            Ok(Ended { code, message, traffic, .. }) => {
+                by_visitor = [code::DONE, code::GRACE].contains(&code.as_str());
+                Report { reason: message, received: traffic.received, sent: traffic.sent }
+            }
             Err(why) => {
                 error!("session {id}: {why:#}");
                 Report { reason: format!("{why:#}"), received: 0, sent: 0 }
             }
         };
-        server.ask(&Ask::Done(report));
+        server.ask(&Ask::Done { report, by_visitor });
         server.finish().await;
         anyhow::Ok(())
     })

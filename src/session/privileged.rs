@@ -29,6 +29,7 @@ use musterd::handoff::{Handoff, LIVE, Say, line};
 use musterd::log::{self, error, info, warn};
 use musterd::policy::{self, Decision, Request, Target, Watched};
 use rustix::fs::{FlockOperation, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::Places;
 use order::Anchor;
@@ -62,7 +63,7 @@ pub(crate) fn serve(places: &Places) -> ExitCode {
     if let Ok(null) = File::open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
     }
-    let (handoff, fds) = match talk::read_handoff(&daemon) {
+    let (handoff, fds, heard) = match talk::read_handoff(&daemon) {
         Ok(read) => read,
         Err(error) => {
             warn!("no order was handed over: {error}");
@@ -73,7 +74,7 @@ pub(crate) fn serve(places: &Places) -> ExitCode {
         log::set_level(level);
     }
     match admit(places, &handoff) {
-        Ok(admitted) => instance::run(admitted, handoff, fds, daemon, places),
+        Ok(admitted) => instance::run(admitted, (handoff, fds, heard), daemon, places),
         Err(Refusal { code, message }) => {
             info!("refused ({code}): {message}");
             let _ = std::io::Write::write_all(&mut &daemon, &line(&Say::Refused { code, message }));
@@ -131,12 +132,14 @@ fn check_relay(open: &SessionOpen, anchor: &Anchor, also: &[String]) -> Result<(
     let refuse = |why: String| Refusal::new("policy_relay", why);
     let relay: Endpoint = open.relay.parse().map_err(|error| refuse(format!("The hub named a relay that cannot be dialled: {error}")))?;
     let hub: Endpoint = anchor.hub.parse().map_err(|error| refuse(format!("The hub in the anchor file is not valid: {error}")))?;
-    if relay.host.eq_ignore_ascii_case(&hub.host) || also.iter().any(|host| host.eq_ignore_ascii_case(&relay.host)) {
+    let enrolled = relay.host.eq_ignore_ascii_case(&hub.host) && relay.port == hub.port;
+    if enrolled || also.iter().any(|host| host.eq_ignore_ascii_case(&relay.host)) {
         return Ok(());
     }
     let message = format!(
         "The hub sends this device to a relay at {}, and it enrolled at {}. Its owner can allow that with [relay] hosts.",
-        relay.host, hub.host
+        relay.authority(),
+        hub.authority()
     );
     Err(refuse(message))
 }
@@ -168,10 +171,17 @@ fn living(dir: &Path) -> std::io::Result<Vec<String>> {
         else {
             continue;
         };
-        match UnixStream::connect(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => drop(std::fs::remove_file(&path)),
+        match answers(&path) {
+            Err(rustix::io::Errno::CONNREFUSED) => drop(std::fs::remove_file(&path)),
             _ => names.push(name.to_owned()),
         }
     }
     Ok(names)
+}
+
+/// Whether somebody is behind a socket. One that is too busy to take a connection lives as well; nobody is waited for.
+fn answers(path: &Path) -> rustix::io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }

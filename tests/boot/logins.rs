@@ -1,12 +1,14 @@
-//! What the owner may choose of a login: through the system's PAM stack, and processes that linger.
+//! What the owner may choose of a login: through the system's PAM stack, processes that linger, a person who must approve.
 
 use std::time::Duration;
 
+use crate::lab::SOON;
 use crate::limits::POLICY;
+use crate::process::Process;
 use crate::robot::{ROBOT, Robot};
 use crate::steps::Steps;
 
-/// Both choices, one after the other.
+/// All three, one after the other.
 pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     steps.step("`pam = \"login\"` is a session of logind, and ends with ours", || {
         robot.policy(&format!("pam = \"login\"\n{POLICY}"));
@@ -44,5 +46,28 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
         robot.shell().becomes("it is gone", Duration::from_secs(20), "! pgrep -a -f 'sleep 4032'");
         robot.end_sessions();
         format!("{sessions}\n{ended}")
+    });
+    steps.step("with `ask = true` a visitor waits, cannot approve it themselves, and somebody outside can", || {
+        let waits = "while [ ! -s /tmp/code ]; do sleep 0.2; done; musterd approve $(cat /tmp/code); echo answer-$?";
+        robot.shell().ok("rm -f /tmp/code");
+        robot.policy(POLICY);
+        let inside = robot.window("eve", waits);
+        robot.policy(&format!("{POLICY}\n[ask]\nask = true\napprovers = [\"eve\", \"guest\"]"));
+        let mut asking = Process::start("asking", robot.lab.folder(), robot.lab.muster(&["shell", ROBOT, "--", "echo let in"]));
+        let code = robot.shell().becomes(
+            "somebody waits",
+            Duration::from_secs(30),
+            "code=$(musterd sessions | sed -n 's/.*musterd approve //p'); [ -n \"$code\" ] && echo $code | tee /tmp/code",
+        );
+        inside.says("answer-1", SOON);
+        asking.assert_alive();
+        assert!(!asking.log().contains("let in"), "{}", asking.log());
+        let approved = robot.shell().ok(&format!("cd /; runuser -u guest -- musterd approve {code}; rm -f /tmp/code"));
+        let status = asking.ended(SOON);
+        assert!(status.success() && asking.log().contains("let in"), "{status}: {}", asking.log());
+        robot.policy(POLICY);
+        robot.end_sessions();
+        let refused = inside.text().lines().find(|line| line.contains("not approved")).unwrap_or_default().to_owned();
+        format!("inside: {refused}; outside: {approved}")
     });
 }

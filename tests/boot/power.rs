@@ -28,7 +28,7 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     });
     steps.step("no process, unit or socket is left of a session", || {
         robot.shell().ok(
-            "! pgrep -a -f 'sleep 402[01]'\n[ -z \"$(systemctl list-units --all --no-legend 'musterd-session@*')\" ]\n[ -z \"$(ls /run/musterd-session/live)\" ]\n\
+            "if pgrep -a -f 'sleep 402[01]'; then exit 1; fi\n[ -z \"$(systemctl list-units --all --no-legend 'musterd-session@*')\" ]\n[ -z \"$(ls /run/musterd-session/live)\" ]\n\
              [ \"$(stat -c '%a %U' /var/lib/musterd/key.pem)\" = '600 musterd' ]",
         )
     });

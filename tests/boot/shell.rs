@@ -51,17 +51,17 @@ impl Shell {
         self.commands += 1;
         let mark = format!("@@{}:", self.commands);
         // The mark is put together by the shell, so that it is never read from what was sent.
-        let line = format!("(\n{command}\n) </dev/null 2>&1; echo; echo '@@'{}:$?\n", self.commands);
+        let line = format!("(\n{command}\n) </dev/null 2>&1; code=$?; echo; echo '@@'{}:$code\n", self.commands);
         self.port.write_all(line.as_bytes()).expect("the machine's serial port takes a line");
         let text = self.until(&mark, limit).unwrap_or_else(|why| panic!("{why}; in the machine: {command}"));
         let code = self.until("\n", limit).unwrap_or_else(|why| panic!("{why}; in the machine: {command}"));
         Answer { code: code.trim().parse().unwrap_or(-1), text: text.trim().to_owned() }
     }
 
-    /// Runs a command that must succeed, and gives its output.
+    /// Runs a command that must succeed, each part of it, and gives its output.
     #[track_caller]
     pub fn ok(&mut self, command: &str) -> String {
-        let answer = self.run(command);
+        let answer = self.run(&format!("set -e -o pipefail\n{command}"));
         assert_eq!(answer.code, 0, "in the machine: {command}\n{}", answer.text);
         answer.text
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::lab::HEARTBEAT_S;
 use crate::robot::{ROBOT, Robot};
 use crate::steps::Steps;
 
@@ -9,6 +10,7 @@ use crate::steps::Steps;
 pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     steps.first("programs and units are put in, users made", || {
         let shell = robot.shell();
+        assert_eq!((shell.run("exit 7").code, shell.run("false").code), (7, 1), "an exit code comes back");
         shell.ok("tar -C / -xf /dev/vdb");
         shell.ok("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload");
         shell.ok("id musterd; id musterd-net; stat -c '%n %a %U:%G' /run/musterd-session /run/musterd-session/live /var/lib/musterd-session /etc/musterd")
@@ -19,6 +21,9 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
     });
     steps.first("the units start", || {
         let shell = robot.shell();
+        shell.ok(&format!(
+            "printf '[identity]\\nserial = \"{ROBOT}\"\\n[heartbeat]\\nevery_s = {HEARTBEAT_S}\\n' > /etc/musterd/config.toml"
+        ));
         shell.ok("systemctl enable --now musterd-session.socket musterd.service");
         shell.becomes("the units are active", Duration::from_secs(30), "systemctl is-active musterd.service musterd-session.socket")
     });
@@ -30,14 +35,13 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
              for cap in CapPrm CapEff CapInh CapAmb CapBnd; do grep -q \"^$cap:.*0000000000000000\" /proc/$pid/status || exit 1; done\n\
              grep -q 'NoNewPrivs:.*1' /proc/$pid/status && grep -q 'Seccomp:.*2' /proc/$pid/status\n\
              [ \"$(cat /proc/$pid/oom_score_adj)\" = -500 ]\n\
-             ! nsenter -t $pid -m -- touch /etc/x /home/x /usr/x 2>/dev/null\n\
+             for file in /etc/x /home/x /usr/x /var/x; do if nsenter -t $pid -m -- touch $file 2>/dev/null; then exit 1; fi; done\n\
              [ \"$(readlink /proc/$pid/ns/user)\" != \"$(readlink /proc/self/ns/user)\" ]")
     });
     steps.first("enrols with `--user pi`", || {
         let token = robot.lab.enrolment_token(&["--project", "lab", "--admit", "auto", "--uses", "1"]);
         let url = robot.lab.url.clone();
         let shell = robot.shell();
-        shell.ok(&format!("printf '[identity]\\nserial = \"{ROBOT}\"\\n[heartbeat]\\nevery_s = 2\\n' > /etc/musterd/config.toml"));
         shell.ok(&format!("musterd enrol --user pi {url} {token}"))
     });
     steps.first("is online at the hub", || {

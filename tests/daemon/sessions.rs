@@ -213,7 +213,7 @@ fn a_session_that_was_killed_while_the_daemon_was_away_is_reported() {
     signal("KILL", u32::try_from(process).unwrap());
     wait_for("its end", || (!lives(process)).then_some(()));
     device.start();
-    assert_eq!(closed(&hub, SESSION)["reason"], "the session's worker was lost");
+    assert_eq!(closed(&hub, SESSION)["reason"], "the session's process on the device was lost");
 }
 
 #[test]

@@ -383,7 +383,8 @@ impl Relay {
             };
             match outcome {
                 Some((end, told)) => {
-                    if !told {
+                    // Also where it heard it over its leg: what the visitor left behind may linger there, and ends with the hub's word.
+                    if !told || end.code != "closed" {
                         let order = SessionOrder::End { session: live.id.clone(), reason: end.message.clone() };
                         (relay.0.order)(live.uid.clone(), order);
                     }

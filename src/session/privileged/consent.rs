@@ -64,6 +64,8 @@ impl Consent {
             Ok(who) => (Some(who), "ok\n".to_owned()),
             Err(why) => (None, format!("{why}\n")),
         };
+        // What lies unread when a socket is closed takes the answer with it.
+        let _ = stream.set_nonblocking(true).and_then(|()| (&mut &stream).read(&mut [0; 64]));
         let _ = stream
             .set_nonblocking(false)
             .and_then(|()| stream.set_write_timeout(Some(SAY)))
@@ -93,14 +95,17 @@ fn may_approve(stream: &UnixStream, approvers: &[String]) -> Result<String, Stri
         (_, Some(name)) => name.clone(),
         _ => return Err("only root, and the users under [ask] approvers in the policy, may approve".to_owned()),
     };
-    if is_inside(peer.pid) {
+    // One that is gone cannot be looked at: it may have been inside, and left its connection to somebody else there.
+    let began = processes::start_time(peer.pid);
+    if began.is_none() || is_inside(peer.pid) {
         return Err("you are inside a remote session yourself; somebody at the device has to approve".to_owned());
     }
     // It says a line, so that a connection alone is no consent.
     let mut word = [0; 8];
     let said =
         stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(SAY))).and_then(|()| (&mut &*stream).read(&mut word));
-    if said.is_ok_and(|len| &word[..len] == b"approve\n") { Ok(who) } else { Err("that was not understood".to_owned()) }
+    let same = processes::start_time(peer.pid) == began;
+    if same && said.is_ok_and(|len| &word[..len] == b"approve\n") { Ok(who) } else { Err("that was not understood".to_owned()) }
 }
 
 /// Whether a process was started by a session, also one that left its parents and its control group.

@@ -14,6 +14,8 @@ use musterd::policy::{Limits, Memory};
 use musterd::processes::{self, Seen};
 use rustix::process::{Pid, Signal, getpid};
 
+/// Tasks of our own part: two processes, and the threads by which one of them looks up names.
+const OURS_MAX: &str = "64";
 /// How the directory of a session begins that is not a unit's.
 const PREFIX: &str = "musterd-session-";
 
@@ -65,7 +67,9 @@ impl Group {
             }
         }
         for controller in ["cpu", "memory", "pids", "io"] {
-            let _ = write(&base.join("cgroup.subtree_control"), &format!("+{controller}"));
+            if let Err(error) = write(&base.join("cgroup.subtree_control"), &format!("+{controller}")) {
+                debug!("{name}: the controller {controller} is not to be had in {}: {error}", base.display());
+            }
         }
         let memory = match limits.memory {
             Memory::Bytes(bytes) => bytes,
@@ -82,7 +86,9 @@ impl Group {
                 missing.push(file);
             }
         }
-        // Swapping would only make the bound slow; and one process that is over it takes the others of the visitor along.
+        // Our own processes start none; a network side that was taken over is not to either.
+        let _ = write(&ours.join("pids.max"), OURS_MAX);
+        // Swapping would only make the bound slow.
         let _ = write(&visitor.join("memory.swap.max"), "0");
         if !missing.is_empty() {
             warn!("{name}: this kernel does not bound {} for a control group", missing.join(", "));

@@ -29,10 +29,27 @@ use crate::channel::{Ask, Begin, Channel, RunBegin, SessionBegin, Told, Used};
 const HANG_UP: Duration = Duration::from_millis(500);
 /// Time for the unprivileged side to say its last words once it was told to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Messages of the unprivileged side that are looked at after its end.
+const LAST_MESSAGES: usize = 1024;
+/// Connections that are being opened at once; each is a process until it is there.
+const OPENING_MAX: usize = 64;
+/// Streams that wait for a person at the device.
+const WAITING_MAX: usize = 16;
+/// Refusals that the hub is told of in a minute; the journal has them all.
+const TOLD_MAX: u32 = 30;
 /// The run's command among the numbers of streams.
 const RUN: u32 = 0;
 /// Longest `TERM`, in bytes.
 const TERM_MAX: usize = 64;
+
+/// What a process of ours is for.
+#[derive(Debug, Clone, Copy)]
+enum Child {
+    /// The visitor's, on this stream.
+    Visitor(u32),
+    /// It opens a connection for this stream.
+    Opener(u32),
+}
 
 struct Instance {
     order: Order,
@@ -43,7 +60,9 @@ struct Instance {
     side: Pid,
     live: Live,
     /// Processes by their number, with the stream that they serve. Openers have none.
-    children: BTreeMap<i32, Option<u32>>,
+    children: BTreeMap<i32, Child>,
+    /// Since when refusals are counted that the hub was told of, and how many there were.
+    refusals: (Instant, u32),
     /// A person at the device has not approved yet; and what was asked for meanwhile.
     consent: Option<Consent>,
     asked_meanwhile: Vec<Ask>,
@@ -54,6 +73,8 @@ struct Instance {
     /// Processor time and largest memory of those that were collected.
     collected: Used,
     report: Option<Report>,
+    /// The visitor ended it, as the unprivileged side says.
+    by_visitor: bool,
     /// The unprivileged side was told to end; it has until then.
     ending: Option<Instant>,
     gone: bool,
@@ -61,11 +82,16 @@ struct Instance {
 }
 
 /// Runs it to its end.
-pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemon: UnixStream, places: &Places) -> ExitCode {
+pub(super) fn run(
+    admitted: Admitted,
+    (handoff, fds, heard): (Handoff, Vec<OwnedFd>, Vec<u8>),
+    daemon: UnixStream,
+    places: &Places,
+) -> ExitCode {
     let name = admitted.order.name().to_owned();
     let begun = Signals::block().and_then(|signals| {
         set_child_subreaper(Some(getpid()))?;
-        Ok((Talk::open(&places.run.join(LIVE), &name, daemon.try_clone()?)?, signals))
+        Ok((Talk::open(&places.run.join(LIVE), &name, daemon.try_clone()?, heard)?, signals))
     });
     let (talk, signals) = match begun {
         Ok(begun) => begun,
@@ -119,12 +145,14 @@ pub(super) fn run(admitted: Admitted, handoff: Handoff, fds: Vec<OwnedFd>, daemo
         side,
         live,
         children: BTreeMap::new(),
+        refusals: (Instant::now(), 0),
         consent,
         asked_meanwhile: Vec::new(),
         leaders: BTreeMap::new(),
         hung_up: Vec::new(),
         collected: Used::default(),
         report: None,
+        by_visitor: false,
         ending: None,
         gone: false,
         told_to_end: false,
@@ -175,7 +203,10 @@ fn own_terminals() -> std::io::Result<()> {
     // SAFETY: no descriptor table is unshared.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
     mount_change(c"/dev/pts", MountPropagationFlags::PRIVATE)?;
-    mount(c"devpts", c"/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")?;
+    // Older C libraries hand a terminal out only if it belongs to that group.
+    let group = super::visitor::tty_group().map(|gid| format!(",gid={gid}")).unwrap_or_default();
+    let options = std::ffi::CString::new(format!("newinstance,ptmxmode=0666,mode=0620{group}"))?;
+    mount(c"devpts", c"/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, options.as_c_str())?;
     Ok(())
 }
 
@@ -210,7 +241,8 @@ impl Instance {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         // One whose other end is gone is ready for ever: what lingers would cost a core.
         fds.extend((!self.gone).then(|| PollFd::new(&self.channel, PollFlags::IN)));
-        fds.extend(self.talk.fds().chain(self.consent.iter().map(AsFd::as_fd)).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let consent = self.consent.iter().map(|consent| (consent.as_fd(), PollFlags::IN));
+        fds.extend(self.talk.fds().chain(consent).map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
         if poll(&mut fds, time.as_ref()).is_err() {
             return (false, false);
         }
@@ -269,8 +301,8 @@ impl Instance {
         if let (Some(consent), Ask::Open { .. } | Ask::Start) = (&self.consent, &ask) {
             let id = if let Ask::Open { id, .. } = ask { id } else { RUN };
             // A side that was taken over would fill this process's memory.
-            if self.asked_meanwhile.len() >= usize::try_from(self.policy.limits().streams).unwrap_or(usize::MAX) {
-                let message = "As many streams wait for a person at the device as its policy allows in a session.".to_owned();
+            if self.asked_meanwhile.len() >= WAITING_MAX {
+                let message = format!("{WAITING_MAX} streams wait for a person at the device already; wait for that first.");
                 return self.tell(&Told::Refused { id, code: code::LIMIT.to_owned(), message }, &[]);
             }
             let message = format!("waiting for a person at the device to approve this: musterd approve {}", consent.code);
@@ -305,7 +337,7 @@ impl Instance {
                 self.tell(&Told::Seen { left, used }, &[]);
             }
             Ask::More => self.talk.say(Say::More),
-            Ask::Done(report) => self.report = Some(report),
+            Ask::Done { report, by_visitor } => (self.report, self.by_visitor) = (Some(report), by_visitor),
         }
     }
 
@@ -353,7 +385,13 @@ impl Instance {
                 warn!("{}: {asked} refused to {} ({code}): {message}", self.live.name, self.live.user);
                 let (session, target) = (open.session.clone(), asked.to_string());
                 let event = DeviceEventKind::PolicyRefused { session, target, code: code.to_owned(), message: message.clone() };
-                self.talk.say(Say::Event { t: policy::moment().now, event });
+                if self.refusals.0.elapsed() > Duration::from_secs(60) {
+                    self.refusals = (Instant::now(), 0);
+                }
+                self.refusals.1 += 1;
+                if self.refusals.1 <= TOLD_MAX {
+                    self.talk.say(Say::Event { t: policy::moment().now, event });
+                }
                 return Err(Refusal::new(code, message));
             }
         };
@@ -391,10 +429,11 @@ impl Instance {
             Decision::Refuse { code, message } => return Err(Refusal::new(code, message)),
         };
         let mut visitor = self.visitor(&grant)?;
-        // su runs as root, and the loader of a program of root's obeys variables such as LD_PRELOAD. It would pass none on anyway.
-        if !visitor.through_su {
-            visitor.variables.splice(0..0, start.env.clone());
+        if visitor.through_su && (start.cwd.is_some() || !start.env.is_empty()) {
+            let message = "This device's policy logs users in through PAM (pam = \"login\"), which chooses directory and environment itself: leave out the directory and the variables.";
+            return Err(Refusal::new("policy_environment", message));
         }
+        visitor.variables.splice(0..0, start.env.clone());
         let what = match &start.command {
             RunCommand::Argv(argv) => What::Program(argv),
             RunCommand::Shell(text) => What::Line(text),
@@ -442,7 +481,7 @@ impl Instance {
             };
             Refusal::new(code, format!("The device cannot start this as {}: {error}.", visitor.account.name))
         })?;
-        self.children.insert(leader.as_raw_nonzero().get(), Some(id));
+        self.children.insert(leader.as_raw_nonzero().get(), Child::Visitor(id));
         self.leaders.insert(id, leader);
         let told = Told::Opened { id, user: visitor.account.name.clone(), shell: shell.clone() };
         self.tell(&told, &fds);
@@ -451,17 +490,21 @@ impl Instance {
 
     /// Lets a process of the visitor open a connection; it tells the unprivileged side itself.
     fn connect(&mut self, id: u32, visitor: &Visitor, open: impl FnOnce() -> Result<OwnedFd, Refusal>) -> Result<(), Refusal> {
+        if self.children.values().filter(|child| matches!(child, Child::Opener(_))).count() >= OPENING_MAX {
+            let message = format!("This device opens at most {OPENING_MAX} connections at the same moment; try again.");
+            return Err(Refusal::new(code::LIMIT, message));
+        }
         let channel = &self.channel;
         let user = visitor.account.name.clone();
-        let child = visitor.fork(move || {
+        let child = visitor.fork(self.group.door(), move || {
             let sent = match open() {
                 Ok(fd) => channel.send(&Told::Opened { id, user, shell: String::new() }, &[fd.as_fd()]),
                 Err(Refusal { code, message }) => channel.send(&Told::Refused { id, code, message }, &[]),
             };
-            drop(sent);
+            sent.is_ok()
         });
         let child = child.map_err(|error| Refusal::new(code::FAILED, format!("The device cannot open a connection now: {error}.")))?;
-        self.children.insert(child.as_raw_nonzero().get(), None);
+        self.children.insert(child.as_raw_nonzero().get(), Child::Opener(id));
         Ok(())
     }
 
@@ -483,12 +526,18 @@ impl Instance {
             if collected.pid == self.side.as_raw_nonzero().get() {
                 self.gone = true;
             }
-            if let Some(Some(id)) = self.children.remove(&collected.pid)
-                && !self.gone
-            {
-                let (code, signal) = signals::outcome(std::os::unix::process::ExitStatusExt::from_raw(collected.status));
-                let used = self.used().1;
-                self.tell(&Told::Exited { id, code, signal, used }, &[]);
+            match self.children.remove(&collected.pid) {
+                Some(Child::Visitor(id)) if !self.gone => {
+                    let (code, signal) = signals::outcome(std::os::unix::process::ExitStatusExt::from_raw(collected.status));
+                    let used = self.used().1;
+                    self.tell(&Told::Exited { id, code, signal, used }, &[]);
+                }
+                // It was ended by its time, or could not become the visitor.
+                Some(Child::Opener(id)) if !self.gone && collected.status != 0 => {
+                    let message = "The target did not answer the device in time.".to_owned();
+                    self.tell(&Told::Refused { id, code: code::TIMEOUT.to_owned(), message }, &[]);
+                }
+                _ => {}
             }
         }
     }
@@ -502,18 +551,20 @@ impl Instance {
 
     /// The end of the session ends whatever it started, unless the owner lets it linger.
     fn finish(&mut self, signals: &Signals) {
-        // Its last words may lie in the channel still.
         self.consent = None;
         processes::signal(&[self.side], Signal::KILL);
-        while let Ok(Some((ask, _))) = self.channel.receive::<Ask>() {
-            if let Ask::Done(report) = ask {
-                self.report = Some(report);
+        // Its last words may lie in the channel still. No more than that is waited for: whoever else holds its end is nobody to hear.
+        for _ in 0..LAST_MESSAGES {
+            match self.channel.try_receive::<Ask>() {
+                Ok(Some((Ask::Done { report, by_visitor }, _))) => (self.report, self.by_visitor) = (Some(report), by_visitor),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
             }
         }
         let lost = || Report { reason: "the session's network side was lost".to_owned(), ..Report::default() };
         let report = self.report.take().unwrap_or_else(lost);
         info!("{}: ended: {} ({} bytes in, {} bytes out)", self.live.name, report.reason, report.received, report.sent);
-        let linger = !self.told_to_end && self.policy.current().is_ok_and(musterd::policy::Policy::linger);
+        let linger = self.by_visitor && !self.told_to_end && self.policy.current().is_ok_and(musterd::policy::Policy::linger);
         self.talk.say(Say::Closed(report));
         if linger && !self.group.pids().is_empty() {
             info!("{}: processes that the visitor left behind linger, as the policy says", self.live.name);

@@ -108,7 +108,7 @@ fn serve(places: &Places, connection: OwnedFd) -> io::Result<Pid> {
 /// The directories, as the package's `tmpfiles.d` makes them.
 fn prepare(places: &Places, group: u32) -> io::Result<()> {
     let (live, last) = (places.run.join(LIVE), places.run.join(LAST_WORDS));
-    for (dir, mode, group) in [(&places.run, 0o750, group), (&live, 0o750, group), (&last, 0o770, group), (&places.state, 0o700, 0)] {
+    for (dir, mode, group) in [(&places.run, 0o750, group), (&live, 0o2750, group), (&last, 0o770, group), (&places.state, 0o700, 0)] {
         make(dir, mode, group)?;
     }
     Ok(())

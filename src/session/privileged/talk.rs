@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use musterd::handoff::{Do, Handoff, LAST_WORDS, LINE_MAX, Say, line};
+use musterd::log::warn;
+use rustix::event::PollFlags;
 use rustix::fs::Mode;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -25,10 +27,11 @@ const WAITING_MAX: usize = 64;
 /// Connections at once; then the oldest goes that is only a question, or the oldest.
 const CONNECTIONS_MAX: usize = 8;
 
-/// Reads the daemon's first line and the descriptors that come with it.
-pub(super) fn read_handoff(stream: &UnixStream) -> io::Result<(Handoff, Vec<OwnedFd>)> {
+/// Reads the daemon's first line and the descriptors that come with it; and what it has said behind that already.
+pub(super) fn read_handoff(stream: &UnixStream) -> io::Result<(Handoff, Vec<OwnedFd>, Vec<u8>)> {
     let (mut text, mut fds, until) = (Vec::new(), Vec::new(), Instant::now() + HANDOFF);
-    while text.last() != Some(&b'\n') {
+    let mut end = None;
+    while end.is_none() {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() || text.len() > LINE_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no order came within its time and bound"));
@@ -46,9 +49,11 @@ pub(super) fn read_handoff(stream: &UnixStream) -> io::Result<(Handoff, Vec<Owne
         if received == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        end = bytes[..received].iter().position(|byte| *byte == b'\n').map(|at| text.len() + at + 1);
         text.extend_from_slice(&bytes[..received]);
     }
-    Ok((serde_json::from_slice(&text)?, fds))
+    let rest = text.split_off(end.unwrap_or(text.len()));
+    Ok((serde_json::from_slice(&text)?, fds, rest))
 }
 
 /// One connection.
@@ -58,6 +63,10 @@ struct Peer {
     heard: Vec<u8>,
     /// It wants to be told all.
     attached: bool,
+    /// The rest of a line that it has begun to take.
+    unsent: Vec<u8>,
+    /// That is the first of what waits.
+    sending: bool,
 }
 
 /// All who talk with one session or run.
@@ -71,41 +80,53 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Opens the socket of this session or run; whoever may start sessions may connect.
-    pub(super) fn open(dir: &Path, name: &str, daemon: UnixStream) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, name: &str, daemon: UnixStream, heard: Vec<u8>) -> io::Result<Self> {
         let socket = dir.join(format!("{name}.sock"));
-        // Made with its mode, and links are not followed: the daemon may write here, and could put one in its place.
+        // Made with its mode; its group is the directory's, which has the set-group-id bit.
         let before = rustix::process::umask(Mode::from_raw_mode(0o117));
         let listener = UnixListener::bind(&socket);
         rustix::process::umask(before);
         let listener = listener?;
-        let talk =
-            Self { listener, socket, peers: vec![Peer { stream: daemon, heard: Vec::new(), attached: true }], waiting: VecDeque::new() };
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::lchown(&talk.socket, None, Some(fs::metadata(dir)?.gid()))?;
-        }
+        let talk = Self {
+            listener,
+            socket,
+            peers: vec![Peer { stream: daemon, heard, attached: true, unsent: Vec::new(), sending: false }],
+            waiting: VecDeque::new(),
+        };
         talk.listener.set_nonblocking(true)?;
         talk.peers[0].stream.set_nonblocking(true)?;
         Ok(talk)
     }
 
-    /// Tells whoever is attached, now or later.
+    /// Tells whoever is attached, now or later. Where nobody listens for long, events go first: how it ended is kept.
     pub(super) fn say(&mut self, say: Say) {
         if self.waiting.len() >= WAITING_MAX {
-            self.waiting.pop_front();
+            // The first one may be on its way.
+            let event = self.waiting.iter().skip(1).position(|say| matches!(say, Say::Event { .. } | Say::More));
+            self.waiting.remove(event.map_or(1, |at| at + 1));
         }
         self.waiting.push_back(say);
         self.flush();
     }
 
     fn flush(&mut self) {
-        while let Some(say) = self.waiting.front() {
-            let bytes = line(say);
-            // The newest one is the daemon of today.
-            let Some(at) = self.peers.iter().rposition(|peer| peer.attached) else { return };
-            match (&self.peers[at].stream).write(&bytes) {
-                Ok(written) if written == bytes.len() => drop(self.waiting.pop_front()),
-                // A peer that does not read is not told: the line waits for the next one.
-                _ => drop(self.peers.remove(at)),
+        // The newest one is the daemon of today.
+        while let Some(at) = self.peers.iter().rposition(|peer| peer.attached) {
+            let peer = &mut self.peers[at];
+            if peer.unsent.is_empty() {
+                if std::mem::take(&mut peer.sending) {
+                    self.waiting.pop_front();
+                }
+                let Some(say) = self.waiting.front() else { return };
+                (peer.unsent, peer.sending) = (line(say), true);
+            }
+            match peer.stream.write(&peer.unsent) {
+                Ok(written) => drop(peer.unsent.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It reads when it has time.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What it had of a line is nothing; the line waits for the next one.
+                Err(_) => drop(self.peers.remove(at)),
             }
         }
     }
@@ -118,7 +139,7 @@ impl Talk {
                 self.peers.remove(self.peers.iter().position(|peer| !peer.attached).unwrap_or(0));
             }
             if stream.set_nonblocking(true).is_ok() {
-                self.peers.push(Peer { stream, heard: Vec::new(), attached: false });
+                self.peers.push(Peer { stream, heard: Vec::new(), attached: false, unsent: Vec::new(), sending: false });
             }
         }
         let mut asked = Vec::new();
@@ -147,7 +168,7 @@ impl Talk {
                 match serde_json::from_slice(&text) {
                     Ok(Do::Attach) => {
                         peer.attached = true;
-                        let _ = peer.stream.write(&line(live));
+                        peer.unsent.extend(line(live));
                     }
                     Ok(Do::Status) => drop(peer.stream.write(&line(live))),
                     Ok(other) => asked.push(other),
@@ -164,8 +185,10 @@ impl Talk {
     }
 
     /// What to wait for.
-    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.peers.iter().map(|peer| peer.stream.as_fd()))
+    pub(super) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let of_peer = |peer: &Peer| if peer.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let peers = self.peers.iter().map(move |peer| (peer.stream.as_fd(), of_peer(peer)));
+        std::iter::once((self.listener.as_fd(), PollFlags::IN)).chain(peers)
     }
 }
 
@@ -179,7 +202,10 @@ impl Drop for Talk {
             let dir = run.join(LAST_WORDS);
             let file = fs::File::options().write(true).create_new(true).mode(0o640).open(dir.join(name).with_extension("report"));
             let group = fs::metadata(&dir).ok().map(|metadata| metadata.gid());
-            let _ = file.and_then(|mut file| file.write_all(&text).and_then(|()| std::os::unix::fs::fchown(&file, None, group)));
+            let written = file.and_then(|mut file| file.write_all(&text).and_then(|()| std::os::unix::fs::fchown(&file, None, group)));
+            if let Err(error) = written {
+                warn!("{}: its last words cannot be left for the daemon in {}: {error}", name.display(), dir.display());
+            }
         }
         let _ = fs::remove_file(&self.socket);
     }

@@ -21,6 +21,8 @@ use rustix::termios::{Winsize, tcsetwinsize};
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 /// Files with variables of every login, as PAM's `pam_env` reads them.
 const ENVIRONMENT_FILES: [&str; 2] = ["/etc/environment", "/etc/default/locale"];
+/// Longest time of a process that opens a connection, in seconds: more than a TCP connection is tried for.
+const OPEN_S: libc::c_uint = 12;
 /// The group of terminals, where the system has it: `write(1)` and `mesg(1)` go by it.
 const TTY: &str = "tty";
 
@@ -175,8 +177,7 @@ impl Visitor {
         unlockpt(&master)?;
         let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         if self.change {
-            let tty = std::fs::read_to_string("/etc/group").unwrap_or_default();
-            let tty = tty.lines().find_map(|line| line.strip_prefix(TTY)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
+            let tty = tty_group();
             fchown(&slave, Some(Uid::from_raw(self.account.uid)), Some(Gid::from_raw(tty.unwrap_or(self.account.gid))))?;
             fchmod(&slave, Mode::from_raw_mode(if tty.is_some() { 0o620 } else { 0o600 }))?;
         }
@@ -186,17 +187,17 @@ impl Visitor {
 
     /// Makes a process that becomes the visitor and does only this; its number. The closure must end.
     #[expect(unsafe_code, reason = "a process that opens one connection needs no program of its own; this program has one thread")]
-    pub(super) fn fork(&self, run: impl FnOnce()) -> io::Result<Pid> {
-        let become_user = Become::prepare(self, None, None, false, false)?;
+    pub(super) fn fork(&self, door: Option<OwnedFd>, run: impl FnOnce() -> bool) -> io::Result<Pid> {
+        let become_user = Become::prepare(self, door, None, false, false)?;
         // SAFETY: this process has a single thread, so the child's memory is whole, and it may do what its parent may.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                if become_user.now().is_ok() {
-                    run();
-                }
+                // SAFETY: the default of SIGALRM ends the child: neither a name nor a full queue holds it for longer.
+                unsafe { libc::alarm(OPEN_S) };
+                let done = become_user.now().is_ok() && run();
                 // SAFETY: ends the child at once, without what its parent would do at its own end.
-                unsafe { libc::_exit(0) }
+                unsafe { libc::_exit(i32::from(!done)) }
             }
             pid => Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without a number")),
         }
@@ -276,6 +277,12 @@ impl Become {
         }
         Ok(())
     }
+}
+
+/// The number of the group of terminals.
+pub(super) fn tty_group() -> Option<u32> {
+    let text = std::fs::read_to_string("/etc/group").ok()?;
+    text.lines().find_map(|line| line.strip_prefix(TTY)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok())
 }
 
 /// `NAME=value` lines, quotes taken off; anything else is left out.

@@ -148,6 +148,7 @@ impl Town {
             .env("MUSTERD_STATE_DIR", state.join("state"))
             .env("MUSTERD_RUN_DIR", state.join("run"))
             .env("MUSTERD_POLICY", state.join("policy.toml"))
+            .env("MUSTERD_ANCHOR", state.join("hub.json"))
             .env("MUSTERD_IDENTITY_SERIAL", serial)
             .stdin(Stdio::null()))
     }
