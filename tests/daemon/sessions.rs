@@ -13,7 +13,7 @@ const SESSION: &str = "saaaaaaaaaaaaaaa";
 /// What a session is ordered with. The relay takes the connection and says nothing, so the session waits.
 pub(crate) fn order(hub: &StubHub, session: &str, t: i64) -> Value {
     json!({
-        "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.relay), "ticket": "secret",
+        "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.https), "ticket": "secret",
         "user": "ada@example.com", "project": "lab", "role": "connect", "t": t,
     })
 }
@@ -125,7 +125,7 @@ fn an_old_order_opens_nothing_because_the_relay_does_not_let_it_in() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
     let mut old = order(&hub, SESSION, now() - 600_000);
-    old["relay"] = format!("wss://{}/v1/sessions/over/device", hub.relay).into();
+    old["relay"] = format!("wss://{}/v1/sessions/over/device", hub.https).into();
     hub.open(&old);
     let closed = closed(&hub, SESSION);
     assert_eq!((&closed["received"], &closed["sent"]), (&json!(0), &json!(0)));
