@@ -58,7 +58,7 @@ fn every_key_of_the_example_is_known() {
     let opened = policy(&opened.join("\n"));
     assert_eq!(opened.all_users(), ["ada", "pi", "root"]);
     assert_eq!(opened.relay_hosts(), ["relay.example.com"]);
-    assert_eq!(opened.approvers(), ["pi"]);
+    assert_eq!(opened.approvers(), ["operator"]);
     // What is shown as the default is the default.
     assert_eq!(Limits { idle_s: None, total_s: None, ..opened.limits() }, policy("").limits());
     assert_eq!((opened.terminal, opened.own_user, opened.pam, opened.linger, opened.ask), {
