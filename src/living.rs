@@ -228,22 +228,35 @@ pub(crate) fn last_words(config: &Config, only: Option<&str>) -> Vec<(String, Ve
     found
 }
 
-/// Attaches to a living session or run. A socket that nobody answers on is removed.
-pub(crate) async fn attach(path: &Path) -> Option<(Conversation, Live)> {
+/// Why nobody answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// It was killed and could not remove its socket.
+    Killed,
+    /// It has just ended, or is about to: it has said so, or leaves it in its last words.
+    Ended,
+}
+
+/// Attaches to a living session or run. The socket of one that was killed is removed.
+///
+/// # Errors
+/// When nobody answers.
+pub(crate) async fn attach(path: &Path) -> Result<(Conversation, Live), Silence> {
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) => {
-            if error.kind() == io::ErrorKind::ConnectionRefused {
-                let _ = std::fs::remove_file(path);
+            if error.kind() != io::ErrorKind::ConnectionRefused {
+                return Err(Silence::Ended);
             }
-            return None;
+            let _ = std::fs::remove_file(path);
+            return Err(Silence::Killed);
         }
     };
     let mut conversation = Conversation::from(stream);
     conversation.tell(&Do::Attach).await;
     match tokio::time::timeout(WRITE, conversation.next()).await {
-        Ok(Some(Say::Opened(live))) => Some((conversation, live)),
-        _ => None,
+        Ok(Some(Say::Opened(live))) => Ok((conversation, live)),
+        _ => Err(Silence::Ended),
     }
 }
 

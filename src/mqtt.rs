@@ -237,18 +237,18 @@ impl<'a> Link<'a> {
             greeted = tokio::time::timeout(GREETING_TIMEOUT, self.greet(&mut wire)) => greeted,
             () = daemon.stopped() => return End::Stopped,
         };
-        match greeted {
-            Ok(Ok(())) => {}
+        let greeted_at = match greeted {
+            Ok(Ok(greeted_at)) => greeted_at,
             Ok(Err(end)) => {
                 self.acknowledge(&end, &mut wire).await;
                 return end;
             }
             Err(_) => return End::lost(format!("{url} did not answer MQTT within {} s", GREETING_TIMEOUT.as_secs())),
-        }
+        };
         self.proved = true;
         info!("online as {} ({}) at {url}, link {}", self.enrolled.identity.name, self.enrolled.identity.uid, self.number);
         daemon.set_link_status(LinkStatus::Online { url: url.to_string(), since: wall_clock(), link: self.number });
-        let end = match self.serve(&mut wire).await {
+        let end = match self.serve(&mut wire, greeted_at).await {
             Ok(never) => match never {},
             Err(end) => end,
         };
@@ -268,19 +268,18 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// CONNECT, SUBSCRIBE and the birth, until all three are answered.
-    async fn greet(&mut self, wire: &mut Wire) -> Result<(), End> {
+    /// CONNECT, SUBSCRIBE and the birth, until all three are answered. When the last answer came.
+    async fn greet(&mut self, wire: &mut Wire) -> Result<Duration, End> {
         self.number = self.daemon.next_link();
         let will = encode(&self.presence(false));
         let keep_alive = self.heartbeat_every + KEEP_ALIVE_MARGIN;
         let will = Will { topic: &self.topics.presence, payload: &will };
         self.protocol.connect(self.enrolled.identity.uid.as_str(), keep_alive, &will)?;
         self.flush(wire).await?;
-        let (mut birth, mut subscribed, mut born) = (None, false, false);
+        let (mut birth, mut subscribed, mut born, mut turned_at) = (None, false, false, steady_clock());
         while !(subscribed && born) {
-            let turned_at = steady_clock();
             let heard = self.receive(wire).await?;
-            self.still_awake(turned_at)?;
+            turned_at = self.still_awake(turned_at)?;
             for incoming in heard {
                 match incoming {
                     Incoming::Connected { keep_alive } => {
@@ -307,17 +306,16 @@ impl<'a> Link<'a> {
             }
             self.flush(wire).await?;
         }
-        Ok(())
+        Ok(turned_at)
     }
 
-    /// The linked state. Only an end leaves it.
-    async fn serve(&mut self, wire: &mut Wire) -> Result<std::convert::Infallible, End> {
+    /// The linked state, from the answer to the greeting on. Only an end leaves it.
+    async fn serve(&mut self, wire: &mut Wire, mut turned_at: Duration) -> Result<std::convert::Infallible, End> {
         let daemon = self.daemon;
         // The first heartbeat soon, so that the list is right; then evenly, spread over the fleet.
         let mut heartbeat_at = Instant::now() + self.heartbeat_every / 10;
-        let (mut usage, mut policy_due, mut turned_at) = (true, true, steady_clock());
+        let (mut usage, mut policy_due) = (true, true);
         loop {
-            self.still_awake(turned_at)?;
             usage &= !std::mem::take(&mut self.batch_unheard);
             if daemon.take_usage_due() {
                 usage = true;
@@ -335,6 +333,8 @@ impl<'a> Link<'a> {
             if usage && self.batch.is_none() && !self.hold.holds(Instant::now()) {
                 usage = self.send_usage()?;
             }
+            self.still_awake(turned_at)?;
+            // On a slow line this takes its time.
             self.flush(wire).await?;
             let overdue = [self.ack_by, self.ping_by].into_iter().flatten().min();
             let wake_at = [overdue, self.hold.until()].into_iter().flatten().fold(heartbeat_at, Instant::min);
@@ -368,11 +368,12 @@ impl<'a> Link<'a> {
 
     /// Ends a link on which nothing moved for longer than it can: what lies in our own kernel since then may be void by now,
     /// and nobody would tell. It is not acknowledged, so the broker still has it, and brings it again with the time that is left.
-    fn still_awake(&self, turned_at: Duration) -> Result<(), End> {
-        if steady_clock().saturating_sub(turned_at) > self.heartbeat_every * 2 + PING_TIMEOUT {
+    fn still_awake(&self, turned_at: Duration) -> Result<Duration, End> {
+        let now = steady_clock();
+        if now.saturating_sub(turned_at) > self.heartbeat_every * 2 + PING_TIMEOUT {
             return Err(End::lost("this device slept, or was held up"));
         }
-        Ok(())
+        Ok(now)
     }
 
     /// Whether the disk holds another identity than the one of this link. A renewed certificate is the same identity.

@@ -344,7 +344,7 @@ impl Runs {
                 continue;
             }
             let living = match sockets.get(run.as_str()) {
-                Some(path) => living::attach(path).await.map(|(conversation, _)| conversation),
+                Some(path) => living::attach(path).await.ok().map(|(conversation, _)| conversation),
                 None => None,
             };
             // Nobody has begun: neither a report nor anybody who could write one. After another start of the machine an empty file
@@ -393,7 +393,7 @@ async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receive
     loop {
         let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == run.as_str());
         if let Some((_, path)) = socket
-            && let Some((conversation, _)) = living::attach(&path).await
+            && let Ok((conversation, _)) = living::attach(&path).await
         {
             return follow(daemon, run, conversation, told).await;
         }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
 use crate::daemon::{Command, Daemon, SessionStatus};
-use crate::living::{self, Conversation, Refusal};
+use crate::living::{self, Conversation, Refusal, Silence};
 use crate::log::{debug, info, warn};
 
 /// Orders that are remembered, because MQTT may deliver one twice.
@@ -127,16 +127,18 @@ impl Sessions {
         }
         for (name, path) in living::sockets(&self.daemon.config) {
             let Ok(session) = name.parse::<SessionId>() else { continue };
-            if !self.see(&session) {
+            if self.seen.contains(&session) {
                 continue;
             }
             match living::attach(&path).await {
-                Some((_, live)) if live.lingers => debug!("what session {session} left behind lingers"),
-                Some((conversation, live)) => {
+                Ok((_, live)) if live.lingers => debug!("what session {session} left behind lingers"),
+                Ok((conversation, live)) => {
                     info!("session {session} of {} goes on in process {}", live.user, live.pid);
+                    self.see(&session);
                     self.follow(session, conversation, Some(live));
                 }
-                None => close(&self.daemon, &session, lost()),
+                Err(Silence::Killed) => close(&self.daemon, &session, lost()),
+                Err(Silence::Ended) => debug!("session {session} has just ended"),
             }
         }
     }
@@ -202,7 +204,7 @@ async fn begun(daemon: &Daemon, session: &SessionId) -> Option<(Conversation, Li
         loop {
             let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == session.as_str());
             if let Some((_, path)) = socket
-                && let Some(found) = living::attach(&path).await
+                && let Ok(found) = living::attach(&path).await
             {
                 return found;
             }

@@ -53,7 +53,7 @@ impl Authority {
         Arc::new(builder.with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap())
     }
 
-    /// A relay of the hub's, which asks for no certificate.
+    /// A server of the hub's that asks for no certificate.
     pub(crate) fn relay(&self) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(muster_link::tls::provider());
         let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]).unwrap();

@@ -1,4 +1,4 @@
-//! A hub for these tests: enrolment over HTTPS, an MQTT 5 endpoint and a relay, all with TLS, on threads and ports of their own.
+//! A hub for these tests: enrolment and a relay over HTTPS and an MQTT 5 endpoint, both with TLS, on threads and ports of their own.
 //!
 //! It does as it is told in [`Manner`], and notes what it hears.
 
@@ -71,8 +71,6 @@ struct Shared {
 /// The hub. Its thread ends with the process.
 pub(crate) struct StubHub {
     pub https: SocketAddr,
-    /// A relay that takes every connection and says nothing, so that sessions wait.
-    pub relay: SocketAddr,
     pub authority: Arc<Authority>,
     shared: Arc<Mutex<Shared>>,
 }
@@ -93,26 +91,22 @@ impl StubHub {
                 let https = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let mqtt = TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let mqtt_address = mqtt.local_addr().unwrap();
-                let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                ready.send((https.local_addr().unwrap(), relay.local_addr().unwrap())).unwrap();
-                let (acceptor, at_relay) = (TlsAcceptor::from(authority_too.server()), TlsAcceptor::from(authority_too.relay()));
+                ready.send(https.local_addr().unwrap()).unwrap();
+                let (at_mqtt, at_https) = (TlsAcceptor::from(authority_too.server()), TlsAcceptor::from(authority_too.relay()));
                 loop {
                     tokio::select! {
                         Ok((tcp, _)) = https.accept() => {
-                            tokio::spawn(serve_http(tcp, acceptor.clone(), Arc::clone(&authority_too), Arc::clone(&for_thread), mqtt_address));
+                            tokio::spawn(serve_http(tcp, at_https.clone(), Arc::clone(&authority_too), Arc::clone(&for_thread), mqtt_address));
                         }
                         Ok((tcp, _)) = mqtt.accept() => {
-                            tokio::spawn(serve_mqtt(tcp, acceptor.clone(), Arc::clone(&for_thread)));
-                        }
-                        Ok((tcp, _)) = relay.accept() => {
-                            tokio::spawn(serve_relay(tcp, at_relay.clone()));
+                            tokio::spawn(serve_mqtt(tcp, at_mqtt.clone(), Arc::clone(&for_thread)));
                         }
                     }
                 }
             });
         });
-        let (https, relay) = addresses.recv().unwrap();
-        Self { https, relay, authority, shared }
+        let https = addresses.recv().unwrap();
+        Self { https, authority, shared }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -241,6 +235,11 @@ async fn serve_http(tcp: TcpStream, tls: TlsAcceptor, authority: Arc<Authority>,
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+        if head.starts_with("GET /v1/sessions/") && !head.starts_with("GET /v1/sessions/over/") {
+            // The relay: it takes the connection and says nothing, so the session waits.
+            while stream.read_buf(&mut buffer).await.is_ok_and(|len| len > 0) {}
+            return;
+        }
         let manner = shared.lock().unwrap().manner.clone();
         let (status, answer) = if let Some((status, code, detail)) = manner.enrol_problem {
             (status, json!({"code": code, "status": status, "detail": detail}))
@@ -256,29 +255,12 @@ async fn serve_http(tcp: TcpStream, tls: TlsAcceptor, authority: Arc<Authority>,
             }
             (200, state)
         } else {
+            // Also a session that is over.
             (404, json!({"code": "not_found", "status": 404, "detail": "nothing here"}))
         };
         let answer = answer.to_string();
         let head = format!("HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", answer.len());
         if stream.write_all((head + &answer).as_bytes()).await.is_err() || stream.flush().await.is_err() {
-            return;
-        }
-    }
-}
-
-// ---- The relay -------------------------------------------------------------------------------------------------
-
-/// A session that the hub knows is kept waiting; any other is over.
-async fn serve_relay(tcp: TcpStream, tls: TlsAcceptor) {
-    let Ok(mut stream) = tls.accept(tcp).await else { return };
-    let mut head = Vec::new();
-    while stream.read_buf(&mut head).await.is_ok_and(|len| len > 0) {
-        if head.starts_with(b"GET /v1/sessions/over/") && head.ends_with(b"\r\n\r\n") {
-            let body = json!({"code": "session_ended", "status": 410, "detail": "the session is over"}).to_string();
-            let answer =
-                format!("HTTP/1.1 410 Gone\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-            let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = stream.shutdown().await;
             return;
         }
     }

@@ -109,7 +109,7 @@ fn a_relay_that_is_not_the_enrolled_hubs_is_not_dialled() {
         open["relay"] = format!("wss://{relay}/v1/sessions/x/device").into();
         hub.open(&open);
     };
-    let port = hub.relay.port();
+    let port = hub.https.port();
     for (number, relay) in
         [format!("localhost:{port}"), format!("127.0.0.2:{port}"), format!("[::1]:{port}"), "10.0.0.1".to_owned()].iter().enumerate()
     {

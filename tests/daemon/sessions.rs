@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use musterd::handoff::LAST_WORDS;
 use serde_json::{Value, json};
 
 use crate::device::{Device, lives, signal, wait_for};
@@ -12,7 +13,7 @@ const SESSION: &str = "saaaaaaaaaaaaaaa";
 /// What a session is ordered with. The relay takes the connection and says nothing, so the session waits.
 pub(crate) fn order(hub: &StubHub, session: &str, t: i64) -> Value {
     json!({
-        "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.relay), "ticket": "secret",
+        "session": session, "relay": format!("wss://{}/v1/sessions/{session}/device", hub.https), "ticket": "secret",
         "user": "ada@example.com", "project": "lab", "role": "connect", "t": t,
     })
 }
@@ -124,7 +125,7 @@ fn an_old_order_opens_nothing_because_the_relay_does_not_let_it_in() {
     let hub = StubHub::start();
     let device = Device::online(&hub, "");
     let mut old = order(&hub, SESSION, now() - 600_000);
-    old["relay"] = format!("wss://{}/v1/sessions/over/device", hub.relay).into();
+    old["relay"] = format!("wss://{}/v1/sessions/over/device", hub.https).into();
     hub.open(&old);
     let closed = closed(&hub, SESSION);
     assert_eq!((&closed["received"], &closed["sent"]), (&json!(0), &json!(0)));
@@ -226,7 +227,7 @@ fn the_last_words_of_a_session_wait_for_the_next_daemon() {
     let ended = device.musterd(&["end", SESSION, "--reason", "dinner is ready"]);
     assert!(ended.status.success());
     wait_for("its end", || (!lives(process)).then_some(()));
-    let words = device.path("run/sessions/live").join(format!("{SESSION}.report"));
+    let words = device.path("run/sessions").join(LAST_WORDS).join(format!("{SESSION}.report"));
     assert!(words.exists());
     device.start();
     assert_eq!(closed(&hub, SESSION)["reason"], "dinner is ready");
