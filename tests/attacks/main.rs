@@ -32,8 +32,10 @@ mod lab;
 #[expect(dead_code, reason = "the end-to-end tests use all of it")]
 #[path = "../e2e/netns.rs"]
 mod netns;
+#[expect(dead_code, reason = "the end-to-end tests use all of it")]
 #[path = "../e2e/process.rs"]
 mod process;
+#[expect(dead_code, reason = "the end-to-end tests use all of it")]
 #[path = "../e2e/programs.rs"]
 mod programs;
 #[path = "../e2e/wait.rs"]
