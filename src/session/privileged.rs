@@ -5,6 +5,7 @@
 //! and how many lines they have.
 
 mod aside;
+mod begin;
 mod consent;
 mod group;
 mod instance;

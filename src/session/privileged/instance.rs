@@ -18,12 +18,13 @@ use musterd::{processes, signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, getpid, set_child_subreaper};
 
+use super::begin::{begin, own_terminals, term};
 use super::consent::Consent;
 use super::signals::Signals;
 use super::visitor::{Ends, Started, Visitor, What};
-use super::{Admitted, Refusal, Talk, aside, group::Group, open};
+use super::{Admitted, Refusal, Talk, group::Group, open};
 use crate::Places;
-use crate::channel::{Ask, Begin, Channel, RunBegin, SessionBegin, Told, Used};
+use crate::channel::{Ask, Channel, Told, Used};
 
 /// Time for what was hung up to go by itself.
 const HANG_UP: Duration = Duration::from_millis(500);
@@ -39,8 +40,6 @@ const WAITING_MAX: usize = 16;
 const TOLD_MAX: u32 = 30;
 /// The run's command among the numbers of streams.
 const RUN: u32 = 0;
-/// Longest `TERM`, in bytes.
-const TERM_MAX: usize = 64;
 
 /// What a process of ours is for.
 #[derive(Debug, Clone, Copy)]
@@ -167,47 +166,6 @@ fn give_up(daemon: &UnixStream, name: &str, Refusal { code, message }: Refusal) 
     error!("{name}: refused ({code}): {message}");
     let _ = std::io::Write::write_all(&mut &*daemon, &musterd::handoff::line(&Say::Refused { code, message }));
     ExitCode::FAILURE
-}
-
-/// Starts the unprivileged side and tells it what it has to know.
-fn begin(order: &Order, policy: &mut Watched, handoff: Handoff, fds: &[OwnedFd]) -> Result<(Pid, Channel), Refusal> {
-    let failed = |why: std::io::Error| Refusal::new("failed", format!("The device cannot start the unprivileged side: {why}."));
-    let own_user = policy.current().is_ok_and(musterd::policy::Policy::own_user);
-    let account = if own_user { None } else { Some(aside::account()?) };
-    let limits = policy.limits();
-    let (role, begin) = match &order.kind {
-        OrderKind::Session { open } => {
-            let open = open.clone();
-            let Handoff { ca, certificate, key, proxy, floor, log_level, .. } = handoff;
-            let (session, user, relay, ticket) = (open.session, open.user, open.relay, open.ticket);
-            let (streams, idle_s, total_s) = (limits.streams, limits.idle_s, limits.total_s);
-            let begin =
-                SessionBegin { session, user, relay, ticket, ca, certificate, key, proxy, floor, streams, idle_s, total_s, log_level };
-            ("net", Begin::Session(begin))
-        }
-        OrderKind::Run { run, start } => {
-            let arrival = handoff.arrival.ok_or_else(|| Refusal::new("failed", "The daemon did not say when the order came."))?;
-            ("collect", Begin::Run(RunBegin { run: run.clone(), start: start.clone(), arrival, log_level: handoff.log_level }))
-        }
-    };
-    let (side, channel) = aside::start(role, account.as_ref()).map_err(failed)?;
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    channel.send(&begin, &fds).map_err(failed)?;
-    Ok((side, channel))
-}
-
-/// A `/dev/pts` of this session's own, so that nobody outside finds its terminals there. All other mounts stay shared.
-#[expect(unsafe_code, reason = "it changes what this process sees of the file system, and no descriptor")]
-fn own_terminals() -> std::io::Result<()> {
-    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-    // SAFETY: no descriptor table is unshared.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS)? };
-    mount_change(c"/dev/pts", MountPropagationFlags::PRIVATE)?;
-    // Older C libraries hand a terminal out only if it belongs to that group.
-    let group = super::visitor::tty_group().map(|gid| format!(",gid={gid}")).unwrap_or_default();
-    let options = std::ffi::CString::new(format!("newinstance,ptmxmode=0666,mode=0620{group}"))?;
-    mount(c"devpts", c"/dev/pts", c"devpts", MountFlags::NOSUID | MountFlags::NOEXEC, options.as_c_str())?;
-    Ok(())
 }
 
 impl Instance {
@@ -595,10 +553,4 @@ impl Instance {
             self.collect();
         }
     }
-}
-
-/// What a terminal may call itself.
-fn term(wanted: &str) -> String {
-    let known = |c: char| c.is_ascii_alphanumeric() || "-+._".contains(c);
-    if !wanted.is_empty() && wanted.len() <= TERM_MAX && wanted.chars().all(known) { wanted.to_owned() } else { "dumb".to_owned() }
 }
