@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use musterd::log::{debug, warn};
 use musterd::policy::{Limits, Memory};
@@ -16,6 +17,9 @@ use rustix::process::{Pid, Signal, getpid};
 
 /// Tasks of our own part: two processes, and the threads by which one of them looks up names.
 const OURS_MAX: &str = "64";
+/// How long those are hunted who make a new process and end; and quick looks between two thorough ones.
+const CHASE: Duration = Duration::from_millis(200);
+const LOOKS: usize = 500;
 /// How the directory of a session begins that is not a unit's.
 const PREFIX: &str = "musterd-session-";
 
@@ -139,6 +143,16 @@ impl Group {
             let _ = write(&dir.join("cgroup.kill"), "1");
         }
         processes::kill(|| self.pids());
+        // Who makes a new process and ends, over and over, is gone before a look has found it; but each comes to us as its reaper.
+        let until = Instant::now() + CHASE;
+        while !self.pids().is_empty() && Instant::now() < until {
+            for _ in 0..LOOKS {
+                processes::signal(
+                    &processes::children().into_iter().filter(|pid| !self.ours.contains(pid)).collect::<Vec<_>>(),
+                    Signal::KILL,
+                );
+            }
+        }
     }
 }
 

@@ -547,8 +547,8 @@ impl Instance {
             self.wait(signals, Some(Duration::from_millis(20)));
             self.collect();
         }
-        self.group.kill();
         while !self.group.pids().is_empty() && Instant::now() < until + LAST_WORDS {
+            self.group.kill();
             self.wait(signals, Some(Duration::from_millis(20)));
             self.collect();
         }
