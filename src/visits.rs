@@ -81,7 +81,7 @@ pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
         match living::end(path, reason) {
             Ok(()) => println!("{name}: told to end"),
             // Over already.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound) => {}
             Err(error) => {
                 eprintln!("musterd: {name}: {error}; are you root?");
                 failed += 1;

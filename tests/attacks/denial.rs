@@ -23,7 +23,7 @@ pub fn play(ground: &mut Ground<'_>, table: &mut Table) {
     let shell = eve.shell(lab, "bomb", bomb);
     eventually("the bomb went off", SOON, || (processes_of(EVE).len() > 100).then_some(()));
     let count = processes_of(EVE).len();
-    Person::leaves(shell);
+    Person::leaves(lab, shell);
     let gone = ground.is_empty(Duration::from_secs(15));
     table.row(2, "hundreds of processes outlast the session", EVE, format!("{count} processes, then {}", processes_of(EVE).len()), gone);
     let (code, said) = owner.does(lab, "echo still served");

@@ -80,7 +80,7 @@ fn ways(ground: &mut Ground<'_>, table: &mut Table, where_: &str) {
     let eve = ground.eve.clone();
     let shell = eve.shell(ground.lab, "ways", &all_ways());
     under_way(EVE);
-    Person::leaves(shell);
+    Person::leaves(ground.lab, shell);
     let gone = ground.is_empty(Duration::from_secs(15));
     let left: Vec<String> = processes_of(EVE).into_iter().map(command_line).collect();
     for (number, (what, _)) in WAYS.iter().enumerate() {
@@ -136,7 +136,7 @@ fn ends(ground: &mut Ground<'_>, table: &mut Table) {
     ok(&mut ground.musterd(&["unlock"]));
     round(ground, "[limits] sessions = 0, then leaving", &mut |ground, shell| {
         ground.policy(&format!("{}[limits]\nsessions = 0\n", ground.usual_policy()));
-        Person::leaves(shell);
+        Person::leaves(lab, shell);
         None
     });
     ground.policy(&format!("{}[limits]\ntotal_s = 1\n", ground.usual_policy()));
@@ -144,14 +144,14 @@ fn ends(ground: &mut Ground<'_>, table: &mut Table) {
     ground.policy(&ground.usual_policy());
     round(ground, "leaving while the daemon is stopped", &mut |ground, shell| {
         ground.daemon().stop();
-        Person::leaves(shell);
+        Person::leaves(lab, shell);
         None
     });
     ground.start_daemon();
     lab.online(ROBOT);
     round(ground, "leaving while the service is stopped", &mut |ground, shell| {
         ground.stop_service();
-        Person::leaves(shell);
+        Person::leaves(lab, shell);
         None
     });
     ground.start_service();
@@ -159,7 +159,7 @@ fn ends(ground: &mut Ground<'_>, table: &mut Table) {
     ground.policy(&format!("linger = true\n{}", ground.usual_policy()));
     let shell = eve.shell(lab, "lingers", hard);
     eventually("it has set itself apart", SOON, || (processes_of(EVE).len() >= 2).then_some(()));
-    Person::leaves(shell);
+    Person::leaves(lab, shell);
     throughout("what may linger does", Duration::from_secs(2), || !processes_of(EVE).is_empty());
     ok(&mut ground.musterd(&["end", "--all"]));
     let gone = ground.is_empty(Duration::from_secs(10));

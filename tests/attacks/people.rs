@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use rustix::process::Signal;
@@ -9,9 +10,12 @@ use serde_json::json;
 
 use crate::ground::{Ground, ROBOT, told};
 use crate::https;
-use crate::lab::{Lab, SOON};
+use crate::lab::{Lab, SOON, rows};
 use crate::process::Process;
 use crate::table::Table;
+
+/// Longest time from a person's leaving to the hub's knowing it.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Somebody with an account.
 #[derive(Clone)]
@@ -53,10 +57,20 @@ impl Person {
         shell
     }
 
-    /// Ends such a shell as its person does: with Ctrl-C, which goes to what runs on the device.
-    pub fn leaves(mut shell: Process) {
+    /// Ends such a shell as its person does: with Ctrl-C, which goes to what runs on the device. A farewell that was lost on a machine
+    /// that is busy would leave the session its two minutes to come back: then the hub ends it.
+    pub fn leaves(lab: &Lab, mut shell: Process) {
         shell.signal(Signal::INT);
-        shell.ended(SOON);
+        let status = shell.ended(SOON);
+        let open = || -> Vec<serde_json::Value> {
+            rows(lab.json(&["sessions"])).into_iter().filter(|session| session["state"] == "open").collect()
+        };
+        let until = Instant::now() + FAREWELL;
+        while Instant::now() < until && !open().is_empty() {}
+        for session in open() {
+            let _ = writeln!(std::io::stderr(), "no farewell from {session}: {status}: {}", shell.log());
+            lab.api("DELETE", &format!("/v1/orgs/acme/sessions/{}", session["id"].as_str().unwrap()), None);
+        }
     }
 
     /// What `muster shell` writes for this line of the device's shell, and its exit code.
