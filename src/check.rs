@@ -164,6 +164,9 @@ fn find_users(policy: &Policy, machine: &Machine<'_>, findings: &mut Findings) {
         match (machine.user)(user) {
             None => findings.mistake(key, format!("this machine has no user {user:?}: `useradd -m {user}`, or name another")),
             Some(0) if user != ROOT => findings.mistake(key, format!("{user:?} is root on this machine (its number is 0): write \"root\"")),
+            Some(_) if ["musterd", "musterd-net"].contains(&user) => {
+                findings.mistake(key, format!("{user:?} is the user as whom Muster itself runs, with the device's key: name another"));
+            }
             Some(_) => {}
         }
     }
@@ -197,8 +200,12 @@ mod tests {
     use super::*;
 
     fn found(policy: &str, starter: Option<bool>, is_root: bool) -> (String, Vec<String>) {
-        let user =
-            |name: &str| [("root", 0), ("toor", 0), ("pi", 1000), ("ada", 1001)].into_iter().find(|user| user.0 == name).map(|user| user.1);
+        let user = |name: &str| {
+            [("root", 0), ("toor", 0), ("pi", 1000), ("ada", 1001), ("musterd", 998)]
+                .into_iter()
+                .find(|user| user.0 == name)
+                .map(|user| user.1)
+        };
         let policy = Policy::parse(policy).unwrap();
         let findings = judge(&policy, &Machine { user: &user, starter, is_root });
         (findings.sentences.join("\n"), findings.mistakes.into_iter().map(|mistake| format!("{}: {}", mistake.key, mistake.what)).collect())
@@ -225,6 +232,9 @@ mod tests {
         assert!(mistakes[0].starts_with("users: this machine has no user \"ghost\""), "{mistakes:?}");
         assert!(mistakes[1].contains("\"toor\" is root on this machine"), "{mistakes:?}");
         assert!(mistakes[2].starts_with("ask.approvers: this machine has no user"), "{mistakes:?}");
+
+        let (_, mistakes) = found("[users]\ndefault = \"musterd\"\n", Some(true), true);
+        assert!(mistakes.len() == 1 && mistakes[0].contains("with the device's key"), "{mistakes:?}");
 
         let policy = "[users]\ndefault = \"pi\"\n";
         let (_, mistakes) = found(policy, Some(false), false);

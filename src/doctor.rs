@@ -19,6 +19,7 @@ use crate::control::{Ask, ask};
 use crate::daemon::{proxy, wall_clock};
 use crate::state::{Enrolled, PendingRequest, State};
 use crate::{living, log, policy, serial};
+use musterd::account::Account;
 use musterd::handoff::START_SOCKET;
 
 /// One dial of the doctor: a person waits.
@@ -130,8 +131,15 @@ fn sessions(config: &Config, report: &mut Report) {
                 report.add("sessions", Verdict::Failed, format!("Sessions cannot be served: {error}."));
             }
         }
-        Ok(_) => {
-            report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display()));
+        Ok(policy) => {
+            let missing: Vec<&str> =
+                policy.all_users().into_iter().chain(["musterd-net"]).filter(|name| !matches!(Account::named(name), Ok(Some(_)))).collect();
+            match missing.as_slice() {
+                [] => report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display())),
+                missing => {
+                    report.add("policy", Verdict::Failed, format!("Visitors are refused: this device has no user {}.", missing.join(", ")))
+                }
+            }
             let socket = config.session_dir.join(START_SOCKET);
             let served = std::os::unix::net::UnixStream::connect(&socket)
                 .map(|_| format!("The service for sessions listens on {}.", socket.display()));

@@ -73,8 +73,11 @@ pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
     if chosen.is_empty()
         && let Some(id) = id
     {
-        eprintln!("musterd: no session or run {id} lives here that you may end; `musterd sessions` lists them (as root: all)");
+        eprintln!("musterd: there is no session or run {id} here, or you may not see it; `sudo musterd sessions` lists all");
         return ExitCode::FAILURE;
+    }
+    if chosen.is_empty() {
+        println!("Nothing to end.");
     }
     let mut failed = 0;
     for (name, path) in &chosen {
@@ -104,7 +107,8 @@ pub(crate) fn approve(config: &Config, code: &str) -> ExitCode {
     let mut answer = String::new();
     let said = stream
         .set_read_timeout(Some(ANSWER))
-        .and_then(|()| (&stream).write_all(b"approve\n"))
+        // Who may not is answered before they have said anything.
+        .map(|()| drop((&stream).write_all(b"approve\n")))
         .and_then(|()| BufReader::new((&stream).take(400)).read_line(&mut answer));
     match (said, answer.trim()) {
         (Ok(_), "ok") => {

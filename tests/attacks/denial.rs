@@ -98,7 +98,7 @@ fn runs(ground: &mut Ground<'_>, table: &mut Table, owner: &Person) {
     let began = Instant::now();
     let output = owner.muster(lab, &["run", ROBOT, "--timeout", "1s", "--", stop]).output().unwrap();
     let (code, took) = (output.status.code(), began.elapsed());
-    let held = code == Some(124) && took < Duration::from_secs(20) && ground.is_empty(Duration::from_secs(10));
+    let held = code == Some(124) && took < Duration::from_secs(60) && ground.is_empty(Duration::from_secs(10));
     table.row(2, "kill -STOP $PPID against a run's time", PI, format!("exit code {code:?} after {} s", took.as_secs()), held);
 
     let mut run = Process::start("stopping", lab.folder(), owner.muster(lab, &["run", ROBOT, "--", stop]));

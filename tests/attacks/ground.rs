@@ -296,7 +296,10 @@ fn find(user: &str) -> Option<(u32, u32)> {
 }
 
 fn useradd(options: &[&str], home: Option<&Path>, name: &str) {
-    // Somebody else may hold the lock of /etc/passwd for a moment.
+    // A run that was killed may have left the group behind; and somebody else may hold the lock of /etc/passwd for a moment.
+    if find(name).is_none() {
+        let _ = Command::new(programs::system("groupdel")).arg(name).stderr(Stdio::null()).status();
+    }
     eventually(&format!("the user {name} is made"), SOON, || {
         let mut command = Command::new(programs::system("useradd"));
         command.arg("--system").args(options).args(home).arg(name);

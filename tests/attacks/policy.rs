@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Stdio;
 
-use crate::ground::{EVE, Ground, PI, ROBOT, gid, id};
+use crate::ground::{DAEMON, EVE, Ground, NET, PI, ROBOT, gid, id};
 use crate::hostile::{self, Answer, Signer, hand_over};
 use crate::lab::{SOON, fails, ok};
 use crate::table::Table;
@@ -109,6 +109,12 @@ fn contents(ground: &mut Ground<'_>, table: &mut Table) {
     let owner = ground.owner.clone();
     let (code, said) = owner.does(ground.lab, "id -un");
     table.row(6, "a user whom the device does not have", "the policy's owner", said, code != 0);
+    for user in [DAEMON, NET] {
+        ground.policy(&format!("[users]\ndefault = \"{user}\"\n"));
+        let (code, said) = owner.does(ground.lab, "id -un");
+        let held = code != 0 && said.contains("as whom Muster itself runs");
+        table.row(6, &format!("a policy that makes visitors {user}, whose files are Muster's"), "the policy's owner", said, held);
+    }
     ground.policy(&format!("{usual}[limits]\nsessions = 0\n"));
     refuses(ground, table, "[limits] sessions = 0", "policy_sessions");
     ground.policy(&format!("{usual}[terminal]\nallow = false\n"));

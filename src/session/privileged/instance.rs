@@ -54,6 +54,8 @@ struct Instance {
     order: Order,
     policy: Watched,
     group: Group,
+    /// The user of the daemon, as the kernel says.
+    daemon: Option<u32>,
     talk: Talk,
     channel: Channel,
     side: Pid,
@@ -96,6 +98,7 @@ pub(super) fn run(
         Ok(begun) => begun,
         Err(why) => return give_up(&daemon, &name, Refusal::new("failed", format!("The device cannot begin this: {why}."))),
     };
+    let peer = rustix::net::sockopt::socket_peercred(&daemon).ok().map(|peer| peer.uid.as_raw());
     let Admitted { order, mut policy, counting } = admitted;
     drop(counting);
     let began = begin(&order, &mut policy, handoff, &fds);
@@ -139,6 +142,7 @@ pub(super) fn run(
         order,
         policy,
         group,
+        daemon: peer,
         talk,
         channel,
         side,
@@ -415,6 +419,15 @@ impl Instance {
         if change && account.is_root() && account.name != ROOT {
             let message = format!("{} is root under another name, and this device's policy does not name root.", account.name);
             return Err(Refusal::new("policy_root", message));
+        }
+        // Their own files would be the visitor's: the key, and what the network side holds.
+        let ours = [super::listen::DAEMON, super::aside::USER].contains(&account.name.as_str()) || Some(account.uid) == self.daemon;
+        if change && ours && !account.is_root() {
+            let message = format!(
+                "This device's policy makes visitors {}, as whom Muster itself runs: its owner has to name another user.",
+                account.name
+            );
+            return Err(Refusal::new("policy_own_user", message));
         }
         let current = self.policy.current().map_err(|fault| Refusal::new(fault.code, fault.message.clone()))?;
         let mark = if self.live.name.starts_with('r') { "MUSTER_RUN" } else { "MUSTER_SESSION" };

@@ -25,7 +25,7 @@ use crate::Places;
 /// Sessions and runs at once, above what any policy allows; further ones wait in the socket's queue.
 const AT_ONCE: usize = 2048;
 /// The user whose daemon may connect.
-const DAEMON: &str = "musterd";
+pub(super) const DAEMON: &str = "musterd";
 
 /// Listens until it is told to end; sessions go on then.
 pub(crate) fn listen(places: &Places, group: Option<u32>) -> ExitCode {

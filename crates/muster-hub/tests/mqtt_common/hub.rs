@@ -241,6 +241,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         timeout(WAIT, self.next()).await.expect("a packet or the end in time")
     }
 
+    /// Acknowledges a PUBLISH at QoS 1: a device that takes orders without a word gets no more of them (MQTT 5, 4.9).
+    pub async fn acknowledge(&mut self, publish: &[u8]) {
+        let topic = 2 + publish[1..].iter().position(|byte| byte & 0x80 == 0).expect("a length");
+        let id = topic + 2 + usize::from(u16::from_be_bytes([publish[topic], publish[topic + 1]]));
+        self.send(&[0x40, 2, publish[id], publish[id + 1]]).await;
+    }
+
     async fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(size) = packet_size(&self.buffer).filter(|size| *size <= self.buffer.len()) {

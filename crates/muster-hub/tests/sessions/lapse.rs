@@ -51,7 +51,9 @@ impl Scene {
         let ticket: SessionTicket = serde_json::from_value(ticket).unwrap();
         let open = loop {
             // Ends of earlier sessions may stand before it.
-            match order(&self.link.packet().await.unwrap()) {
+            let packet = self.link.packet().await.unwrap();
+            self.link.acknowledge(&packet).await;
+            match order(&packet) {
                 SessionOrder::Open(signed) if inside(&signed).session == ticket.session => break inside(&signed),
                 _ => {}
             }
