@@ -137,7 +137,7 @@ fn sessions(config: &Config, report: &mut Report) {
             match missing.as_slice() {
                 [] => report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display())),
                 missing => {
-                    report.add("policy", Verdict::Failed, format!("Visitors are refused: this device has no user {}.", missing.join(", ")))
+                    report.add("policy", Verdict::Failed, format!("Visitors are refused: this device has no user {}.", missing.join(", ")));
                 }
             }
             let socket = config.session_dir.join(START_SOCKET);

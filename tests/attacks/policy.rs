@@ -113,7 +113,7 @@ fn contents(ground: &mut Ground<'_>, table: &mut Table) {
         ground.policy(&format!("[users]\ndefault = \"{user}\"\n"));
         let (code, said) = owner.does(ground.lab, "id -un");
         let held = code != 0 && said.contains("as whom Muster itself runs");
-        table.row(6, &format!("a policy that makes visitors {user}, whose files are Muster's"), "the policy's owner", said, held);
+        table.row(6, format!("a policy that makes visitors {user}, whose files are Muster's"), "the policy's owner", said, held);
     }
     ground.policy(&format!("{usual}[limits]\nsessions = 0\n"));
     refuses(ground, table, "[limits] sessions = 0", "policy_sessions");

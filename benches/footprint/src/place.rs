@@ -70,9 +70,6 @@ impl Place {
         // The owner's files: sessions run as our own user.
         let own_user = if std::fs::metadata("/proc/self")?.uid() == 0 { "\"root\"" } else { "true" };
         write("policy.toml", &format!("own_user = {own_user}\n"))?;
-        let anchor = json!({ "hub": "https://127.0.0.1:1", "pin": pin.to_string(), "key": device_key });
-        write("hub.json", &anchor.to_string())?;
-
         let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let (broker_port, inner_port) = (one.local_addr()?.port(), other.local_addr()?.port());
         let text = format!(
@@ -81,7 +78,9 @@ impl Place {
             d = dir.display()
         );
         write("mosquitto.conf", &text)?;
-        Ok(Self { folder, broker_port, inner_port, pin, ca: ca_pem, issuer, device_key })
+        let place = Self { folder, broker_port, inner_port, pin, ca: ca_pem, issuer, device_key };
+        place.enrol_at("127.0.0.1:1")?;
+        Ok(place)
     }
 
     /// Where all of it is.
@@ -165,8 +164,15 @@ impl Place {
         Ok(std::iter::once("serve".to_owned()).chain(options).collect())
     }
 
+    /// Writes which hub counts; a session dials no relay on another host or port.
+    fn enrol_at(&self, authority: &str) -> Result<()> {
+        let anchor = json!({ "hub": format!("https://{authority}"), "pin": self.pin.to_string(), "key": self.device_key });
+        Ok(std::fs::write(self.dir().join("hub.json"), anchor.to_string())?)
+    }
+
     /// What the daemon hands over for a session: the hub's signed order, and what proves the device.
     pub(crate) fn handoff(&self, open: SessionOpen) -> Result<Value> {
+        self.enrol_at(open.relay.split('/').nth(2).context("the relay has no host")?)?;
         let (certificate, key) = sign(&self.issuer, COMMON_NAME, ExtendedKeyUsagePurpose::Other(ORDERS_EKU.to_vec()))?;
         let t = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
         let order = Order { device: UID.parse()?, device_key: self.device_key.clone(), t, kind: OrderKind::Session { open } }.to_bytes();

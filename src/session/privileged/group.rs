@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, getpid};
 /// Tasks of our own part: two processes, and the threads by which one of them looks up names.
 const OURS_MAX: &str = "64";
 /// How long those are hunted who make a new process and end; and quick looks between two thorough ones.
-const CHASE: Duration = Duration::from_millis(200);
+const CHASE: Duration = Duration::from_secs(1);
 const LOOKS: usize = 500;
 /// How the directory of a session begins that is not a unit's.
 const PREFIX: &str = "musterd-session-";
@@ -145,14 +145,21 @@ impl Group {
         processes::kill(|| self.pids());
         // Who makes a new process and ends, over and over, is gone before a look has found it; but each comes to us as its reaper.
         let until = Instant::now() + CHASE;
-        while !self.pids().is_empty() && Instant::now() < until {
+        while !self.is_empty() && Instant::now() < until {
             for _ in 0..LOOKS {
-                processes::signal(
-                    &processes::children().into_iter().filter(|pid| !self.ours.contains(pid)).collect::<Vec<_>>(),
-                    Signal::KILL,
-                );
+                // The newest last in the kernel's list: it has the longest to live.
+                let children = processes::children().into_iter().rev().filter(|pid| !self.ours.contains(pid));
+                processes::signal(&children.collect::<Vec<_>>(), Signal::KILL);
             }
         }
+    }
+
+    /// Whether nobody lives. A look at `/proc` alone misses who makes a new process and ends; but who ends gives its children to us
+    /// before it counts as dead, and we collect none meanwhile: all dead, and none new since, is nobody.
+    fn is_empty(&self) -> bool {
+        let children = processes::children();
+        let dead = |pid: &Pid| self.ours.contains(pid) || processes::start_time(*pid).is_none();
+        self.pids().is_empty() && children.iter().all(dead) && processes::children() == children
     }
 }
 
