@@ -6,10 +6,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
 
 /// Rounds of stopping before killing: each finds those that the round before had just begun.
 const ROUNDS: usize = 16;
+/// How long those are hunted who make a new process and end; and quick looks between two thorough ones.
+const CHASE: Duration = Duration::from_secs(1);
+const LOOKS: usize = 500;
 
 /// A line of `/proc/{pid}/stat`, as far as we need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +50,7 @@ pub struct Seen {
 /// When a process began, in ticks since the machine's start: a number alone may have gone to another program.
 /// `None` for one that is gone or only waits to be collected.
 pub fn start_time(pid: Pid) -> Option<u64> {
-    stat(&fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?).filter(|stat| !stat.dead).map(|stat| stat.started)
+    stat_of(pid).filter(|stat| !stat.dead).map(|stat| stat.started)
 }
 
 /// All living descendants of a process, without those below the ones that are `left_out`.
@@ -59,8 +64,7 @@ pub fn ancestors(of: Pid) -> Vec<Pid> {
     let mut found = Vec::new();
     let mut next = Some(of);
     while let Some(pid) = next.filter(|pid| !found.contains(pid)) {
-        let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-        next = stat(&text).and_then(|stat| Pid::from_raw(stat.parent.max(0)));
+        next = stat_of(pid).and_then(|stat| Pid::from_raw(stat.parent.max(0)));
         found.extend(next);
     }
     found
@@ -68,9 +72,7 @@ pub fn ancestors(of: Pid) -> Vec<Pid> {
 
 /// What these processes hold.
 pub fn seen(pids: &[Pid]) -> Seen {
-    let stat_of =
-        |pid: &Pid| Some((pid.as_raw_nonzero().get(), stat(&fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)?));
-    let all: BTreeMap<i32, Stat> = pids.iter().filter_map(stat_of).collect();
+    let all: BTreeMap<i32, Stat> = pids.iter().filter_map(|pid| Some((pid.as_raw_nonzero().get(), stat_of(*pid)?))).collect();
     count(&all, all.keys().copied().collect())
 }
 
@@ -85,16 +87,12 @@ pub fn of_group(group: Pid, pids: &[Pid]) -> Vec<Pid> {
 }
 
 fn those(pids: &[Pid], fit: impl Fn(&Stat) -> bool) -> Vec<Pid> {
-    let fits = |pid: &&Pid| {
-        let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-        stat(&text).is_some_and(|stat| !stat.dead && fit(&stat))
-    };
-    pids.iter().filter(fits).copied().collect()
+    pids.iter().filter(|pid| stat_of(**pid).is_some_and(|stat| !stat.dead && fit(&stat))).copied().collect()
 }
 
 /// The process group in the foreground of the terminal that `leader` leads.
 pub fn foreground(leader: Pid) -> Option<Pid> {
-    Pid::from_raw(stat(&fs::read_to_string(format!("/proc/{}/stat", leader.as_raw_nonzero())).ok()?)?.foreground.max(0))
+    Pid::from_raw(stat_of(leader)?.foreground.max(0))
 }
 
 /// Sends a signal to each; a stopped process takes none but SIGKILL before it goes on.
@@ -110,13 +108,36 @@ pub fn signal(pids: &[Pid], signal: Signal) {
 
 /// The children of this process's first thread, as the kernel lists them at once: what a look at all of `/proc` is too slow for.
 /// None where the kernel has no such file.
-pub fn children() -> Vec<Pid> {
-    let text = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+fn children() -> Vec<Pid> {
+    let text = fs::read_to_string(format!("/proc/self/task/{}/children", getpid().as_raw_nonzero())).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
-/// Kills all that `find` finds, also those that try to get away by making new ones: they are stopped first.
-pub fn kill(find: impl Fn() -> Vec<Pid>) {
+/// Whether nobody of those whom `find` finds lives, nor a child of ours that is not among the `spared`. A look at `/proc` alone
+/// misses who makes a new process and ends. But who ends gives its children to us, where we are their reaper, before it counts as
+/// dead, and we collect none meanwhile: all dead, and none new since, is nobody.
+pub fn is_nobody(find: impl Fn() -> Vec<Pid>, spared: &[Pid]) -> bool {
+    let children = children();
+    let dead = |pid: &Pid| spared.contains(pid) || start_time(*pid).is_none();
+    find().is_empty() && children.iter().all(dead) && self::children() == children
+}
+
+/// Kills all that `find` finds, and all children of ours that are not among the `spared`; also those that try to get away by making
+/// new ones. They are stopped first; who makes a new one and ends, over and over, is gone before a look at `/proc` has found it, but
+/// each comes to us as its reaper.
+pub fn kill(find: impl Fn() -> Vec<Pid>, spared: &[Pid]) {
+    stop_and_kill(&find);
+    let until = Instant::now() + CHASE;
+    while !is_nobody(&find, spared) && Instant::now() < until {
+        for _ in 0..LOOKS {
+            // The newest is the last in the kernel's list: it has the longest to live.
+            let children = children().into_iter().rev().filter(|pid| !spared.contains(pid));
+            signal(&children.collect::<Vec<_>>(), Signal::KILL);
+        }
+    }
+}
+
+fn stop_and_kill(find: impl Fn() -> Vec<Pid>) {
     let mut stopped: Vec<Pid> = Vec::new();
     for _ in 0..ROUNDS {
         let new: Vec<Pid> = find().into_iter().filter(|pid| !stopped.contains(pid)).collect();
@@ -218,6 +239,10 @@ fn below(all: &BTreeMap<i32, Stat>, root: i32, left_out: &[Pid]) -> Vec<i32> {
     found
 }
 
+fn stat_of(pid: Pid) -> Option<Stat> {
+    stat(&fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+}
+
 fn stat(line: &str) -> Option<Stat> {
     // The name stands in brackets and may hold anything.
     let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -258,6 +283,20 @@ mod tests {
         assert_eq!(below(&all, 6, &[]), [7, 6]);
         assert!(below(&all, 99, &[]).is_empty());
         assert!(below(&all, 2, &[Pid::from_raw(3).unwrap()]).is_empty());
+    }
+
+    #[test]
+    fn whoever_always_makes_a_new_process_is_somebody_and_is_killed() {
+        rustix::process::set_child_subreaper(Some(getpid())).unwrap();
+        let runs = "$SIG{HUP} = $SIG{TERM} = 'IGNORE'; while (1) { fork and exit; select undef, undef, undef, 0.001 }";
+        let mut child = std::process::Command::new("perl").args(["-e", runs]).spawn().unwrap();
+        child.wait().unwrap();
+        // Without a look at all of `/proc`, which would find it by luck. Other tests' children have other threads as their parents.
+        for _ in 0..200 {
+            assert!(!is_nobody(Vec::new, &[]), "it lives");
+        }
+        kill(Vec::new, &[]);
+        assert!(is_nobody(Vec::new, &[]));
     }
 
     #[test]

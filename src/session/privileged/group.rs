@@ -8,7 +8,6 @@ use std::fs;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use musterd::log::{debug, warn};
 use musterd::policy::{Limits, Memory};
@@ -17,9 +16,6 @@ use rustix::process::{Pid, Signal, getpid};
 
 /// Tasks of our own part: two processes, and the threads by which one of them looks up names.
 const OURS_MAX: &str = "64";
-/// How long those are hunted who make a new process and end; and quick looks between two thorough ones.
-const CHASE: Duration = Duration::from_secs(1);
-const LOOKS: usize = 500;
 /// How the directory of a session begins that is not a unit's.
 const PREFIX: &str = "musterd-session-";
 
@@ -142,24 +138,12 @@ impl Group {
             // Linux 5.14: all at once, also those that are just being made.
             let _ = write(&dir.join("cgroup.kill"), "1");
         }
-        processes::kill(|| self.pids());
-        // Who makes a new process and ends, over and over, is gone before a look has found it; but each comes to us as its reaper.
-        let until = Instant::now() + CHASE;
-        while !self.is_empty() && Instant::now() < until {
-            for _ in 0..LOOKS {
-                // The newest last in the kernel's list: it has the longest to live.
-                let children = processes::children().into_iter().rev().filter(|pid| !self.ours.contains(pid));
-                processes::signal(&children.collect::<Vec<_>>(), Signal::KILL);
-            }
-        }
+        processes::kill(|| self.pids(), &self.ours);
     }
 
-    /// Whether nobody lives. A look at `/proc` alone misses who makes a new process and ends; but who ends gives its children to us
-    /// before it counts as dead, and we collect none meanwhile: all dead, and none new since, is nobody.
-    fn is_empty(&self) -> bool {
-        let children = processes::children();
-        let dead = |pid: &Pid| self.ours.contains(pid) || processes::start_time(*pid).is_none();
-        self.pids().is_empty() && children.iter().all(dead) && processes::children() == children
+    /// Whether none lives.
+    pub(super) fn is_empty(&self) -> bool {
+        processes::is_nobody(|| self.pids(), &self.ours)
     }
 }
 
@@ -175,12 +159,14 @@ impl Drop for Group {
     }
 }
 
-/// Removes the empty groups of sessions that were killed.
-pub(super) fn sweep() {
+/// Removes the empty groups of sessions that were killed. Those of the `living` may be empty as well, while they begin.
+pub(super) fn sweep(living: &[String]) {
     let entries = own_group().and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
-    for dir in
-        entries.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)))
-    {
+    for dir in entries.map(|entry| entry.path()) {
+        let name = dir.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
+        if name.is_none_or(|name| living.iter().any(|alive| alive == name)) {
+            continue;
+        }
         // Where our own process lives, the session does.
         if fs::remove_dir(dir.join("muster")).is_ok() {
             let _ = fs::remove_dir(dir.join("visitor")).and_then(|()| fs::remove_dir(&dir));
@@ -205,8 +191,26 @@ fn own_group() -> Option<PathBuf> {
     })
 }
 
+#[allow(clippy::useless_conversion, reason = "the width of these fields differs between targets")]
 fn total_memory() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
+    let machine = rustix::system::sysinfo();
+    u64::from(machine.totalram).saturating_mul(machine.mem_unit.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_of_a_session_that_begins_is_not_swept_away() {
+        let name = format!("test-{}", getpid().as_raw_nonzero());
+        let Some(dir) = own_group().map(|base| base.join(format!("{PREFIX}{name}"))) else { return };
+        if ["", "muster", "visitor"].iter().any(|leaf| fs::create_dir(dir.join(leaf)).is_err()) {
+            return eprintln!("left out: control groups cannot be made here");
+        }
+        sweep(std::slice::from_ref(&name));
+        assert!(dir.join("muster").is_dir() && dir.join("visitor").is_dir(), "it lives, and nobody has moved in yet");
+        sweep(&[]);
+        assert!(!dir.exists(), "nobody is left of it");
+    }
 }

@@ -10,7 +10,7 @@ use muster_proto::mqtt::DeviceEventKind;
 use muster_proto::order::{Order, OrderKind};
 use muster_proto::run::RunCommand;
 use muster_proto::session::{Target as Asked, code};
-use musterd::account::{Account, ROOT};
+use musterd::account::{Account, OUR_USERS, ROOT};
 use musterd::handoff::{Do, Handoff, LIVE, Live, Report, Say};
 use musterd::log::{error, info, warn};
 use musterd::policy::{self, Decision, Grant, Pam, Request, Target, Watched};
@@ -405,9 +405,8 @@ impl Instance {
 
     /// The user whom the policy names, as this system knows them.
     fn visitor(&mut self, grant: &Grant) -> Result<Visitor, Refusal> {
-        let own = Account::own();
         let (account, change) = match &grant.become_user {
-            None => (own, false),
+            None => (Account::own(), false),
             Some(name) => {
                 let found = Account::named(name)
                     .map_err(|why| Refusal::new("no_user", format!("The device cannot look up its user {name}: {why}.")))?;
@@ -421,7 +420,7 @@ impl Instance {
             return Err(Refusal::new("policy_root", message));
         }
         // Their own files would be the visitor's: the key, and what the network side holds.
-        let ours = [super::listen::DAEMON, super::aside::USER].contains(&account.name.as_str()) || Some(account.uid) == self.daemon;
+        let ours = OUR_USERS.contains(&account.name.as_str()) || Some(account.uid) == self.daemon;
         if change && ours && !account.is_root() {
             let message = format!(
                 "This device's policy makes visitors {}, as whom Muster itself runs: its owner has to name another user.",
@@ -543,10 +542,10 @@ impl Instance {
         info!("{}: ended: {} ({} bytes in, {} bytes out)", self.live.name, report.reason, report.received, report.sent);
         let linger = self.by_visitor && !self.told_to_end && self.policy.current().is_ok_and(musterd::policy::Policy::linger);
         self.talk.say(Say::Closed(report));
-        if linger && !self.group.pids().is_empty() {
+        if linger && !self.group.is_empty() {
             info!("{}: processes that the visitor left behind linger, as the policy says", self.live.name);
             self.live.lingers = true;
-            while !self.told_to_end && !self.group.pids().is_empty() {
+            while !self.told_to_end && !self.group.is_empty() {
                 if self.wait(signals, Some(Duration::from_secs(5))).1 {
                     break;
                 }
@@ -556,11 +555,11 @@ impl Instance {
         }
         self.group.signal(Signal::HUP);
         let until = Instant::now() + HANG_UP;
-        while !self.group.pids().is_empty() && Instant::now() < until {
+        while !self.group.is_empty() && Instant::now() < until {
             self.wait(signals, Some(Duration::from_millis(20)));
             self.collect();
         }
-        while !self.group.pids().is_empty() && Instant::now() < until + LAST_WORDS {
+        while !self.group.is_empty() && Instant::now() < until + LAST_WORDS {
             self.group.kill();
             self.wait(signals, Some(Duration::from_millis(20)));
             self.collect();

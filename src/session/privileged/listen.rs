@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use musterd::account::Account;
+use musterd::account::{Account, DAEMON};
 use musterd::handoff::{LAST_WORDS, LIVE, START_SOCKET};
 use musterd::log::{error, info, warn};
 use musterd::processes;
@@ -24,8 +24,6 @@ use crate::Places;
 
 /// Sessions and runs at once, above what any policy allows; further ones wait in the socket's queue.
 const AT_ONCE: usize = 2048;
-/// The user whose daemon may connect.
-pub(super) const DAEMON: &str = "musterd";
 
 /// Listens until it is told to end; sessions go on then.
 pub(crate) fn listen(places: &Places, group: Option<u32>) -> ExitCode {
@@ -83,10 +81,13 @@ fn run(places: &Places, group: Option<u32>) -> io::Result<()> {
         // Whoever is our child and was not started here lost its session, which was killed.
         let ours: Vec<Pid> = serving.iter().filter_map(|pid| Pid::from_raw(*pid)).collect();
         let lost = || processes::descendants(getpid(), &ours).pids;
-        if !lost().is_empty() {
+        if !processes::is_nobody(lost, &ours) {
             warn!("ending what a killed session left behind");
-            processes::kill(lost);
-            super::group::sweep();
+            processes::kill(lost, &ours);
+            match super::living(&places.run.join(LIVE)) {
+                Ok(living) => super::group::sweep(&living),
+                Err(why) => warn!("the groups of killed sessions stay: {why}"),
+            }
         }
         if ready {
             match listener.accept().and_then(|(stream, _)| serve(places, stream.into())) {
