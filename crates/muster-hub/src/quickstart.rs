@@ -83,7 +83,7 @@ pub async fn run(args: Args) -> Result<()> {
     outcome
 }
 
-/// Ends the sessions for good: their workers would wait two minutes for a hub that does not come back.
+/// Ends the sessions for good: their ends on the device would wait two minutes for a hub that does not come back.
 async fn end_sessions(hub: &Running) {
     let every = hub.state.store.read(devices::uids).await.unwrap_or_default();
     for uid in every {

@@ -79,7 +79,7 @@ impl End {
     }
 }
 
-/// Tells a device to end a session's worker, as far as it can be told.
+/// Tells a device to end a session, as far as it can be told.
 pub type Order = Arc<dyn Fn(DeviceUid, SessionOrder) + Send + Sync>;
 
 /// What a session's task is told.

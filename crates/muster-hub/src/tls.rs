@@ -2,8 +2,7 @@
 //!
 //! The authority is sent so that a device or a person who holds only a token can check the pin in it.
 
-mod early;
-mod session;
+mod devices;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,8 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::ca::{Ca, CaError, SERVER_RENEW_BEFORE, files};
-use early::NeverEarly;
-use session::WithSessions;
+use devices::Devices;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +74,8 @@ impl ServerCertificate {
     /// # Errors
     /// When rustls refuses.
     pub fn https(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let verifier = self.verifier(|builder| builder.allow_unauthenticated())?;
-        let mut config = self.config(Arc::new(WithSessions(verifier)))?;
+        let inner = self.verifier(|builder| builder.allow_unauthenticated())?;
+        let mut config = self.config(Devices { inner, sessions: true })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // The relay protects the records of sessions itself: `muster_link::websocket`.
         config.enable_secret_extraction = true;
@@ -89,8 +87,8 @@ impl ServerCertificate {
     /// # Errors
     /// When rustls refuses.
     pub fn mqtt(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let verifier = self.verifier(|builder| builder)?;
-        let mut config = self.config(verifier)?;
+        let inner = self.verifier(|builder| builder)?;
+        let mut config = self.config(Devices { inner, sessions: false })?;
         config.alpn_protocols = vec![b"mqtt".to_vec()];
         // Links last for days: tickets would cost memory and bytes and serve nobody.
         config.send_tls13_tickets = 0;
@@ -106,15 +104,15 @@ impl ServerCertificate {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.der().clone())?;
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(muster_link::tls::provider()));
-        Ok(Arc::new(NeverEarly(rule(builder).build()?)))
+        Ok(rule(builder).build()?)
     }
 
-    fn config(&self, verifier: Arc<dyn ClientCertVerifier>) -> Result<ServerConfig, TlsError> {
+    fn config(&self, verifier: Devices) -> Result<ServerConfig, TlsError> {
         // AES-128-GCM first where the processor has AES: it costs the least for each byte of a session.
         let provider = Arc::new(muster_link::tls::provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(Arc::new(self.clone()));
         config.ignore_client_order = true;
         Ok(config)

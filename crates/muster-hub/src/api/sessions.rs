@@ -50,7 +50,7 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-/// How the relay tells a device to end a session's worker: on its lane, where it waits as long as an order to open does.
+/// How the relay tells a device to end a session: on its lane, where it waits as long as an order to open does.
 pub fn order_through(lanes: Lanes) -> Order {
     let runtime = tokio::runtime::Handle::current();
     Arc::new(move |uid, order| {

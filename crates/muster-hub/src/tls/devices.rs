@@ -1,8 +1,14 @@
-//! Client certificates that this hub signed while its clock was ahead: they are not valid yet, once it is right again.
+//! Which client certificates are taken: devices' own, and those that a device made for one session.
 //!
-//! A device cannot mend that by itself: to ask for another certificate it has to be let in with the one that it has.
-//! So a certificate is taken from its first moment on, early or not. That costs nothing: who signed it, and that it has not ended, is
-//! checked as ever; and whether its key still speaks for a device is looked up in the store (`auth`), not in its dates.
+//! **Early ones.** A certificate that this hub signed while its clock was ahead is not valid yet, once it is right again. A device cannot
+//! mend that by itself: to ask for another certificate it has to be let in with the one that it has. So a certificate is taken from its
+//! first moment on, early or not. That costs nothing: who signed it, and that it has not ended, is checked as ever; and whether its key
+//! still speaks for a device is looked up in the store (`auth`), not in its dates.
+//!
+//! **Those for a session** are a chain of two: the session's certificate and the device's. Whoever carries a session to the relay has a
+//! key for this session only, so that whoever captures it has that session, not the device. The device's certificate is checked as ever;
+//! the session's is checked by the device's key, and by nothing else in it but its name. Its dates are not looked at: the session's life
+//! bounds it, and a device's clock may be wrong. What such a chain may do is decided where it is used ([`crate::peer::PeerCertificate`]).
 
 use std::sync::Arc;
 
@@ -12,24 +18,43 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// Another verifier, for which no certificate comes too early.
-#[derive(Debug)]
-pub(super) struct NeverEarly(pub(super) Arc<dyn ClientCertVerifier>);
+use crate::ca::session_named;
 
-impl ClientCertVerifier for NeverEarly {
+/// Takes what another verifier takes, early or not; and chains for a session, where those are wanted.
+#[derive(Debug)]
+pub(super) struct Devices {
+    /// Checks a device's certificate against the authority.
+    pub(super) inner: Arc<dyn ClientCertVerifier>,
+    /// Whether chains for a session are taken as well.
+    pub(super) sessions: bool,
+}
+
+impl Devices {
+    fn verify_device(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+        match self.inner.verify_client_cert(leaf, chain, now) {
+            Err(Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. })) => {
+                let first = first_moment(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+                self.inner.verify_client_cert(leaf, chain, first)
+            }
+            verified => verified,
+        }
+    }
+}
+
+impl ClientCertVerifier for Devices {
     fn verify_client_cert(
         &self,
         leaf: &CertificateDer<'_>,
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.0.verify_client_cert(leaf, chain, now) {
-            Err(Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. })) => {
-                let first = first_moment(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-                self.0.verify_client_cert(leaf, chain, first)
-            }
-            verified => verified,
+        // By its name alone, as in `PeerCertificate::of`: nothing is checked in one way and used in the other.
+        if !self.sessions || session_named(leaf).is_none() {
+            return self.verify_device(leaf, chain, now);
         }
+        let [device] = chain else { return Err(CertificateError::UnknownIssuer.into()) };
+        let verified = self.verify_device(device, &[], now)?;
+        if is_signed_by(leaf, device) { Ok(verified) } else { Err(CertificateError::BadSignature.into()) }
     }
 
     fn verify_tls12_signature(
@@ -38,7 +63,7 @@ impl ClientCertVerifier for NeverEarly {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, leaf, signed)
+        self.inner.verify_tls12_signature(message, leaf, signed)
     }
 
     fn verify_tls13_signature(
@@ -47,27 +72,27 @@ impl ClientCertVerifier for NeverEarly {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, leaf, signed)
+        self.inner.verify_tls13_signature(message, leaf, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.inner.supported_verify_schemes()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.inner.root_hint_subjects()
     }
 
     fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
+        self.inner.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.inner.client_auth_mandatory()
     }
 
     fn requires_raw_public_keys(&self) -> bool {
-        self.0.requires_raw_public_keys()
+        self.inner.requires_raw_public_keys()
     }
 }
 
@@ -75,6 +100,11 @@ fn first_moment(leaf: &CertificateDer<'_>) -> Option<UnixTime> {
     let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
     let seconds = u64::try_from(leaf.validity().not_before.timestamp()).ok()?;
     Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
+}
+
+fn is_signed_by(leaf: &CertificateDer<'_>, device: &CertificateDer<'_>) -> bool {
+    let (Ok((_, leaf)), Ok((_, device))) = (X509Certificate::from_der(leaf), X509Certificate::from_der(device)) else { return false };
+    leaf.verify_signature(Some(device.public_key())).is_ok()
 }
 
 #[cfg(test)]
@@ -95,7 +125,7 @@ mod tests {
         roots.add(ca.der().clone()).unwrap();
         let provider = Arc::new(muster_link::tls::provider());
         let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        let verifier = NeverEarly(Arc::clone(&strict));
+        let verifier = Devices { inner: Arc::clone(&strict), sessions: false };
         let csr = rcgen::CertificateParams::default().serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
         let key = crate::ca::DeviceKey::from_csr(&csr).unwrap();
         let leaf = |ca: &Ca, at| {
