@@ -9,6 +9,12 @@ use std::process::{Command, Stdio};
 
 /// The superuser's name in a policy, whatever `/etc/passwd` calls number 0.
 pub const ROOT: &str = "root";
+/// The system user of the daemon, whose files hold the device's key.
+pub const DAEMON: &str = "musterd";
+/// The system user of the network side of sessions.
+pub const NETWORK: &str = "musterd-net";
+/// As whom Muster itself runs: no visitor becomes one of them.
+pub const OUR_USERS: [&str; 2] = [DAEMON, NETWORK];
 /// Path for a user's shell where the system has none for them.
 const SHELL: &str = "/bin/sh";
 /// Most groups of one user (Linux, NGROUPS_MAX).

@@ -4,11 +4,12 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::policy::{Policy, ROLES, ROOT, file};
+use crate::policy::{Policy, ROLES, file};
 use crate::settings::{Mistake, Mistakes};
+use musterd::account::{Account, OUR_USERS, ROOT};
 use musterd::handoff::{RUN_DIR, START_SOCKET};
 
 /// Where the policy is unless the configuration says otherwise.
@@ -92,7 +93,14 @@ fn check_policy(path: &Path, session_dir: &Path) -> Result<(), Mistakes> {
         Err(error) if error.kind() == ErrorKind::NotFound => Some(false),
         Err(_) => None,
     };
-    let findings = judge(&policy, &Machine { user: &user_number, starter, is_root: rustix::process::geteuid().is_root() });
+    let findings = judge(
+        &policy,
+        &Machine {
+            user: &|name| Account::named(name).ok().flatten().map(|account| account.uid),
+            starter,
+            is_root: rustix::process::geteuid().is_root(),
+        },
+    );
     if findings.mistakes.is_empty() {
         println!("The policy {} is valid.", path.display());
     }
@@ -164,7 +172,7 @@ fn find_users(policy: &Policy, machine: &Machine<'_>, findings: &mut Findings) {
         match (machine.user)(user) {
             None => findings.mistake(key, format!("this machine has no user {user:?}: `useradd -m {user}`, or name another")),
             Some(0) if user != ROOT => findings.mistake(key, format!("{user:?} is root on this machine (its number is 0): write \"root\"")),
-            Some(_) if ["musterd", "musterd-net"].contains(&user) => {
+            Some(_) if OUR_USERS.contains(&user) => {
                 findings.mistake(key, format!("{user:?} is the user as whom Muster itself runs, with the device's key: name another"));
             }
             Some(_) => {}
@@ -177,22 +185,6 @@ fn find_users(policy: &Policy, machine: &Machine<'_>, findings: &mut Findings) {
         "nothing on this machine can become a user: start musterd-session.socket, or `musterd sessiond` as root where there is no systemd";
     // Root is about to start it, and is told; anyone else has a device on which the policy cannot work.
     if machine.is_root { findings.say(format!("For now {what}.")) } else { findings.mistake("users", what.to_owned()) }
-}
-
-/// From `/etc/passwd`; users that only a directory service knows are asked for by `getent`.
-fn user_number(name: &str) -> Option<u32> {
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    in_passwd(&passwd, name).or_else(|| {
-        let output = Command::new("getent").args(["passwd", name]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        in_passwd(&String::from_utf8_lossy(&output.stdout), name)
-    })
-}
-
-fn in_passwd(passwd: &str, name: &str) -> Option<u32> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    })
 }
 
 #[cfg(test)]
@@ -251,14 +243,5 @@ mod tests {
         assert!(said.contains("whoever is in a session can take it") && mistakes.is_empty(), "{said} {mistakes:?}");
         assert!(found("own_user = true\n", None, true).0.contains("own_user = \"root\""));
         assert!(!found("own_user = \"root\"\n", None, true).0.contains("own_user = \"root\""));
-    }
-
-    #[test]
-    fn users_are_found_by_name() {
-        let text = "root:x:0:0:root:/root:/bin/bash\npi:x:1000:1000::/home/pi:/bin/sh\nodd\n";
-        assert_eq!(
-            (in_passwd(text, "pi"), in_passwd(text, "p"), in_passwd(text, "odd"), in_passwd(text, "root")),
-            (Some(1000), None, None, Some(0))
-        );
     }
 }

@@ -26,7 +26,7 @@ pub(crate) const SPOOL_MAX: u64 = 32 * 1024 * 1024;
 pub(crate) struct Config {
     /// Key, identity, spool. Survives everything.
     pub state_dir: PathBuf,
-    /// Sockets and worker files. Gone after a reboot.
+    /// Sockets, and the sessions of a trial (`own_user`). Gone after a reboot.
     pub run_dir: PathBuf,
     /// The device's policy.
     pub policy: PathBuf,
@@ -144,7 +144,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The socket on which `musterd status` and the workers speak to the daemon.
+    /// The socket on which `musterd status` and `musterd enrol` speak to the daemon.
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")
     }

@@ -12,7 +12,6 @@ use muster_link::dial::{Dialer, Proxy};
 use muster_link::tls::Clock;
 use muster_proto::Millis;
 use muster_proto::id::{RunId, SessionId};
-use muster_proto::limits::POLICY_MAX;
 use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, PolicyReport, SessionOrder};
 use muster_proto::run::RunOrder;
 use serde::{Deserialize, Serialize};
@@ -124,7 +123,7 @@ pub(crate) enum RunCommand {
     EndAll(&'static str),
 }
 
-/// What the workers' task is told.
+/// What the sessions' task is told.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// By the hub.
@@ -200,7 +199,7 @@ struct Changing {
 }
 
 impl Daemon {
-    /// The shared part, and the orders' receiving ends for the workers' and the runs' task.
+    /// The shared part, and the orders' receiving ends for the sessions' and the runs' task.
     pub(crate) fn new(config: Config) -> (Self, mpsc::Receiver<Command>, mpsc::Receiver<RunCommand>) {
         let state = State::at(&config.state_dir);
         let (link_state, clock) = (state.link(), state.clock());
@@ -329,7 +328,7 @@ impl Daemon {
         }
     }
 
-    /// Hands an order to the workers' task. An order that finds the queue full is lost, and the hub ends its session in 10 s.
+    /// Hands an order to the sessions' task. An order that finds the queue full is lost, and the hub ends its session in 10 s.
     pub(crate) fn order(&self, order: SessionOrder) {
         if self.orders.try_send(Command::Order(order)).is_err() {
             warn!("too many session orders at once; one is dropped");
@@ -370,7 +369,7 @@ impl Daemon {
         self.report_event(DeviceEvent { t: wall_clock(), kind });
     }
 
-    /// Reports an event that a worker noted.
+    /// Reports an event with the time at which it was noted.
     pub(crate) fn report_event(&self, event: DeviceEvent) {
         let mut changing = self.changing();
         if changing.events.len() >= EVENTS_MAX {
@@ -493,12 +492,12 @@ impl Daemon {
         u32::try_from(self.changing().sessions.len()).unwrap_or(u32::MAX)
     }
 
-    /// A session's worker runs.
+    /// A session is open.
     pub(crate) fn add_session(&self, status: SessionStatus) {
         self.changing().sessions.insert(status.session.clone(), status);
     }
 
-    /// A session's worker ended.
+    /// A session is over.
     pub(crate) fn remove_session(&self, session: &SessionId) {
         self.changing().sessions.remove(session);
     }
@@ -533,23 +532,10 @@ fn policy_report(path: &Path) -> PolicyReport {
         Err(fault) => (false, Some(fault)),
     };
     // One that cannot be used is shown as well: it is what there is to mend.
-    let text = read_plain(path).map(|text| String::from_utf8_lossy(&text).into_owned()).filter(|text| text.len() <= POLICY_MAX);
+    let text = musterd::policy::file::text(path);
     let (code, fault) = fault.map(|fault| (fault.code.to_owned(), fault.message)).unzip();
     let fault = fault.map(|sentence| sentence.chars().take(FAULT_MAX).collect());
     PolicyReport { text, code, fault, own_user, t: wall_clock() }
-}
-
-/// A file's bytes, if it is a file and not too large: whoever can put something else in its place must not stop the daemon with it.
-fn read_plain(path: &Path) -> Option<Vec<u8>> {
-    use std::io::Read as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(POLICY_MAX as u64 + 1).read_to_end(&mut bytes).ok()?;
-    (bytes.len() <= POLICY_MAX).then_some(bytes)
 }
 
 /// The proxy of the configuration, parsed.

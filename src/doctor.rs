@@ -19,7 +19,7 @@ use crate::control::{Ask, ask};
 use crate::daemon::{proxy, wall_clock};
 use crate::state::{Enrolled, PendingRequest, State};
 use crate::{living, log, policy, serial};
-use musterd::account::Account;
+use musterd::account::{Account, NETWORK};
 use musterd::handoff::START_SOCKET;
 
 /// One dial of the doctor: a person waits.
@@ -133,7 +133,7 @@ fn sessions(config: &Config, report: &mut Report) {
         }
         Ok(policy) => {
             let missing: Vec<&str> =
-                policy.all_users().into_iter().chain(["musterd-net"]).filter(|name| !matches!(Account::named(name), Ok(Some(_)))).collect();
+                policy.all_users().into_iter().chain([NETWORK]).filter(|name| !matches!(Account::named(name), Ok(Some(_)))).collect();
             match missing.as_slice() {
                 [] => report.add("policy", Verdict::Ok, format!("The policy {} is valid.", config.policy.display())),
                 missing => {

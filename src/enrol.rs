@@ -85,12 +85,12 @@ pub(crate) async fn request(
     let mut api = open_hub(config, &hub, token.pin, &clock)?;
     let body = EnrolRequest { token: token.to_string(), serial: serial.clone(), csr: key.request(), facts: facts::read() };
     let answer: EnrolState = api.call("POST", "/v1/enrol", None, Some(&body)).await.map_err(|error| error.to_string())?;
+    let hub = format!("https://{}", hub.authority());
     if anchored.is_ok() {
-        let hub = format!("https://{}", hub.authority());
         anchor::write(&config.anchor, &hub, &token.pin, &key).map_err(|error| error.to_string())?;
     }
     let request = PendingRequest {
-        hub: format!("https://{}", hub.authority()),
+        hub,
         pin: token.pin.to_string(),
         serial,
         request: answer.request.clone(),

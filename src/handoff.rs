@@ -25,6 +25,8 @@ pub fn consent_dir(run: &std::path::Path) -> std::path::PathBuf {
     name.into()
 }
 
+/// The code of the refusal of an order that was handed over before: the session or run may live.
+pub const ORDER_USED: &str = "order_used";
 /// The runtime directory of the privileged part.
 pub const RUN_DIR: &str = "/run/musterd-session";
 /// Where it keeps what must survive a reboot.

@@ -4,6 +4,7 @@
 //! policy, accounts and messages. Nothing here may know the hub's link or a session's protocol: that is each program's own.
 
 pub mod account;
+pub mod descriptors;
 pub mod handoff;
 pub mod log;
 pub mod policy;

@@ -11,12 +11,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use muster_proto::order::SignedOrder;
+use musterd::descriptors;
 use musterd::handoff::{Arrival, Do, Handoff, LAST_WORDS, LINE_MAX, LIVE, Live, START_SOCKET, Say, line};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg, socket_with,
-    socketpair,
-};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with, socketpair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -149,12 +147,7 @@ fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
 /// Writes all, the descriptors with the first bytes. The socket's buffer takes an order at once; one that does not is not waited for long.
 fn send(stream: &std::os::unix::net::UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     stream.set_write_timeout(Some(WRITE))?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = sendmsg(stream, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = descriptors::send(stream, bytes, fds, SendFlags::empty())?;
     io::Write::write_all(&mut &*stream, &bytes[sent..])
 }
 
@@ -205,6 +198,11 @@ pub(crate) fn sockets(config: &Config) -> Vec<(String, PathBuf)> {
         Some((name, path))
     });
     named.collect()
+}
+
+/// Those of this name: one, or a living and a dead one in the two places.
+pub(crate) fn sockets_of<'a>(config: &Config, name: &'a str) -> impl Iterator<Item = PathBuf> + use<'a> {
+    sockets(config).into_iter().filter(move |(found, _)| found == name).map(|(_, path)| path)
 }
 
 /// What ended while nobody was there to hear it, or one of it by its name: names and last words. They are taken.
@@ -260,6 +258,12 @@ pub(crate) async fn attach(path: &Path) -> Result<(Conversation, Live), Silence>
     }
 }
 
+/// Attaches to the session or run of this name, if it answers.
+pub(crate) async fn find(config: &Config, name: &str) -> Option<(Conversation, Live)> {
+    let path = sockets_of(config, name).next()?;
+    attach(&path).await.ok()
+}
+
 /// Asks all living sessions and runs who they are, blocking; for commands of a person.
 pub(crate) fn ask_all(config: &Config) -> Vec<(Live, PathBuf)> {
     let ask = |path: &Path| -> io::Result<Live> {
@@ -276,11 +280,15 @@ pub(crate) fn ask_all(config: &Config) -> Vec<(Live, PathBuf)> {
     sockets(config).into_iter().filter_map(|(_, path)| Some((ask(&path).ok()?, path))).collect()
 }
 
-/// Tells one to end, blocking.
+/// Tells one to end, blocking; whether it was there to be told.
 ///
 /// # Errors
-/// When it cannot be told.
-pub(crate) fn end(path: &Path, reason: &str) -> io::Result<()> {
-    let stream = connect(path)?;
-    io::Write::write_all(&mut &stream, &line(&Do::End { reason: reason.to_owned() }))
+/// When it is there and cannot be told.
+pub(crate) fn end(path: &Path, reason: &str) -> io::Result<bool> {
+    match connect(path) {
+        Ok(stream) => io::Write::write_all(&mut &stream, &line(&Do::End { reason: reason.to_owned() })).map(|()| true),
+        // Over already.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

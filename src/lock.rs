@@ -52,11 +52,7 @@ fn after_lock(config: &Config, reason: &str) -> io::Result<()> {
     let _ = crate::control::ask(&config.control_socket(), &crate::control::Ask::Reload);
     let mut result = Ok(());
     for (_, path) in crate::living::sockets(config) {
-        match crate::living::end(&path, &why) {
-            // Over already.
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}
-            told => result = result.and(told),
-        }
+        result = result.and(crate::living::end(&path, &why).map(drop));
     }
     result
 }

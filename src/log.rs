@@ -1,4 +1,4 @@
-//! The journal of the daemon and of its workers: lines on stderr.
+//! The journal of the daemon and of its sessions: lines on stderr.
 //!
 //! Under systemd (`JOURNAL_STREAM` is set) a line starts with its syslog priority and journald adds the time; elsewhere it starts with both.
 //! There is one level for the whole process and no filter language: the daemon is small, and its log is read by people.
@@ -51,6 +51,13 @@ pub fn set_level(level: Level) {
     LEVEL.store(level as u8, Ordering::Relaxed);
 }
 
+/// The same by the level's name; one that is unknown, such as a later version's, changes nothing.
+pub fn set_level_named(name: &str) {
+    if let Some(level) = Level::from_name(name) {
+        set_level(level);
+    }
+}
+
 /// Whether lines of this level are written.
 pub fn enabled(level: Level) -> bool {
     level as u8 <= LEVEL.load(Ordering::Relaxed)
@@ -71,7 +78,7 @@ pub fn line(level: Level, text: fmt::Arguments<'_>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         format!("{} {:<5} {text}\n", timestamp(now.as_secs()), level.name())
     };
-    // One write per line, so that lines of workers that share stderr do not mix.
+    // One write per line, so that lines of processes that share stderr do not mix.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 

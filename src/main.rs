@@ -1,4 +1,4 @@
-//! `musterd`, the device daemon: enrols, keeps one MQTT link, reports heartbeats and resource usage, starts a worker per remote session.
+//! `musterd`, the device daemon: enrols, keeps one MQTT link, reports heartbeats and resource usage, hands over what the hub orders.
 //!
 //! This file parses the command line and hands over; each command has its own module.
 //! The daemon knows `muster-proto` and `muster-link`, never the hub or the command line; `mqtt` and `session` never import each other.

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use muster_proto::Millis;
 use muster_proto::run::RunStart;
 
+use crate::account::ROOT;
 use crate::settings::{Mistakes, Section, Settings};
 
 mod clock;
@@ -39,8 +40,6 @@ use when::When;
 
 /// The example that `musterd example-config policy` prints.
 pub const EXAMPLE: &str = include_str!("../config/policy.example.toml");
-/// The superuser's name in a policy, whatever `/etc/passwd` calls it.
-pub const ROOT: &str = "root";
 /// The project roles that can reach a device at all.
 pub const ROLES: [&str; 4] = ["connect", "operate", "maintain", "admin"];
 

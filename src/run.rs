@@ -1,7 +1,7 @@
 //! `musterd run`: starts the tasks, waits for the end, ends them in order.
 //!
 //! One thread. A task that ends by itself ends the process, and systemd starts it afresh.
-//! Order of the end: the link says farewell, the samples are synced, the sockets go; session workers live on.
+//! Order of the end: the link says farewell, the samples are synced, the sockets go; sessions live on.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use muster_proto::Millis;
 use muster_proto::id::RunId;
 use muster_proto::order::{Order, OrderKind, SignedOrder};
 use muster_proto::run::{RunCommand as Wanted, RunEnd, RunOrder, RunOutcome, RunReport, RunReportKind, RunStart};
-use musterd::handoff::{Arrival, Do, Say};
+use musterd::handoff::{Arrival, Do, ORDER_USED, Say};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
@@ -30,8 +30,6 @@ const UNTOLD_MAX: usize = 256;
 const REMEMBERED: usize = 1000;
 /// After so many cancels of unknown runs the oldest memories go: whoever floods this device does not fill its disk with them.
 const NOTED_MAX: usize = 100;
-/// The refusal of an order that was handed over before.
-const USED: &str = "order_used";
 /// From an order's use to the lock of its collector, on a busy machine.
 const BEGINS: Duration = Duration::from_secs(10);
 /// What one run is told at once; it ends with the first.
@@ -266,7 +264,7 @@ impl Runs {
         if let Some(job) = folder.job().filter(|_| !folder.reports().0) {
             match end {
                 // Handed over by a daemon before this one, and not there yet: nothing is called lost that is about to begin.
-                Some(end) if end.code.as_deref() == Some(USED) => return self.look_out(run, &folder, &job, BEGINS),
+                Some(end) if end.code.as_deref() == Some(ORDER_USED) => return self.look_out(run, &folder, &job, BEGINS),
                 Some(end) => self.close(run, &folder, end),
                 None => self.settle(run, &folder, None),
             }
@@ -391,10 +389,7 @@ async fn follow(daemon: Arc<Daemon>, run: RunId, mut conversation: Conversation,
 async fn look_out(daemon: Arc<Daemon>, run: RunId, folder: Folder, told: Receiver<Do>, until: Instant) -> (RunId, Option<RunEnd>) {
     let mut pause = LOOKS.0;
     loop {
-        let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == run.as_str());
-        if let Some((_, path)) = socket
-            && let Ok((conversation, _)) = living::attach(&path).await
-        {
+        if let Some((conversation, _)) = living::find(&daemon.config, run.as_str()).await {
             return follow(daemon, run, conversation, told).await;
         }
         if !matches!(folder.lock(), Ok(None)) && (Instant::now() >= until || folder.reports().1 > 0) {

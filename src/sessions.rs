@@ -10,7 +10,7 @@ use std::time::Duration;
 use muster_proto::id::SessionId;
 use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, SessionOrder};
 use muster_proto::order::{OrderKind, SignedOrder};
-use musterd::handoff::{Do, Live, Report, Say};
+use musterd::handoff::{Do, Live, ORDER_USED, Report, Say};
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::JoinSet;
 
@@ -103,9 +103,7 @@ impl Sessions {
             // A full queue holds the same word already.
             Some(sender) => drop(sender.try_send(Do::End { reason: reason.to_owned() })),
             // What lingers has no conversation any more, and ends all the same.
-            None => living::sockets(&self.daemon.config).iter().filter(|(name, _)| name == session.as_str()).for_each(|(_, path)| {
-                let _ = living::end(path, reason);
-            }),
+            None => living::sockets_of(&self.daemon.config, session.as_str()).for_each(|path| drop(living::end(&path, reason))),
         }
     }
 
@@ -160,7 +158,7 @@ async fn follow(
         tokio::select! {
             said = conversation.next() => match said {
                 // Handed over by a daemon before this one, and the order came again.
-                Some(Say::Refused { code, message }) if code == "order_used" => match begun(&daemon, &session).await {
+                Some(Say::Refused { code, message }) if code == ORDER_USED => match begun(&daemon, &session).await {
                     Some((found, live)) => {
                         (conversation, opened) = (found, true);
                         add(&daemon, &session, live);
@@ -202,10 +200,7 @@ async fn follow(
 async fn begun(daemon: &Daemon, session: &SessionId) -> Option<(Conversation, Live)> {
     let look = async {
         loop {
-            let socket = living::sockets(&daemon.config).into_iter().find(|(name, _)| name == session.as_str());
-            if let Some((_, path)) = socket
-                && let Ok(found) = living::attach(&path).await
-            {
+            if let Some(found) = living::find(&daemon.config, session.as_str()).await {
                 return found;
             }
             tokio::time::sleep(LOOK).await;

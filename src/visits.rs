@@ -82,9 +82,8 @@ pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
     let mut failed = 0;
     for (name, path) in &chosen {
         match living::end(path, reason) {
-            Ok(()) => println!("{name}: told to end"),
-            // Over already.
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound) => {}
+            Ok(true) => println!("{name}: told to end"),
+            Ok(false) => {}
             Err(error) => {
                 eprintln!("musterd: {name}: {error}; are you root?");
                 failed += 1;

@@ -9,6 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use muster_proto::limits::POLICY_MAX;
+
 use super::owners::{Stamp, Trouble, Way, follow};
 use super::{Decision, Limits, Moment, Policy, Request, clock};
 use crate::settings::{Mistake, Mistakes};
@@ -16,7 +18,7 @@ use crate::settings::{Mistake, Mistakes};
 pub use super::first::{first, write_first};
 
 /// Largest policy file, in bytes: written by hand, and told to the hub in one message.
-const FILE_MAX: u64 = 32 * 1024;
+const FILE_MAX: u64 = POLICY_MAX as u64;
 /// Longest reason of a lock, in characters: it is a sentence for visitors.
 pub const REASON_MAX: usize = 200;
 /// Longest explanation of a broken policy, in characters: it travels in messages; `check-config` names all mistakes.
@@ -85,15 +87,27 @@ pub fn lock_path(policy: &Path) -> PathBuf {
 
 /// The reason of a lock as visitors read it: one line.
 pub fn reason(lock: &Path) -> Option<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(lock).ok()?;
+    let bytes = first_bytes(lock, libc::O_NOFOLLOW, REASON_MAX as u64 * 4)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line: String = text.lines().next()?.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect();
+    Some(line.trim().to_owned()).filter(|line| !line.is_empty())
+}
+
+/// The policy's text as it stands there, also one that cannot be used; none where there is no file, or one that is too large.
+pub fn text(policy: &Path) -> Option<String> {
+    let text = String::from_utf8_lossy(&first_bytes(policy, 0, FILE_MAX + 1)?).into_owned();
+    (text.len() as u64 <= FILE_MAX).then_some(text)
+}
+
+/// A file's first bytes, if it is a file: whoever can put something else in its place must not stop a program with it.
+fn first_bytes(path: &Path, flags: i32, most: u64) -> Option<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | flags).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {
         return None;
     }
     let mut bytes = Vec::new();
-    file.take(REASON_MAX as u64 * 4).read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line: String = text.lines().next()?.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect();
-    Some(line.trim().to_owned()).filter(|line| !line.is_empty())
+    file.take(most).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// What there is to see without opening a file.

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{ROLES, ROOT};
+use super::ROLES;
+use crate::account::ROOT;
 use crate::settings::{Section, Settings};
 
 /// Longest user name, as in an order; names from a directory service may hold a domain.

@@ -5,8 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -14,14 +13,11 @@ use muster_proto::Millis;
 use muster_proto::id::{RunId, SessionId};
 use muster_proto::run::RunStart;
 use muster_proto::session::Target;
+use musterd::descriptors;
 use musterd::handoff::{Arrival, Report};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
@@ -34,8 +30,6 @@ const MESSAGE_MAX: usize = 192 * 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Messages that wait in the unprivileged side; a stream that is opened beyond that is refused.
 const WAITING_MAX: usize = 16_384;
-/// Most descriptors with one message.
-const DESCRIPTORS_MAX: usize = 3;
 
 /// One end.
 #[derive(Debug)]
@@ -162,13 +156,8 @@ impl Channel {
     }
 
     fn send_bytes(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
-        }
-        sendmsg(&self.0, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL | flags)?;
-        Ok(())
+        // A datagram goes as a whole.
+        descriptors::send(self, bytes, fds, flags).map(drop)
     }
 
     /// Takes a message that is there already.
@@ -183,26 +172,13 @@ impl Channel {
 
     fn receive_with<T: DeserializeOwned>(&self, flags: RecvFlags) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut bytes = vec![0; MESSAGE_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC | flags) {
-                Err(Errno::INTR) => {}
-                // It ended with messages of ours unread.
-                Err(Errno::CONNRESET) => return Ok(None),
-                other => break other?,
-            }
-        };
-        let mut fds = Vec::new();
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                fds.extend(rights);
-            }
+        match descriptors::receive(self, &mut bytes, flags) {
+            Ok((0, _)) => Ok(None),
+            Ok((len, fds)) => Ok(Some((serde_json::from_slice(&bytes[..len])?, fds))),
+            // It ended with messages of ours unread.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::CONNRESET) => Ok(None),
+            Err(error) => Err(error),
         }
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        Ok(Some((serde_json::from_slice(&bytes[..received.bytes])?, fds)))
     }
 }
 
@@ -235,7 +211,7 @@ impl Watched {
     /// Must be called inside a runtime.
     #[expect(unsafe_code, reason = "tokio has no other way to wait for a descriptor of ours that is not deprecated")]
     pub(crate) fn new(channel: Channel) -> io::Result<Self> {
-        fcntl_setfl(&channel, fcntl_getfl(&channel)? | OFlags::NONBLOCK)?;
+        descriptors::set_non_blocking(&channel)?;
         // SAFETY: an OwnedFd names one open descriptor as long as it lives, and the AsyncFd owns it.
         let fd = unsafe { AsyncFd::register_with_interest(channel.0.try_clone()?, Interest::READABLE | Interest::WRITABLE) };
         Ok(Self { fd: fd.map_err(io::Error::from)?, channel, waiting: RefCell::default(), more: Notify::new() })

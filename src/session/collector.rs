@@ -67,9 +67,7 @@ fn begin() -> anyhow::Result<()> {
     let channel = crate::network::channel()?;
     let Some((Begin::Run(begin), fds)) = channel.receive()? else { bail!("`musterd-session serve` starts this command, not a person") };
     let Ok([reports, used, lock]) = <[OwnedFd; 3]>::try_from(fds) else { bail!("the files of run {} were not handed over", begin.run) };
-    if let Some(level) = log::Level::from_name(&begin.log_level) {
-        log::set_level(level);
-    }
+    log::set_level_named(&begin.log_level);
     // By the lock a daemon that comes later knows that somebody is at it.
     flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(|| format!("run {}: another one is at it", begin.run))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")?;

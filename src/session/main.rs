@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of MQTT, and nothing of the daemon but what stands in `musterd::handoff`.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -76,9 +77,17 @@ fn close_strange() {
     }
 }
 
+/// Descriptor 0, by which whoever started this process speaks with it. Nothing that is started later has it by accident.
+pub(crate) fn take_stdin() -> std::io::Result<OwnedFd> {
+    let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+    }
+    Ok(fd)
+}
+
 fn main() -> ExitCode {
     close_strange();
-    close_inherited();
     let mut arguments = std::env::args_os().skip(1);
     let command = arguments.next().unwrap_or_default();
     let mut places =
@@ -112,15 +121,6 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => usage(),
-    }
-}
-
-/// Closes what whoever started this left open above the three usual descriptors: none of it is meant for a visitor.
-#[expect(unsafe_code, reason = "no library of ours closes descriptors by their number")]
-fn close_inherited() {
-    // SAFETY: nothing in this program has opened a descriptor yet. Before Linux 5.9 the call fails, and does nothing.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod serve;
 
-use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,19 +42,13 @@ pub(crate) fn run() -> ExitCode {
 /// The channel of this process's start: descriptor 0. From here on no other process of the same user looks into this one.
 pub(crate) fn channel() -> anyhow::Result<Channel> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).context("it can be looked into")?;
-    let fd: OwnedFd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).context("there is no channel on descriptor 0")?;
-    if let Ok(null) = std::fs::File::open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-    }
-    Ok(Channel::inherited(fd))
+    Ok(Channel::inherited(crate::take_stdin().context("there is no channel on descriptor 0")?))
 }
 
 fn begin() -> anyhow::Result<()> {
     let channel = channel()?;
     let Some((Begin::Session(begin), _)) = channel.receive()? else { bail!("`musterd-session serve` starts this command, not a person") };
-    if let Some(level) = log::Level::from_name(&begin.log_level) {
-        log::set_level(level);
-    }
+    log::set_level_named(&begin.log_level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the runtime cannot start")?;
     let id = begin.session.clone();
     LocalSet::new().block_on(&runtime, async {

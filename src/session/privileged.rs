@@ -16,7 +16,7 @@ mod signals;
 mod talk;
 mod visitor;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -53,17 +53,13 @@ impl Refusal {
 
 /// Serves one session or run; descriptor 0 is the daemon's connection.
 pub(crate) fn serve(places: &Places) -> ExitCode {
-    let daemon = match rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map(UnixStream::from) {
+    let daemon = match crate::take_stdin().map(UnixStream::from) {
         Ok(daemon) => daemon,
         Err(error) => {
             error!("there is no connection on descriptor 0: {error}; systemd or `musterd sessiond` starts this command, not a person");
             return ExitCode::FAILURE;
         }
     };
-    // Nothing that is started later is to have it by accident.
-    if let Ok(null) = File::open("/dev/null") {
-        let _ = rustix::stdio::dup2_stdin(&null);
-    }
     let (handoff, fds, heard) = match talk::read_handoff(&daemon) {
         Ok(read) => read,
         Err(error) => {
@@ -71,9 +67,7 @@ pub(crate) fn serve(places: &Places) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Some(level) = log::Level::from_name(&handoff.log_level) {
-        log::set_level(level);
-    }
+    log::set_level_named(&handoff.log_level);
     match admit(places, &handoff) {
         Ok(admitted) => instance::run(admitted, (handoff, fds, heard), daemon, places),
         Err(Refusal { code, message }) => {

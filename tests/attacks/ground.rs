@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 use serde_json::Value;
 
 use crate::lab::{HEARTBEAT_S, Lab, SOON, ok};
@@ -87,7 +87,7 @@ impl<'a> Ground<'a> {
         fs::set_permissions(self.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         for name in USERS {
             // One that a killed run left.
-            let _ = Command::new(programs::system("userdel")).arg(name).stderr(Stdio::null()).status();
+            remove_user(name);
             let home = self.at(&format!("homes/{name}"));
             useradd(&["--user-group", "--no-create-home", "--shell", "/bin/sh", "--home-dir"], Some(&home), name);
             fs::create_dir_all(&home).unwrap();
@@ -238,20 +238,22 @@ impl Drop for Ground<'_> {
         }
         drop(self.daemon.take());
         drop(self.service.take());
-        for user in USERS {
-            for _ in 0..20 {
-                let all = processes_of(user);
-                if all.is_empty() {
-                    break;
-                }
-                for pid in all {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
-                crate::wait::pause(Duration::from_millis(20));
-            }
-            let _ = Command::new(programs::system("userdel")).arg(user).stderr(Stdio::null()).status();
-        }
+        USERS.into_iter().for_each(remove_user);
     }
+}
+
+/// Ends all that a user has, and removes the user, if there is one.
+fn remove_user(user: &str) {
+    let Some((uid, gid)) = find(user) else { return };
+    for _ in 0..20 {
+        // All at once: one after the other, some would always be missed that make a new process and end.
+        let _ = Command::new("sh").args(["-c", "kill -KILL -1"]).uid(uid).gid(gid).stderr(Stdio::null()).status();
+        if processes_of(user).is_empty() {
+            break;
+        }
+        crate::wait::pause(Duration::from_millis(20));
+    }
+    let _ = Command::new(programs::system("userdel")).arg(user).stderr(Stdio::null()).status();
 }
 
 /// The exit code and all that was written.

@@ -31,6 +31,17 @@ fn closed(hub: &StubHub, session: &str) -> Value {
     wait_for("the session's end", || hub.events("session_closed").into_iter().find(|event| event["session"] == session))
 }
 
+/// A session that goes on after its daemon was killed, with the process of its privileged part.
+fn left_alone() -> (StubHub, Device, u64) {
+    let hub = StubHub::start();
+    let mut device = Device::online(&hub, "");
+    hub.open(&order(&hub, SESSION, now()));
+    opened(&hub, SESSION);
+    let process = process(&device);
+    device.kill();
+    (hub, device, process)
+}
+
 /// The privileged part as the daemon has it.
 fn process(device: &Device) -> u64 {
     device.status()["sessions"][0]["pid"].as_u64().unwrap()
@@ -204,12 +215,7 @@ fn killed_at_any_moment_no_session_is_begun_twice_nor_lost_from_sight() {
 
 #[test]
 fn a_session_that_was_killed_while_the_daemon_was_away_is_reported() {
-    let hub = StubHub::start();
-    let mut device = Device::online(&hub, "");
-    hub.open(&order(&hub, SESSION, now()));
-    opened(&hub, SESSION);
-    let process = process(&device);
-    device.kill();
+    let (hub, mut device, process) = left_alone();
     signal("KILL", u32::try_from(process).unwrap());
     wait_for("its end", || (!lives(process)).then_some(()));
     device.start();
@@ -218,12 +224,7 @@ fn a_session_that_was_killed_while_the_daemon_was_away_is_reported() {
 
 #[test]
 fn the_last_words_of_a_session_wait_for_the_next_daemon() {
-    let hub = StubHub::start();
-    let mut device = Device::online(&hub, "");
-    hub.open(&order(&hub, SESSION, now()));
-    opened(&hub, SESSION);
-    let process = process(&device);
-    device.kill();
+    let (hub, mut device, process) = left_alone();
     let ended = device.musterd(&["end", SESSION, "--reason", "dinner is ready"]);
     assert!(ended.status.success());
     wait_for("its end", || (!lives(process)).then_some(()));

@@ -292,12 +292,12 @@ pub enum DeviceEventKind {
         /// The sentence for the user.
         message: String,
     },
-    /// A session's worker runs.
+    /// A session is open on the device.
     SessionOpened {
         /// The session.
         session: SessionId,
     },
-    /// A session's worker ended.
+    /// A session is over on the device.
     SessionClosed {
         /// The session.
         session: SessionId,
@@ -324,7 +324,7 @@ pub enum DeviceEventKind {
 pub enum SessionOrder {
     /// Open a session: a signed [`crate::order::Order`] that holds a [`SessionOpen`].
     Open(SignedOrder),
-    /// End a session's worker.
+    /// End a session.
     End {
         /// Which.
         session: SessionId,

@@ -60,7 +60,7 @@ pub enum RunCommand {
 pub struct RunStart {
     /// What.
     pub command: RunCommand,
-    /// As whom on the device; the worker's own user if absent.
+    /// As whom on the device; the first user that its policy names for this person if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as: Option<String>,
     /// In which directory; the user's home if absent.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use muster_link::driver::{Application, Handle, Input, Io, LegChange, Output};
 use muster_proto::id::StreamId;
 use muster_proto::session::{Event, Target, code};
+use musterd::descriptors::set_non_blocking;
 use musterd::log::{debug, error, info, warn};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{AddressFamily, getsockname};
 use rustix::termios::{Winsize, isatty, tcsetwinsize};
 use serde_json::{Value, json};
@@ -209,14 +209,9 @@ impl Application for Server {
 
 /// A connection that was opened for us.
 fn socket(fd: OwnedFd) -> io::Result<Io> {
-    non_blocking(&fd)?;
+    set_non_blocking(&fd)?;
     match getsockname(&fd)?.address_family() {
         AddressFamily::UNIX => Ok(Io::unix(UnixStream::from_std(fd.into())?)),
         _ => Ok(Io::tcp(TcpStream::from_std(fd.into())?)),
     }
-}
-
-/// Reads and writes return at once.
-fn non_blocking(fd: &impl std::os::fd::AsFd) -> io::Result<()> {
-    Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }

@@ -8,26 +8,23 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
-use musterd::account::Account;
+use musterd::account::{Account, NETWORK};
 use musterd::log::warn;
 use rustix::process::Pid;
 
 use super::Refusal;
 use crate::channel::Channel;
 
-/// The user of the unprivileged side.
-pub(super) const USER: &str = "musterd-net";
-
 /// As whom it runs, unless all runs as one user.
 pub(super) fn account() -> Result<Account, Refusal> {
-    match Account::named(USER) {
+    match Account::named(NETWORK) {
         Ok(Some(account)) if !account.is_root() => Ok(account),
         Ok(_) => {
             let message =
-                format!("This device has no system user {USER}, as whom the network side of sessions runs: useradd --system {USER}");
+                format!("This device has no system user {NETWORK}, as whom the network side of sessions runs: useradd --system {NETWORK}");
             Err(Refusal::new("no_net_user", message))
         }
-        Err(error) => Err(Refusal::new("no_net_user", format!("This device cannot look up the system user {USER}: {error}"))),
+        Err(error) => Err(Refusal::new("no_net_user", format!("This device cannot look up the system user {NETWORK}: {error}"))),
     }
 }
 

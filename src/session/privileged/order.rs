@@ -12,7 +12,7 @@ use std::time::Duration;
 use muster_link::tls::pin_of;
 use muster_proto::Millis;
 use muster_proto::order::{ORDERS_EKU_DER, Order, OrderKind, SIGNED};
-use musterd::handoff::Handoff;
+use musterd::handoff::{Handoff, ORDER_USED};
 use musterd::policy::{Moment, read_trusted};
 use rustix::fs::{FlockOperation, flock};
 use rustls_pki_types::pem::PemObject as _;
@@ -89,7 +89,7 @@ pub(super) fn verify(handoff: &Handoff, anchor: &Anchor, moment: Moment) -> Resu
 pub(super) fn use_once(disk: &Path, memory: &Path, order: &Order) -> Result<(), Refusal> {
     let (on_disk, in_memory) = (note(disk, order.name()), note(memory, order.name()));
     match (on_disk, in_memory, &order.kind) {
-        (Ok(false), ..) | (_, Ok(false), _) => Err(Refusal::new("order_used", "This order was used before; nothing is begun twice.")),
+        (Ok(false), ..) | (_, Ok(false), _) => Err(Refusal::new(ORDER_USED, "This order was used before; nothing is begun twice.")),
         (Ok(true), Ok(true), _) | (Err(_), Ok(true), OrderKind::Session { .. }) => Ok(()),
         (Err(error), ..) | (_, Err(error), _) => {
             Err(Refusal::new("disk", format!("The device cannot note that this order is used: {error}.")))

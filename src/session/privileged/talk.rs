@@ -5,18 +5,18 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use musterd::descriptors;
 use musterd::handoff::{Do, Handoff, LAST_WORDS, LINE_MAX, Say, line};
 use musterd::log::warn;
 use rustix::event::PollFlags;
 use rustix::fs::Mode;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::RecvFlags;
 
 /// Longest wait for the daemon's first line: it is on its way already.
 const HANDOFF: Duration = Duration::from_secs(5);
@@ -38,14 +38,8 @@ pub(super) fn read_handoff(stream: &UnixStream) -> io::Result<(Handoff, Vec<Owne
         }
         stream.set_read_timeout(Some(left))?;
         let mut bytes = [0; 16 * 1024];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(stream, &mut [io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?.bytes;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                fds.extend(rights);
-            }
-        }
+        let (received, more) = descriptors::receive(stream, &mut bytes, RecvFlags::empty())?;
+        fds.extend(more);
         if received == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

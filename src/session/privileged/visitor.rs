@@ -12,8 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use musterd::account::Account;
+use musterd::descriptors::set_non_blocking;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags, fchmod, fchown, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fchmod, fchown};
 use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -108,7 +109,7 @@ impl Visitor {
             }
         };
         for fd in &fds {
-            fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
+            set_non_blocking(fd)?;
         }
         let become_user =
             Become::prepare(self, door, Some(cwd.map_or(self.account.home.as_path(), Path::new)), cwd.is_some(), controlling)?;

@@ -29,7 +29,7 @@ pub async fn forward(ctx: &Context, args: ForwardArgs) -> Result<u8, Failure> {
     let specs: Vec<Spec> =
         args.specs.iter().map(|text| text.parse().map_err(|error| Failure::usage(format!("{error}")))).collect::<Result<_, _>>()?;
     muster_link::raise_open_files();
-    // Here first: a port that is taken should not cost the device a worker.
+    // Here first: a port that is taken should not cost the device a session.
     let mut listeners = Vec::new();
     for spec in specs {
         let at = SocketAddr::new(args.bind, spec.local);

@@ -18,7 +18,7 @@ pub struct RunCreate {
     /// In the name of which project; may be absent where only one gives the right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectId>,
-    /// As whom on the device; the user as whom its daemon's workers run if absent. The device's policy must name another.
+    /// As whom on the device; the first user that its policy names for this person if absent. The policy must name the one wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_as: Option<String>,
     /// In which directory; the user's home if absent.

@@ -217,7 +217,7 @@ pub struct Terminal {
     pub rows: u16,
     /// The value of `TERM`.
     pub term: String,
-    /// As whom; the worker's own user if absent.
+    /// As whom; the first user that the device's policy names for this person if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// A command line for the user's shell; a login shell if absent.
