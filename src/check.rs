@@ -173,7 +173,10 @@ fn find_users(policy: &Policy, machine: &Machine<'_>, findings: &mut Findings) {
             None => findings.mistake(key, format!("this machine has no user {user:?}: `useradd -m {user}`, or name another")),
             Some(0) if user != ROOT => findings.mistake(key, format!("{user:?} is root on this machine (its number is 0): write \"root\"")),
             Some(_) if OUR_USERS.contains(&user) => {
-                findings.mistake(key, format!("{user:?} is the user as whom Muster itself runs, with the device's key: name another"));
+                findings.mistake(
+                    key,
+                    format!("{user:?} is the user that Muster itself runs as, and it holds the device's key: name another user"),
+                );
             }
             Some(_) => {}
         }

@@ -18,6 +18,7 @@ mod clock;
 mod decide;
 pub mod file;
 pub mod first;
+mod identity;
 mod limits;
 mod owners;
 mod places;
@@ -28,7 +29,7 @@ mod users;
 mod when;
 
 pub use clock::moment;
-pub use decide::{Explanation, Line};
+pub use decide::{Explanation, Line, Refusal};
 pub use file::{Fault, Watched, load, lock_path, read_trusted};
 pub use limits::{Limits, Memory};
 pub use users::is_user_name;
@@ -272,11 +273,6 @@ impl Policy {
     /// The Unix users who may approve, besides root.
     pub fn approvers(&self) -> &[String] {
         &self.approvers
-    }
-
-    /// The relay hosts that may be dialled besides the enrolled hub's: names in lower case, addresses without brackets.
-    pub fn relay_hosts(&self) -> &[String] {
-        &self.relay_hosts
     }
 
     /// Every Unix user whom a visitor could become, each once. Approvers are not among them.

@@ -117,9 +117,20 @@ fn children() -> Vec<Pid> {
 /// misses who makes a new process and ends. But who ends gives its children to us, where we are their reaper, before it counts as
 /// dead, and we collect none meanwhile: all dead, and none new since, is nobody.
 pub fn is_nobody(find: impl Fn() -> Vec<Pid>, spared: &[Pid]) -> bool {
-    let children = children();
-    let dead = |pid: &Pid| spared.contains(pid) || start_time(*pid).is_none();
-    find().is_empty() && children.iter().all(dead) && self::children() == children
+    let mut before = children();
+    for _ in 0..ROUNDS {
+        let dead = |pid: &Pid| spared.contains(pid) || start_time(*pid).is_none();
+        if !before.iter().all(dead) || !find().is_empty() {
+            return false;
+        }
+        let now = children();
+        if now == before {
+            return true;
+        }
+        // One of the spared may have ended, and left us its dead.
+        before = now;
+    }
+    false
 }
 
 /// Kills all that `find` finds, and all children of ours that are not among the `spared`; also those that try to get away by making

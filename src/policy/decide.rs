@@ -29,10 +29,12 @@ pub struct Line {
 }
 
 /// Why something is refused.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    code: &'static str,
-    message: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Stable code, reaches the user.
+    pub code: &'static str,
+    /// The sentence for the user.
+    pub message: String,
 }
 
 impl Refusal {

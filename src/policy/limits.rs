@@ -2,6 +2,7 @@
 //!
 //! Every bound has a default, so that a visitor of a device whose owner wrote none still cannot take the machine from its robot.
 
+use super::Refusal;
 use crate::settings::{Section, Settings};
 
 /// Sessions at once: a robot has few visitors, and each session costs some megabytes.
@@ -88,6 +89,27 @@ impl Limits {
         }
     }
 
+    /// Whether one more session, or run, may begin beside those that are open.
+    ///
+    /// # Errors
+    /// When the policy's number is reached, with the key that says so.
+    pub fn check_one_more(&self, is_run: bool, open: usize) -> Result<(), Refusal> {
+        let (code, most, what, key) = match is_run {
+            true => ("policy_runs", self.runs, "commands", "[run] at_once"),
+            false => ("policy_sessions", self.sessions, "sessions", "[limits] sessions"),
+        };
+        if open < most as usize {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            code,
+            match most {
+                0 => format!("This device allows no {what} right now ({key} = 0)."),
+                _ => format!("This device allows {most} {what} at once, and {open} are open. End one first ({key})."),
+            },
+        ))
+    }
+
     /// What holds where there is no policy: nothing.
     pub(super) fn nothing() -> Self {
         Self {
@@ -110,6 +132,14 @@ fn number<T: TryFrom<i64>>(section: &mut Section<'_>, key: &'static str, range: 
 }
 
 impl Memory {
+    /// In bytes, on a machine with `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => total / 100 * u64::from(percent),
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, String> {
         let form = "write it as \"50%\", \"512M\" or \"2G\"";
         if let Some(percent) = text.strip_suffix('%') {
@@ -180,6 +210,17 @@ mod tests {
         mistakes.sort();
         let keys = ["cpu_weight", "idle_s", "io_weight", "memory", "oom_score", "sessions", "streams", "swap", "tasks", "total_s"];
         assert_eq!(mistakes, keys.map(|key| format!("limits.{key}")));
+    }
+
+    #[test]
+    fn one_more_may_begin_below_the_number() {
+        let code = |limits: Limits, is_run, open| limits.check_one_more(is_run, open).err().map(|refusal| refusal.code);
+        let limits = Limits { sessions: 2, runs: 1, ..Limits::nothing() };
+        assert_eq!([code(limits, false, 1), code(limits, false, 2)], [None, Some("policy_sessions")]);
+        assert_eq!([code(limits, true, 0), code(limits, true, 1)], [None, Some("policy_runs")]);
+        let none = Limits::nothing().check_one_more(false, 0).unwrap_err();
+        assert_eq!(none.message, "This device allows no sessions right now ([limits] sessions = 0).");
+        assert_eq!([Memory::Bytes(5).of(100), Memory::Percent(50).of(1000)], [5, 500]);
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn every_key_of_the_example_is_known() {
     assert!(keys >= 30, "only {keys} keys in the example");
     let opened = policy(&opened.join("\n"));
     assert_eq!(opened.all_users(), ["ada", "pi", "root"]);
-    assert_eq!(opened.relay_hosts(), ["relay.example.com"]);
+    assert_eq!(opened.relay_hosts, ["relay.example.com"]);
     assert_eq!(opened.approvers(), ["operator"]);
     // What is shown as the default is the default.
     assert_eq!(Limits { idle_s: None, total_s: None, ..opened.limits() }, policy("").limits());

@@ -6,6 +6,7 @@
 //! | `net` | `musterd-net` | the network side of a session; descriptor 0 is its channel |
 //! | `collect` | `musterd-net` | the collector of a run's output; descriptor 0 is its channel |
 //! | `listen` | root | what the socket unit of systemd does, elsewhere |
+//! | `clean` | root | ends what a killed `serve` left in scopes of logind; systemd starts it after the unit's end |
 //!
 //! It knows nothing of MQTT, and nothing of the daemon but what stands in `musterd::handoff`.
 
@@ -27,6 +28,7 @@ musterd-session: serves one remote session or one run on this device; musterd, s
 
 Usage: musterd-session serve|listen [--policy FILE] [--anchor FILE] [--run-dir DIR] [--state-dir DIR] [--group NUMBER]
        musterd-session net|collect      (started by `serve`)
+       musterd-session clean            (started by systemd when `serve` has ended)
        musterd-session --help|--version
 ";
 
@@ -110,6 +112,10 @@ fn main() -> ExitCode {
     match command.to_str() {
         Some("serve") => privileged::serve(&places),
         Some("listen") => privileged::listen(&places, group),
+        Some("clean") => {
+            privileged::end_recorded(&places);
+            ExitCode::SUCCESS
+        }
         Some("net") => network::run(),
         Some("collect") => collector::run(),
         Some("--help" | "-h" | "help") => {

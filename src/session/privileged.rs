@@ -12,6 +12,7 @@ mod instance;
 mod listen;
 mod open;
 mod order;
+mod scope;
 mod signals;
 mod talk;
 mod visitor;
@@ -23,12 +24,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use muster_link::dial::Endpoint;
-use muster_proto::mqtt::SessionOpen;
 use muster_proto::order::{Order, OrderKind};
 use musterd::handoff::{Handoff, LIVE, Say, line};
 use musterd::log::{self, error, info, warn};
-use musterd::policy::{self, Decision, Request, Target, Watched};
+use musterd::policy::{self, Decision, Limits, Request, Target, Watched};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -37,6 +36,7 @@ use order::Anchor;
 use talk::Talk;
 
 pub(crate) use listen::listen;
+pub(crate) use scope::end_recorded;
 
 /// Why something does not begin, for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,12 @@ struct Refusal {
 impl Refusal {
     fn new(code: &str, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), message: message.into() }
+    }
+}
+
+impl From<policy::Refusal> for Refusal {
+    fn from(policy::Refusal { code, message }: policy::Refusal) -> Self {
+        Self::new(code, message)
     }
 }
 
@@ -99,62 +105,25 @@ fn admit(places: &Places, handoff: &Handoff) -> Result<Admitted, Refusal> {
         return Err(Refusal::new(code, message));
     }
     let owner = policy.current().map_err(|fault| Refusal::new(fault.code, fault.message.clone()))?;
-    match (rustix::process::geteuid().is_root(), owner.own_user()) {
-        (false, false) => {
-            let message = "Nothing on this device can become another user: the service for sessions does not run as root. Start \
-                           musterd-session.socket, or `musterd sessiond` as root, or set own_user = true in the policy for a trial.";
-            return Err(Refusal::new("no_privilege", message));
-        }
-        (true, true) if !owner.own_user_may_be_root() => {
-            let message = "This device's policy lets sessions run as the daemon's own user, and that is root here: write own_user = \"root\" \
-                           to allow it, or name the users that visitors become.";
-            return Err(Refusal::new("policy_root", message));
-        }
-        _ => {}
-    }
+    owner.check_rights(rustix::process::geteuid().is_root())?;
     if let OrderKind::Session { open } = &order.kind {
-        check_relay(open, &anchor, owner.relay_hosts())?;
+        owner.check_relay(&open.relay, &anchor.hub)?;
     }
     let limits = policy.limits();
-    let most = if matches!(order.kind, OrderKind::Run { .. }) { limits.runs } else { limits.sessions };
-    let counting = count(places, order.name(), most)?;
+    let counting = count(places, &order, &limits)?;
     order::use_once(&places.state, &places.run, &order)?;
     Ok(Admitted { order, policy, counting })
 }
 
-/// The relay is the enrolled hub's, or one that the owner names: a hub cannot send the device elsewhere.
-fn check_relay(open: &SessionOpen, anchor: &Anchor, also: &[String]) -> Result<(), Refusal> {
-    let refuse = |why: String| Refusal::new("policy_relay", why);
-    let relay: Endpoint = open.relay.parse().map_err(|error| refuse(format!("The hub named a relay that cannot be dialled: {error}")))?;
-    let hub: Endpoint = anchor.hub.parse().map_err(|error| refuse(format!("The hub in the anchor file is not valid: {error}")))?;
-    let enrolled = relay.host.eq_ignore_ascii_case(&hub.host) && relay.port == hub.port;
-    if enrolled || also.iter().any(|host| host.eq_ignore_ascii_case(&relay.host)) {
-        return Ok(());
-    }
-    let message = format!(
-        "The hub sends this device to a relay at {}, and it enrolled at {}. Its owner can allow that with [relay] hosts.",
-        relay.authority(),
-        hub.authority()
-    );
-    Err(refuse(message))
-}
-
 /// Counts what lives, with the lock that makes the count right until our own socket is there.
-fn count(places: &Places, name: &str, most: u32) -> Result<OwnedFd, Refusal> {
+fn count(places: &Places, order: &Order, limits: &Limits) -> Result<OwnedFd, Refusal> {
     let failed = |error: std::io::Error| Refusal::new("failed", format!("The device cannot count its sessions: {error}."));
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(places.run.join("lock")).map_err(failed)?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-    let (kind, what, key) = if name.starts_with('r') { ('r', "commands", "[run] at_once") } else { ('s', "sessions", "[limits] sessions") };
-    let alive = living(&places.run.join(LIVE)).map_err(failed)?.into_iter().filter(|name| name.starts_with(kind)).count();
-    if alive < most as usize {
-        return Ok(lock.into());
-    }
-    let code = if kind == 'r' { "policy_runs" } else { "policy_sessions" };
-    let message = match most {
-        0 => format!("This device allows no {what} right now ({key} = 0)."),
-        _ => format!("This device allows {most} {what} at once, and {alive} are open; end one first ({key})."),
-    };
-    Err(Refusal::new(code, message))
+    let kind = &order.name()[..1];
+    let open = living(&places.run.join(LIVE)).map_err(failed)?.into_iter().filter(|name| name.starts_with(kind)).count();
+    limits.check_one_more(matches!(order.kind, OrderKind::Run { .. }), open)?;
+    Ok(lock.into())
 }
 
 /// The names of all that live: those whose socket answers. Dead sockets are removed.

@@ -179,10 +179,9 @@ fn killed_parts(ground: &mut Ground<'_>, table: &mut Table) {
         under_way(GUEST);
         let parts = ground.parts();
         kill_process(Pid::from_raw(pick(parts)).unwrap(), Signal::KILL).unwrap();
-        let gone = ground.is_empty(Duration::from_secs(15));
-        let ours = [parts.privileged, parts.side].into_iter().filter(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists()).count();
-        let left = processes_of(GUEST).len() + ours;
-        table.row(5, format!("{what}: what a visitor started lives on"), GUEST, format!("{left} processes"), gone && left == 0);
+        let gone = ground.is_empty_without(&[parts.privileged, parts.side], Duration::from_secs(15));
+        let left = processes_of(GUEST).len();
+        table.row(5, format!("{what}: what a visitor started lives on"), GUEST, format!("{left} processes"), gone);
         throw_out(GUEST);
         shell.kill();
     }

@@ -17,7 +17,7 @@ use crate::lab::{HEARTBEAT_S, Lab, SOON, ok};
 use crate::people::Person;
 use crate::process::Process;
 use crate::programs;
-use crate::wait::eventually;
+use crate::wait::{eventually, pause};
 
 /// The device in the list.
 pub const ROBOT: &str = "robot-1";
@@ -206,11 +206,18 @@ impl<'a> Ground<'a> {
 
     /// Waits until nothing of a visitor is left: neither a session nor a process.
     pub fn is_empty(&self, limit: Duration) -> bool {
+        self.is_empty_without(&[], limit)
+    }
+
+    /// The same, and that these processes of ours are collected, too.
+    pub fn is_empty_without(&self, parts: &[i32], limit: Duration) -> bool {
         let until = std::time::Instant::now() + limit;
         while std::time::Instant::now() < until {
-            if self.living().is_empty() && [PI, GUEST, EVE].iter().all(|user| processes_of(user).is_empty()) {
+            let visitors = [PI, GUEST, EVE].iter().all(|user| processes_of(user).is_empty());
+            if visitors && self.living().is_empty() && !parts.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
                 return true;
             }
+            pause(Duration::from_millis(20));
         }
         false
     }

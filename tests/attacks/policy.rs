@@ -112,7 +112,7 @@ fn contents(ground: &mut Ground<'_>, table: &mut Table) {
     for user in [DAEMON, NET] {
         ground.policy(&format!("[users]\ndefault = \"{user}\"\n"));
         let (code, said) = owner.does(ground.lab, "id -un");
-        let held = code != 0 && said.contains("as whom Muster itself runs");
+        let held = code != 0 && said.contains("the user that Muster itself runs as");
         table.row(6, format!("a policy that makes visitors {user}, whose files are Muster's"), "the policy's owner", said, held);
     }
     ground.policy(&format!("{usual}[limits]\nsessions = 0\n"));

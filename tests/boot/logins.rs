@@ -19,6 +19,29 @@ pub fn steps(steps: &mut Steps, robot: &mut Robot<'_>) {
         robot.shell().becomes("logind has no session left", Duration::from_secs(30), "sessions=$(loginctl --no-legend list-sessions); echo \"$sessions\"; [ -z \"$sessions\" ]");
         text
     });
+    steps.step("the policy's bounds hold for what logind has moved to a scope", || {
+        let text = robot.visited(
+            "cd /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup); n=0; \
+             until [ \"$(cat pids.max)\" = 64 ] || [ $n = 100 ]; do n=$((n+1)); sleep 0.1; done; pwd; \
+             for file in pids.max memory.max memory.swap.max cpu.weight io.weight; do [ ! -e $file ] || echo $file $(cat $file); done",
+        );
+        assert!(text.contains(".scope"), "{text}");
+        for part in ["pids.max 64", "memory.max 134217728", "cpu.weight 50"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        text
+    });
+    steps.step("a login whose privileged part is killed ends, too", || {
+        let mut shell = robot.stay("killed-login", "pi", "trap '' HUP TERM; setsid sleep 4033 & sed -n 's/^0:://p' /proc/self/cgroup; echo READY; sleep 4033");
+        assert!(shell.log().contains(".scope"), "{}", shell.log());
+        let recorded = robot.shell().becomes("the scope is recorded", SOON, "cat /run/musterd-session/scopes/*");
+        robot.shell().ok("unit=$(systemctl list-units --plain --no-legend 'musterd-session@*' | cut -d' ' -f1); kill -KILL $(systemctl show -P MainPID $unit)");
+        robot.shell().becomes("nothing is left of it", Duration::from_secs(20), "! pgrep -a -f 'sleep 4033'");
+        robot.shell().becomes("nor its record", SOON, "[ -z \"$(ls /run/musterd-session/scopes)\" ]");
+        shell.kill();
+        robot.end_sessions();
+        recorded
+    });
     steps.step("a run under `pam = \"login\"` is metered, and ended at its time", || {
         let run = robot.muster(&[
             "run",

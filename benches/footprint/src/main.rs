@@ -4,9 +4,11 @@
 //! `target/cross/x86_64-unknown-linux-musl/`, where `MUSTER_CROSS_PROGRAMS="musterd musterd-session floor" scripts/cross
 //! x86_64-unknown-linux-musl` puts them. Needs Mosquitto on the PATH.
 //! The daemon runs with its defaults: sample each 10 s, batch each 60 s, heartbeat each 30 s, over mutual TLS.
-//! Then one session with an open terminal, over a small relay of ours, idle: what its two processes of `musterd-session` add.
+//! Then one session with an open terminal, over a small relay of ours, idle: what its two processes of `musterd-session` add; and
+//! how long a plain shell of another user takes to its prompt.
 //! Prints one table. A goal that is missed ends it with exit code 1.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +26,8 @@ use wire::Counter;
 
 /// Until handshakes and first messages are over.
 const SETTLE: Duration = Duration::from_secs(8);
+/// Shells that are opened to their prompt.
+const PROMPTS: u8 = 41;
 
 struct Options {
     seconds: u64,
@@ -57,8 +61,7 @@ fn main() -> Result<ExitCode> {
     }
     let place = Place::make()?;
     if options.session_only {
-        let session = Session { binary: std::fs::metadata(&options.session)?.len(), memory: session::memory(&options.session, &place)? };
-        return Ok(verdict(figures::print_session(&session)));
+        return Ok(verdict(figures::print_session(&measure_session(&options.session, &place)?)));
     }
     let mut broker = Command::new("mosquitto");
     broker.arg("-c").arg(place.broker_config()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -87,8 +90,18 @@ fn main() -> Result<ExitCode> {
     if musterd.wire_per_hour == 0.0 || floor.wire_per_hour == 0.0 {
         bail!("a program sent nothing: it is not linked; see its messages above");
     }
-    let session = Session { binary: std::fs::metadata(&options.session)?.len(), memory: session::memory(&options.session, &place)? };
+    let session = measure_session(&options.session, &place)?;
     Ok(verdict(figures::print_table(&floor, &musterd, &session, seconds)))
+}
+
+fn measure_session(program: &Path, place: &Place) -> Result<Session> {
+    let (binary, memory) = (std::fs::metadata(program)?.len(), session::memory(program, place)?);
+    let is_root = std::fs::metadata("/proc/self")?.uid() == 0;
+    if !is_root {
+        eprintln!("footprint: the way to a prompt is not measured, as only root can become another user");
+    }
+    let prompt = is_root.then(|| session::prompts(program, place, PROMPTS)).transpose()?.map(|times| times[times.len() / 2]);
+    Ok(Session { binary, memory, prompt })
 }
 
 fn verdict(missed: usize) -> ExitCode {

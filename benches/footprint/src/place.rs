@@ -70,6 +70,8 @@ impl Place {
         // The owner's files: sessions run as our own user.
         let own_user = if std::fs::metadata("/proc/self")?.uid() == 0 { "\"root\"" } else { "true" };
         write("policy.toml", &format!("own_user = {own_user}\n"))?;
+        // Who has no login shell gets a plain one.
+        write("visitors.toml", "[users]\ndefault = \"nobody\"\n")?;
         let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
         let (broker_port, inner_port) = (one.local_addr()?.port(), other.local_addr()?.port());
         let text = format!(
@@ -154,14 +156,13 @@ impl Place {
         Ok(vec!["--config".to_owned(), format!("{dir}/config.toml"), "run".to_owned()])
     }
 
-    /// How a session's privileged part is started.
-    pub(crate) fn session_arguments(&self) -> Result<Vec<String>> {
+    /// How a session's privileged part is started, under this policy.
+    pub(crate) fn session_arguments(&self, policy: &str) -> Result<Vec<String>> {
         for dir in ["sessions/live", "sessions-state"] {
             std::fs::create_dir_all(self.dir().join(dir))?;
         }
-        let named = [("--policy", "policy.toml"), ("--anchor", "hub.json"), ("--run-dir", "sessions"), ("--state-dir", "sessions-state")];
-        let options = named.iter().flat_map(|(option, file)| [(*option).to_owned(), self.dir().join(file).display().to_string()]);
-        Ok(std::iter::once("serve".to_owned()).chain(options).collect())
+        let named = [("--policy", policy), ("--anchor", "hub.json"), ("--run-dir", "sessions"), ("--state-dir", "sessions-state")];
+        Ok(named.iter().flat_map(|(option, file)| [(*option).to_owned(), self.dir().join(file).display().to_string()]).collect())
     }
 
     /// Writes which hub counts; a session dials no relay on another host or port.

@@ -10,9 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use musterd::log::{debug, warn};
-use musterd::policy::{Limits, Memory};
+use musterd::policy::Limits;
 use musterd::processes::{self, Seen};
 use rustix::process::{Pid, Signal, getpid};
+
+use super::scope::Scopes;
 
 /// Tasks of our own part: two processes, and the threads by which one of them looks up names.
 const OURS_MAX: &str = "64";
@@ -28,14 +30,16 @@ pub(super) struct Group {
     made: Vec<PathBuf>,
     /// Our own processes below this one.
     pub(super) ours: Vec<Pid>,
+    /// Where logind has moved visitors' processes.
+    pub(super) scopes: Scopes,
 }
 
 impl Group {
     /// Makes the group, with the policy's bounds. What the system does not offer is left out, and said in the journal.
     /// `side` is our unprivileged side, which lives already.
-    pub(super) fn make(name: &str, limits: &Limits, side: Pid) -> Self {
-        let mut group = Self { dir: None, made: Vec::new(), ours: vec![side] };
-        let Some(base) = own_group() else {
+    pub(super) fn make(name: &str, limits: &Limits, side: Pid, run: &Path) -> Self {
+        let mut group = Self { dir: None, made: Vec::new(), ours: vec![side], scopes: Scopes::new(run) };
+        let Some(base) = group_of("self") else {
             warn!("{name}: no control groups here (cgroup v2): processes are held together by their descent, and without bounds");
             return group;
         };
@@ -71,10 +75,7 @@ impl Group {
                 debug!("{name}: the controller {controller} is not to be had in {}: {error}", base.display());
             }
         }
-        let memory = match limits.memory {
-            Memory::Bytes(bytes) => bytes,
-            Memory::Percent(percent) => total_memory() / 100 * u64::from(percent),
-        };
+        let memory = limits.memory.of(total_memory());
         let mut missing = Vec::new();
         for (file, value) in [
             ("pids.max", limits.tasks.to_string()),
@@ -106,22 +107,25 @@ impl Group {
     /// The living processes.
     pub(super) fn pids(&self) -> Vec<Pid> {
         let mut pids = processes::descendants(getpid(), &self.ours).pids;
-        if let Some(dir) = &self.dir {
-            let listed = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-            let new = listed.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?));
-            pids.extend(new.filter(|pid| processes::start_time(*pid).is_some()));
-            pids.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
-            pids.dedup();
-        }
+        pids.extend(self.dirs().flat_map(listed).filter(|pid| processes::start_time(*pid).is_some()));
+        pids.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
+        pids.dedup();
         pids
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.dir.as_deref().into_iter().chain(self.scopes.dirs())
     }
 
     /// What they hold, and what they and those before them used, where the kernel counts that.
     pub(super) fn usage(&self) -> (Seen, Option<u64>) {
         let seen = processes::seen(&self.pids());
         let number = |file: &str, key: &str| {
-            let text = fs::read_to_string(self.dir.as_ref()?.join(file)).ok()?;
-            text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
+            let in_dir = |dir: &Path| {
+                let text = fs::read_to_string(dir.join(file)).ok()?;
+                text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
+            };
+            self.dirs().map(in_dir).sum::<Option<u64>>().filter(|_| self.dir.is_some())
         };
         let memory = number("memory.current", "");
         (Seen { memory: memory.unwrap_or(seen.memory), ..seen }, number("cpu.stat", "usage_usec"))
@@ -134,7 +138,7 @@ impl Group {
 
     /// Kills all.
     pub(super) fn kill(&self) {
-        if let Some(dir) = &self.dir {
+        for dir in self.dirs() {
             // Linux 5.14: all at once, also those that are just being made.
             let _ = write(&dir.join("cgroup.kill"), "1");
         }
@@ -161,7 +165,7 @@ impl Drop for Group {
 
 /// Removes the empty groups of sessions that were killed. Those of the `living` may be empty as well, while they begin.
 pub(super) fn sweep(living: &[String]) {
-    let entries = own_group().and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
+    let entries = group_of("self").and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
     for dir in entries.map(|entry| entry.path()) {
         let name = dir.file_name().and_then(|name| name.to_str()?.strip_prefix(PREFIX));
         if name.is_none_or(|name| living.iter().any(|alive| alive == name)) {
@@ -174,13 +178,19 @@ pub(super) fn sweep(living: &[String]) {
     }
 }
 
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
     fs::File::options().write(true).open(path)?.write_all(text.as_bytes())
 }
 
-/// The directory of this process's control group in version 2 of that file system.
-fn own_group() -> Option<PathBuf> {
-    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+/// The processes in a group.
+pub(super) fn listed(dir: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()
+}
+
+/// The directory of a process's control group in version 2 of that file system.
+pub(super) fn group_of(process: &str) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?.to_owned();
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     mounts.lines().find_map(|line| {
@@ -192,7 +202,7 @@ fn own_group() -> Option<PathBuf> {
 }
 
 #[allow(clippy::useless_conversion, reason = "the width of these fields differs between targets")]
-fn total_memory() -> u64 {
+pub(super) fn total_memory() -> u64 {
     let machine = rustix::system::sysinfo();
     u64::from(machine.totalram).saturating_mul(machine.mem_unit.into())
 }
@@ -204,7 +214,7 @@ mod tests {
     #[test]
     fn the_group_of_a_session_that_begins_is_not_swept_away() {
         let name = format!("test-{}", getpid().as_raw_nonzero());
-        let Some(dir) = own_group().map(|base| base.join(format!("{PREFIX}{name}"))) else { return };
+        let Some(dir) = group_of("self").map(|base| base.join(format!("{PREFIX}{name}"))) else { return };
         if ["", "muster", "visitor"].iter().any(|leaf| fs::create_dir(dir.join(leaf)).is_err()) {
             return eprintln!("left out: control groups cannot be made here");
         }

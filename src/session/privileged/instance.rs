@@ -10,7 +10,7 @@ use muster_proto::mqtt::DeviceEventKind;
 use muster_proto::order::{Order, OrderKind};
 use muster_proto::run::RunCommand;
 use muster_proto::session::{Target as Asked, code};
-use musterd::account::{Account, OUR_USERS, ROOT};
+use musterd::account::Account;
 use musterd::handoff::{Do, Handoff, LIVE, Live, Report, Say};
 use musterd::log::{error, info, warn};
 use musterd::policy::{self, Decision, Grant, Pam, Request, Target, Watched};
@@ -113,7 +113,7 @@ pub(super) fn run(
         }
     };
     drop((fds, daemon));
-    let group = Group::make(&name, &policy.limits(), side);
+    let group = Group::make(&name, &policy.limits(), side, &places.run);
     if rustix::process::geteuid().is_root()
         && let Err(why) = own_terminals()
     {
@@ -183,8 +183,10 @@ impl Instance {
             }
             self.kill_hung_up(now);
             self.look_for_consent(now);
+            let bounding = self.group.scopes.look(&self.live.name, &self.policy.limits());
+            self.group.ours.extend(bounding);
             let waits = self.consent.as_ref().map(|consent| consent.until);
-            let next = self.hung_up.iter().map(|(at, _)| *at).chain(self.ending).chain(waits).min();
+            let next = self.hung_up.iter().map(|(at, _)| *at).chain(self.ending).chain(waits).chain(self.group.scopes.next_look()).min();
             let (channel, signalled) = self.wait(signals, next.map(|next| next.saturating_duration_since(now)));
             if signalled {
                 self.end("the device ended it");
@@ -324,7 +326,7 @@ impl Instance {
 
     fn used(&self) -> (usize, Used) {
         let (seen, counted) = self.group.usage();
-        // What su moved into a group of the system's own is counted by its processes only.
+        // Where logind is not there yet, or there are no groups, the processes count.
         let cpu_us = counted.unwrap_or(0).max(self.collected.cpu_us + seen.cpu_us);
         (seen.pids.len(), Used { cpu_us, memory: seen.memory, largest: self.collected.largest })
     }
@@ -415,20 +417,10 @@ impl Instance {
                 (found.ok_or_else(missing)?, true)
             }
         };
-        if change && account.is_root() && account.name != ROOT {
-            let message = format!("{} is root under another name, and this device's policy does not name root.", account.name);
-            return Err(Refusal::new("policy_root", message));
-        }
-        // Their own files would be the visitor's: the key, and what the network side holds.
-        let ours = OUR_USERS.contains(&account.name.as_str()) || Some(account.uid) == self.daemon;
-        if change && ours && !account.is_root() {
-            let message = format!(
-                "This device's policy makes visitors {}, as whom Muster itself runs: its owner has to name another user.",
-                account.name
-            );
-            return Err(Refusal::new("policy_own_user", message));
-        }
         let current = self.policy.current().map_err(|fault| Refusal::new(fault.code, fault.message.clone()))?;
+        if change {
+            current.check_account(&account, self.daemon)?;
+        }
         let mark = if self.live.name.starts_with('r') { "MUSTER_RUN" } else { "MUSTER_SESSION" };
         let visitor = Visitor {
             through_su: change && current.pam() == Pam::Login,
@@ -451,6 +443,9 @@ impl Instance {
             };
             Refusal::new(code, format!("The device cannot start this as {}: {error}.", visitor.account.name))
         })?;
+        if visitor.through_su {
+            self.group.scopes.expect(leader);
+        }
         self.children.insert(leader.as_raw_nonzero().get(), Child::Visitor(id));
         self.leaders.insert(id, leader);
         let told = Told::Opened { id, user: visitor.account.name.clone(), shell: shell.clone() };
@@ -493,6 +488,7 @@ impl Instance {
         while let Ok(Some(collected)) = processes::collect() {
             self.collected.cpu_us += collected.cpu_us;
             self.collected.largest = self.collected.largest.max(collected.largest);
+            self.group.ours.retain(|pid| pid.as_raw_nonzero().get() != collected.pid);
             if collected.pid == self.side.as_raw_nonzero().get() {
                 self.gone = true;
             }
