@@ -160,7 +160,15 @@ fn write_policy(dir: &tempfile::TempDir, text: &str) {
 }
 
 fn wanted(command: Option<&str>) -> Terminal {
-    Terminal { cols: 97, rows: 31, term: "xterm-256color".into(), user: None, command: command.map(str::to_owned), attach: None }
+    Terminal {
+        cols: 97,
+        rows: 31,
+        term: "xterm-256color".into(),
+        user: None,
+        command: command.map(str::to_owned),
+        attach: None,
+        errors: false,
+    }
 }
 
 fn on_local(test: impl Future<Output = ()>) {

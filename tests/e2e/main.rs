@@ -32,6 +32,7 @@ mod runs;
 mod spool;
 mod sshd;
 mod storage;
+mod streams;
 mod survival;
 mod traffic;
 mod wait;

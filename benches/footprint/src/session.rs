@@ -58,7 +58,7 @@ async fn relay(place: &Place, number: u8) -> Result<(TestRelay, SessionOpen)> {
 
 /// Asks for a terminal, and waits for it.
 async fn terminal(handle: &Handle, command: Option<String>) -> Result<StreamId> {
-    let terminal = Terminal { cols: 80, rows: 24, term: "xterm".into(), user: None, command, attach: None };
+    let terminal = Terminal { cols: 80, rows: 24, term: "xterm".into(), user: None, command, attach: None, errors: false };
     let (stream, answer) = handle.open(Target::Terminal(terminal)).map_err(|error| anyhow!("the terminal is not opened: {error:?}"))?;
     let answer = tokio::time::timeout(OPEN_TIMEOUT, answer).await.context("the session does not answer; see its messages above")??;
     answer.map_err(|refusal| anyhow!("the session refuses the terminal: {refusal:?}"))?;

@@ -14,7 +14,7 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use table::{Style, Table};
 
 /// When to use colours.
@@ -60,10 +60,7 @@ impl Output {
     /// # Errors
     /// When standard output cannot be written; silently when its reader has gone.
     pub fn raw(&self, text: &str) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
-        Ok(())
+        print(text.as_bytes())
     }
 
     /// Prints bytes of a file: as they are on their way into a file or another program, made harmless on a terminal.
@@ -71,14 +68,7 @@ impl Output {
     /// # Errors
     /// As [`Self::raw`].
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
-        if out.is_terminal() {
-            out.write_all(text::clean_file(bytes).as_bytes())?;
-        } else {
-            out.write_all(bytes)?;
-        }
-        out.flush()?;
-        Ok(())
+        if std::io::stdout().is_terminal() { print(text::clean_file(bytes).as_bytes()) } else { print(bytes) }
     }
 
     /// Prints a line, made harmless.
@@ -95,7 +85,7 @@ impl Output {
     /// As [`Self::raw`].
     pub fn json<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(value)
-            .map_err(|error| Failure::new(crate::failure::Exit::Failed, format!("the answer cannot be written as JSON: {error}")))?;
+            .map_err(|error| Failure::new(Exit::Failed, format!("the answer cannot be written as JSON: {error}")))?;
         self.raw(&format!("{}\n", text::escape_json(&json)))
     }
 
@@ -134,6 +124,56 @@ impl Output {
     pub fn done<T: Serialize>(&self, value: &T, sentence: impl AsRef<str>) -> Result<(), Failure> {
         if self.json { self.json(value) } else { self.line(sentence) }
     }
+}
+
+/// The exit code of a program whose reader has gone: 128 and the number of SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
+
+/// Where bytes of a session or a run are written.
+#[derive(Debug, Clone, Copy)]
+pub enum Written {
+    /// Standard output.
+    Output,
+    /// Standard error.
+    Errors,
+}
+
+impl Written {
+    /// Why they could not be written, as this program's failure. A reader that has gone ends this as any program in a pipe.
+    pub fn failure(self, error: &std::io::Error) -> Failure {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Failure::silent(BROKEN_PIPE);
+        }
+        let name = match self {
+            Self::Output => "standard output",
+            Self::Errors => "standard error",
+        };
+        Failure::new(Exit::Failed, format!("can't write to {name}: {}", reason(error)))
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// As [`Self::failure`] says.
+    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        let all = |to: &mut dyn Write| to.write_all(bytes).and_then(|()| to.flush());
+        let written = match self {
+            Self::Output => all(&mut std::io::stdout().lock()),
+            Self::Errors => all(&mut std::io::stderr().lock()),
+        };
+        written.map_err(|error| self.failure(&error))
+    }
+}
+
+/// What the system says of an error, without the number that Rust adds.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or_else(|| text.clone(), |(text, _)| text.to_owned())
+}
+
+/// Prints what is complete in itself, such as a list: a reader that has enough is no failure.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    Written::Output.write(bytes).map_err(|failure| if failure.exit == BROKEN_PIPE { Failure::silent(0) } else { failure })
 }
 
 /// A line on standard error for the person, made harmless. A closed standard error loses it.

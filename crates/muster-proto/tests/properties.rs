@@ -198,8 +198,11 @@ fn target() -> impl Strategy<Value = Target> {
         (text(), any::<u16>()).prop_map(|(host, port)| Target::Tcp { host, port }),
         (text(), any::<u16>()).prop_map(|(host, port)| Target::Udp { host, port }),
         text().prop_map(|path| Target::Unix { path }),
-        (any::<u16>(), any::<u16>(), text(), any::<Option<String>>(), any::<Option<String>>(), any::<Option<String>>())
-            .prop_map(|(cols, rows, term, user, command, attach)| Target::Terminal(Terminal { cols, rows, term, user, command, attach })),
+        (any::<u16>(), any::<u16>(), text(), any::<Option<String>>(), any::<Option<String>>(), any::<Option<String>>(), any::<bool>())
+            .prop_map(|(cols, rows, term, user, command, attach, errors)| {
+                Target::Terminal(Terminal { cols, rows, term, user, command, attach, errors })
+            }),
+        any::<u32>().prop_map(|of| Target::Errors { of: StreamId(of) }),
         (text(), any::<u64>()).prop_map(|(path, offset)| Target::Get { path, offset }),
         (text(), any::<u64>(), any::<Option<u32>>(), any::<u64>(), any::<Option<String>>())
             .prop_map(|(path, size, mode, offset, sha256)| Target::Put { path, size, mode, offset, sha256 }),

@@ -236,7 +236,15 @@ impl World {
     fn open(&mut self, who: usize) {
         let target = match self.random.below(4) {
             0 => Target::Udp { host: "127.0.0.1".into(), port: 53 },
-            1 => Target::Terminal(Terminal { cols: 80, rows: 24, term: "xterm".into(), user: None, command: None, attach: None }),
+            1 => Target::Terminal(Terminal {
+                cols: 80,
+                rows: 24,
+                term: "xterm".into(),
+                user: None,
+                command: None,
+                attach: None,
+                errors: false,
+            }),
             _ => Target::Tcp { host: "127.0.0.1".into(), port: 22 },
         };
         let datagrams = matches!(target, Target::Udp { .. });

@@ -29,7 +29,7 @@ fn literals() -> Vec<(&'static str, Control)> {
         (r#"{"type":"open","stream":3,"target":{"kind":"unix","path":"/run/x.sock"}}"#, open(Target::Unix { path: "/run/x.sock".into() })),
         (r#"{"type":"open","stream":3,"target":{"kind":"terminal","cols":80,"rows":24,"term":"xterm"}}"#, open(pair::terminal())),
         (
-            r#"{"type":"open","stream":3,"target":{"kind":"terminal","cols":80,"rows":24,"term":"xterm","user":"robot","command":"uptime","attach":"main"}}"#,
+            r#"{"type":"open","stream":3,"target":{"kind":"terminal","cols":80,"rows":24,"term":"xterm","user":"robot","command":"uptime","attach":"main","errors":true}}"#,
             open(Target::Terminal(Terminal {
                 cols: 80,
                 rows: 24,
@@ -37,7 +37,12 @@ fn literals() -> Vec<(&'static str, Control)> {
                 user: Some("robot".into()),
                 command: Some("uptime".into()),
                 attach: Some("main".into()),
+                errors: true,
             })),
+        ),
+        (
+            r#"{"type":"open","stream":5,"target":{"kind":"errors","of":3}}"#,
+            Control::Open { stream: StreamId(5), target: OpenTarget::Known(Target::Errors { of: StreamId(3) }) },
         ),
         (
             r#"{"type":"open","stream":3,"target":{"kind":"get","path":"/var/log/a","offset":5}}"#,

@@ -38,20 +38,37 @@ struct Inner {
     processes: RefCell<HashMap<StreamId, Process>>,
     /// Targets that are being opened, as text for the log.
     asked: RefCell<HashMap<StreamId, String>>,
+    /// Streams for the standard error of a process that is being opened, by the process's.
+    errors_asked: RefCell<HashMap<StreamId, StreamId>>,
 }
 
 /// A process of the visitor, as far as this side has it.
 struct Process {
     /// The controlling side of its terminal; none where it has pipes.
     terminal: Option<OwnedFd>,
-    exited: Option<oneshot::Sender<(Option<i32>, Option<String>)>>,
+    /// Its standard error, until its stream is opened; and that stream.
+    errors: (Option<OwnedFd>, Option<StreamId>),
+    exited: Option<oneshot::Sender<Exit>>,
+    /// How it ended, where only its errors are still to be fetched.
+    over: Option<Exit>,
 }
+
+/// Exit code, or signal.
+type Exit = (Option<i32>, Option<String>);
 
 impl Server {
     /// Over the channel to the privileged part.
     pub(super) fn new(channel: Channel, name: String) -> io::Result<Self> {
         let channel = Watched::new(channel)?;
-        Ok(Self(Rc::new(Inner { channel, name, most: Cell::new(0), processes: RefCell::default(), asked: RefCell::default() })))
+        let inner = Inner {
+            channel,
+            name,
+            most: Cell::new(0),
+            processes: RefCell::default(),
+            asked: RefCell::default(),
+            errors_asked: RefCell::default(),
+        };
+        Ok(Self(Rc::new(inner)))
     }
 
     /// Asks the privileged part. One that is gone has ended the session with it.
@@ -97,13 +114,13 @@ impl Server {
                 let Some(text) = self.0.asked.borrow_mut().remove(&stream) else { return };
                 if let Err(why) = self.opened(handle, stream, fds, &json!({ "user": user, "shell": shell })) {
                     warn!("session {}: stream {stream}: {text}: {why}", self.0.name);
-                    handle.refuse(stream, code::FAILED, &format!("The device cannot serve this: {why}."));
+                    self.refuse(handle, stream, code::FAILED, &format!("The device cannot serve this: {why}."));
                     self.ask(&Ask::HangUp { id });
                 }
             }
             Told::Refused { id, code, message } => {
                 self.0.asked.borrow_mut().remove(&StreamId(id));
-                handle.refuse(StreamId(id), &code, &message);
+                self.refuse(handle, StreamId(id), &code, &message);
             }
             Told::Waits { id, message } => handle.notice(StreamId(id), &message),
             Told::Exited { id, code, signal, .. } => {
@@ -116,9 +133,17 @@ impl Server {
         }
     }
 
+    /// Refuses a stream, and the one for its errors.
+    fn refuse(&self, handle: &Handle, stream: StreamId, code: &str, message: &str) {
+        handle.refuse(stream, code, message);
+        if let Some(errors) = self.0.errors_asked.borrow_mut().remove(&stream) {
+            handle.refuse(errors, code, message);
+        }
+    }
+
     fn opened(&self, handle: &Handle, stream: StreamId, fds: Vec<OwnedFd>, info: &Value) -> io::Result<()> {
         let mut fds = fds.into_iter();
-        let (first, second) = (fds.next().ok_or(io::ErrorKind::InvalidData)?, fds.next());
+        let (first, second, errors) = (fds.next().ok_or(io::ErrorKind::InvalidData)?, fds.next(), fds.next());
         if second.is_none() && !isatty(&first) {
             let io = socket(first)?;
             handle.accept(stream, Value::Null);
@@ -131,15 +156,49 @@ impl Server {
             None => (Io::pair(Input::from_fd(first.try_clone()?)?, Output::from_fd(first.try_clone()?)?), Some(first)),
         };
         let (sender, exited) = oneshot::channel();
-        self.0.processes.borrow_mut().insert(stream, Process { terminal, exited: Some(sender) });
+        self.0.processes.borrow_mut().insert(stream, Process { terminal, errors: (errors, None), exited: Some(sender), over: None });
         handle.accept(stream, info.clone());
         handle.attach_process(stream, io);
+        let asked = self.0.errors_asked.borrow_mut().remove(&stream);
+        if let Some(errors) = asked {
+            self.open_errors(handle, errors, stream);
+        }
         tokio::task::spawn_local(self.clone().follow(handle.clone(), stream, exited));
         Ok(())
     }
 
+    /// Connects a stream with the standard error of a process.
+    fn open_errors(&self, handle: &Handle, stream: StreamId, of: StreamId) {
+        if self.0.asked.borrow().contains_key(&of) {
+            if let Some(earlier) = self.0.errors_asked.borrow_mut().insert(of, stream) {
+                handle.refuse(earlier, code::FAILED, "Another stream was opened for the same errors.");
+            }
+            return;
+        }
+        let mut processes = self.0.processes.borrow_mut();
+        let taken = processes.get_mut(&of).and_then(|process| {
+            let io = Io::pair(Input::from_fd(process.errors.0.take()?).ok()?, Output::default());
+            process.errors.1 = Some(stream);
+            Some((io, process.over.take()))
+        });
+        match taken {
+            Some((io, over)) => {
+                handle.accept(stream, Value::Null);
+                handle.attach_process(stream, io);
+                if let Some((code, signal)) = over {
+                    handle.ended(stream, code, signal, true);
+                    processes.remove(&of);
+                }
+            }
+            None => {
+                let message = format!("Stream {of} is not a process whose standard error is apart and not taken yet.");
+                handle.refuse(stream, code::NOT_FOUND, &message);
+            }
+        }
+    }
+
     /// From the start of a process to its end.
-    async fn follow(self, handle: Handle, stream: StreamId, mut exited: oneshot::Receiver<(Option<i32>, Option<String>)>) {
+    async fn follow(self, handle: Handle, stream: StreamId, mut exited: oneshot::Receiver<Exit>) {
         let ended = tokio::select! {
             ended = &mut exited => ended,
             // The visitor went away first.
@@ -149,13 +208,29 @@ impl Server {
             }
         };
         let (code, signal) = ended.unwrap_or_default();
-        handle.ended(stream, code, signal.clone(), false);
-        if tokio::time::timeout(SETTLE, handle.gone(stream)).await.is_err() {
+        let errors = self.0.processes.borrow().get(&stream).and_then(|process| process.errors.1);
+        let streams = || std::iter::once(stream).chain(errors);
+        for stream in streams() {
+            handle.ended(stream, code, signal.clone(), false);
+        }
+        let gone = async {
+            for stream in streams() {
+                handle.gone(stream).await;
+            }
+        };
+        if tokio::time::timeout(SETTLE, gone).await.is_err() {
             // The visitor may read slowly what is there; the process's children need not wait for that.
-            handle.ended(stream, code, signal, true);
+            for stream in streams() {
+                handle.ended(stream, code, signal.clone(), true);
+            }
         }
         self.ask(&Ask::HangUp { id: stream.0 });
-        self.0.processes.borrow_mut().remove(&stream);
+        let mut processes = self.0.processes.borrow_mut();
+        match processes.get_mut(&stream).filter(|process| process.errors.0.is_some()) {
+            // The request for its errors is on its way.
+            Some(process) => process.over = Some((code, signal)),
+            None => drop(processes.remove(&stream)),
+        }
     }
 
     fn open(&self, handle: &Handle, stream: StreamId, target: Target) {
@@ -169,6 +244,9 @@ impl Server {
         }
         let text = target.to_string();
         debug!("session {}: stream {stream}: {text}", self.0.name);
+        if let Target::Errors { of } = target {
+            return self.open_errors(handle, stream, of);
+        }
         self.0.asked.borrow_mut().insert(stream, text);
         if let Err(why) = self.0.channel.send(&Ask::Open { id: stream.0, target }) {
             self.0.asked.borrow_mut().remove(&stream);

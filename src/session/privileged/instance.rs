@@ -368,7 +368,7 @@ impl Instance {
         match (asked, grant.dial) {
             (Asked::Terminal(wanted), _) => {
                 let ends = if wanted.cols == 0 && wanted.rows == 0 {
-                    Ends::Pipes { input: true, errors: false }
+                    Ends::Pipes { input: true, errors: wanted.errors }
                 } else {
                     Ends::Terminal { cols: wanted.cols, rows: wanted.rows, term: term(&wanted.term) }
                 };

@@ -9,6 +9,7 @@ use super::{refused, with_session};
 use crate::cmds::remote::ProxyArgs;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::output::Written;
 
 /// Runs it.
 ///
@@ -22,7 +23,7 @@ pub async fn proxy(ctx: &Context, args: ProxyArgs) -> Result<u8, Failure> {
         let (stream, mut answer) = session.handle.open(target).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         // At once: what is to be sent first goes along with the request.
         let Stdio { input, output, restore } = Stdio::open()?;
-        session.handle.attach(stream, Io::pair(input, output));
+        let mut broke = session.handle.attach_told(stream, Io::pair(input, output));
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         tokio::select! {
@@ -31,6 +32,9 @@ pub async fn proxy(ctx: &Context, args: ProxyArgs) -> Result<u8, Failure> {
             _ = hangup.recv() => {}
         }
         drop(restore);
+        if let Ok(error) = broke.try_recv() {
+            return Err(Written::Output.failure(&error));
+        }
         if let Ok(Err(refusal)) = answer.try_recv() {
             return Err(refused(&refusal, &session.name));
         }

@@ -18,6 +18,7 @@ use super::{Session, refused, with_session};
 use crate::cmds::remote::ShellArgs;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::output::Written;
 use crate::output::text::shell_word;
 use crate::tty;
 
@@ -40,16 +41,22 @@ pub async fn shell(ctx: &Context, args: ShellArgs) -> Result<u8, Failure> {
         user: args.user,
         command: command_line(&args.command),
         attach: None,
+        errors: !interactive,
     };
     with_session(ctx, &args.device, "shell", args.reason.as_deref(), async |session| {
         let (stream, answer) = session.handle.open(Target::Terminal(terminal)).map_err(failed)?;
+        // At once, so that it costs no time; the device answers both or neither.
+        let errors = if interactive { None } else { Some(session.handle.open(Target::Errors { of: stream }).map_err(failed)?.0) };
         match answer.await {
             Ok(Ok(_)) => {}
             Ok(Err(refusal)) => return Err(refused(&refusal, &session.name)),
             // The session is over; how, says its end.
             Err(_) => return std::future::pending().await,
         }
-        let ended = if interactive { person(session, stream).await? } else { script(session, stream).await? };
+        let ended = match errors {
+            None => person(session, stream).await?,
+            Some(errors) => script(session, stream, errors).await?,
+        };
         match ended {
             Ending::Process(exit) => Ok(code_of(&exit)),
             Ending::Escaped => Ok(0),
@@ -58,7 +65,7 @@ pub async fn shell(ctx: &Context, args: ShellArgs) -> Result<u8, Failure> {
                 (None, Some(refusal)) => Err(refused(&refusal, &session.name)),
                 (None, None) => {
                     session.heed_end().await;
-                    Err(Failure::new(Exit::Failed, format!("{} closed the terminal without a word", session.name)))
+                    Err(Failure::new(Exit::Failed, format!("{} closed the connection and gave no reason", session.name)))
                 }
             },
         }
@@ -148,16 +155,34 @@ async fn type_in(session: &Session, stream: StreamId, input: &Input) -> Result<W
 }
 
 /// A script's pipes: bytes pass as they are; an interrupt goes to the remote process.
-async fn script(session: &Session, stream: StreamId) -> Result<Ending, Failure> {
-    let Stdio { input, output, restore } = Stdio::open()?;
+async fn script(session: &Session, stream: StreamId, errors: StreamId) -> Result<Ending, Failure> {
+    let mut stdio = Stdio::open()?;
+    let error_output = stdio.errors()?;
+    let Stdio { input, output, restore } = stdio;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    session.handle.attach(stream, Io::pair(input, output));
+    let output_broke = session.handle.attach_told(stream, Io::pair(input, output));
+    let errors_broke = session.handle.attach_told(errors, Io::pair(Input::default(), error_output));
+    session.handle.finish(errors);
+    let broke = async {
+        tokio::select! {
+            Ok(error) = output_broke => Written::Output.failure(&error),
+            Ok(error) = errors_broke => Written::Errors.failure(&error),
+            else => std::future::pending().await,
+        }
+    };
+    let gone = async {
+        session.handle.gone(stream).await;
+        session.handle.gone(errors).await;
+    };
+    tokio::pin!(broke, gone);
     let mut interrupted = false;
     let ending = loop {
         tokio::select! {
-            () = session.handle.gone(stream) => break session.watch.exit(stream).map_or(Ending::Gone, Ending::Process),
+            biased;
+            failure = &mut broke => return Err(failure),
+            () = &mut gone => break session.watch.exit(stream).map_or(Ending::Gone, Ending::Process),
             // The second means us.
             _ = interrupt.recv() => {
                 if std::mem::replace(&mut interrupted, true) {

@@ -41,6 +41,14 @@ impl Stdio {
         let output = Output::from_fd(ready(io::stdout().as_fd(), OFlags::WRONLY, &mut restore)?)?;
         Ok(Self { input, output, restore })
     }
+
+    /// Standard error, with the same care.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn errors(&mut self) -> io::Result<Output> {
+        Output::from_fd(ready(io::stderr().as_fd(), OFlags::WRONLY, &mut self.restore)?)
+    }
 }
 
 /// Whether a person sits at both ends of this process.

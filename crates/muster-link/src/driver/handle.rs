@@ -89,6 +89,8 @@ pub(super) struct Slot {
     pub(super) pump: Option<Waker>,
     pub(super) writer: Option<Waker>,
     pub(super) answer: Option<oneshot::Sender<Answer>>,
+    /// Who wants to know why `io` broke.
+    failure: Option<oneshot::Sender<io::Error>>,
     task: Option<AbortOnDrop>,
 }
 
@@ -198,15 +200,22 @@ impl Handle {
     /// Connects a stream with its end point on this machine. From now on data flows without the application.
     /// Must be called inside a `LocalSet`.
     pub fn attach(&self, stream: StreamId, io: Io) {
-        self.attach_as(stream, io, Process::None);
+        self.attach_as(stream, io, Process::None, None);
+    }
+
+    /// The same, and tells why the end point broke, if it does: the stream is given up then.
+    pub fn attach_told(&self, stream: StreamId, io: Io) -> oneshot::Receiver<io::Error> {
+        let (failure, told) = oneshot::channel();
+        self.attach_as(stream, io, Process::None, Some(failure));
+        told
     }
 
     /// The same for a process on a pseudo-terminal: the end of reading is not the end of the stream, [`Self::ended`] is.
     pub fn attach_process(&self, stream: StreamId, io: Io) {
-        self.attach_as(stream, io, Process::Running);
+        self.attach_as(stream, io, Process::Running, None);
     }
 
-    fn attach_as(&self, stream: StreamId, io: Io, process: Process) {
+    fn attach_as(&self, stream: StreamId, io: Io, process: Process, failure: Option<oneshot::Sender<io::Error>>) {
         let task = tokio::task::spawn_local(pump::run(self.clone(), stream)).abort_handle();
         self.with(|state| {
             let task = AbortOnDrop(task);
@@ -214,6 +223,7 @@ impl Handle {
             if let Some(slot) = state.slots.get_mut(&stream) {
                 slot.io = Some(io);
                 slot.process = process;
+                slot.failure = failure;
                 slot.task = Some(task);
                 state.write_out(stream);
             }
@@ -386,7 +396,7 @@ impl State {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A process that no longer reads: what it wrote, and how it ended, still has to come.
                 Err(_) if !matches!(slot.process, Process::None) => io.shut(),
-                Err(error) => return self.broke(stream, &error),
+                Err(error) => return self.broke(stream, error),
             }
         }
         if slot.pending.is_empty() {
@@ -403,8 +413,12 @@ impl State {
     }
 
     /// The end point broke.
-    pub(super) fn broke(&mut self, stream: StreamId, error: &io::Error) {
+    pub(super) fn broke(&mut self, stream: StreamId, error: io::Error) {
+        let failure = self.slots.get_mut(&stream).and_then(|slot| slot.failure.take());
         self.reset(stream, code::BROKEN, &format!("the connection behind the stream broke: {error}"));
+        if let Some(failure) = failure {
+            let _ = failure.send(error);
+        }
     }
 
     pub(super) fn finish(&mut self, stream: StreamId) {

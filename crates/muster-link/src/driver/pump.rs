@@ -53,7 +53,7 @@ fn write(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
                 slot.blocked = false;
                 state.write_out(stream);
             }
-            Poll::Ready(Err(error)) => state.broke(stream, &error),
+            Poll::Ready(Err(error)) => state.broke(stream, error),
         }
         changed = true;
     }
@@ -101,7 +101,7 @@ fn read(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
             // Linux says EIO when the last process has left a pseudo-terminal.
             Err(_) if !matches!(slot.process, Process::None) => slot.read_done = true,
             Err(error) => {
-                state.broke(stream, &error);
+                state.broke(stream, error);
                 return true;
             }
         }

@@ -174,8 +174,13 @@ pub enum Target {
         /// Absolute path.
         path: String,
     },
-    /// A process on a new pseudo-terminal.
+    /// A process on a new pseudo-terminal, or with pipes.
     Terminal(Terminal),
+    /// The standard error of a process with pipes that was opened in this session with `errors`, or is being opened.
+    Errors {
+        /// The process's stream.
+        of: StreamId,
+    },
     /// A file from the device.
     Get {
         /// Absolute path.
@@ -207,8 +212,8 @@ pub enum Target {
     },
 }
 
-/// A terminal on the device; or, with a size of 0 x 0, a process with pipes: bytes pass as they are, standard error goes with
-/// standard output, and `eof` is the end of its input.
+/// A terminal on the device; or, with a size of 0 x 0, a process with pipes: bytes pass as they are, and `eof` is the end of its
+/// input. Its standard error goes with standard output, or to a stream of its own ([`Target::Errors`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
     /// Columns; 0 with 0 rows for pipes.
@@ -226,6 +231,9 @@ pub struct Terminal {
     /// The name of a kept terminal to attach to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<String>,
+    /// With pipes: standard error goes to a stream of its own, which the same end opens.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub errors: bool,
 }
 
 impl Target {
@@ -236,6 +244,7 @@ impl Target {
             Self::Udp { .. } => "udp",
             Self::Unix { .. } => "unix",
             Self::Terminal(_) => "terminal",
+            Self::Errors { .. } => "errors",
             Self::Get { .. } => "get",
             Self::Put { .. } => "put",
             Self::List { .. } => "list",
@@ -243,7 +252,7 @@ impl Target {
     }
 
     /// Kinds that this version knows.
-    pub const KINDS: [&'static str; 7] = ["tcp", "udp", "unix", "terminal", "get", "put", "list"];
+    pub const KINDS: [&'static str; 8] = ["tcp", "udp", "unix", "terminal", "errors", "get", "put", "list"];
 }
 
 impl std::fmt::Display for Target {
@@ -257,6 +266,7 @@ impl std::fmt::Display for Target {
             }
             Self::Terminal(Terminal { user: Some(user), .. }) => write!(f, "terminal as {user}"),
             Self::Terminal(_) => f.write_str("terminal"),
+            Self::Errors { of } => write!(f, "errors of stream {of}"),
         }
     }
 }

@@ -16,7 +16,7 @@ pub fn tcp() -> Target {
 }
 
 pub fn terminal() -> Target {
-    Target::Terminal(Terminal { cols: 80, rows: 24, term: "xterm".into(), user: None, command: None, attach: None })
+    Target::Terminal(Terminal { cols: 80, rows: 24, term: "xterm".into(), user: None, command: None, attach: None, errors: false })
 }
 
 pub fn bytes(size: usize) -> Bytes {

@@ -1,6 +1,5 @@
 //! A run's output as it comes: printed where it belongs, taken up again where a connection broke, ended by Ctrl-C.
 
-use std::io;
 use std::time::Duration;
 
 use muster_proto::api::{Run, RunLine, RunPiece};
@@ -11,7 +10,7 @@ use tokio::time::Instant;
 use super::PATIENCE;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output::note;
+use crate::output::{Written, note};
 
 /// A hub that follows a run sends an empty line each 20 s.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -131,7 +130,7 @@ impl Reading {
         })?;
         if self.show == Show::Lines && !matches!(parsed, RunLine::Problem { .. }) {
             let text = crate::output::text::escape_json(&String::from_utf8_lossy(line)).into_owned();
-            write(&mut io::stdout().lock(), format!("{text}\n").as_bytes())?;
+            Written::Output.write(format!("{text}\n").as_bytes())?;
         }
         match parsed {
             RunLine::Piece(piece) => self.piece(&piece)?,
@@ -160,16 +159,10 @@ impl Reading {
             note(format!("[{gap} bytes of {name} are cut out here]"));
         }
         match output.stream {
-            RunStream::Stdout => write(&mut io::stdout().lock(), &output.bytes),
-            RunStream::Stderr => write(&mut io::stderr().lock(), &output.bytes),
+            RunStream::Stdout => Written::Output.write(&output.bytes),
+            RunStream::Stderr => Written::Errors.write(&output.bytes),
         }
     }
-}
-
-fn write(to: &mut impl io::Write, bytes: &[u8]) -> Result<(), Failure> {
-    to.write_all(bytes)?;
-    to.flush()?;
-    Ok(())
 }
 
 /// Prints what is there of a run so far.
