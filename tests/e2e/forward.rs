@@ -70,6 +70,29 @@ fn fifty_connections_at_once_are_never_mixed_up() {
 }
 
 #[test]
+fn a_forward_that_leads_into_itself_says_so_and_ends() {
+    let lab = Lab::new();
+    let _device = Device::with_sessiond(&lab, "robot-1");
+    let port = free_port();
+    let mut forward = Process::start("circle", lab.folder(), lab.muster(&["forward", "robot-1", &port.to_string()]));
+    let near = SocketAddr::from(([127, 0, 0, 1], port));
+    let _connection = eventually("the forward listens", SOON, || TcpStream::connect(near).ok());
+    assert_eq!(forward.ended(SOON).code(), Some(1));
+    let log = forward.log();
+    assert!(log.contains("robot-1 is this machine") && log.contains("the forward leads into itself"), "{log}");
+    assert!(log.contains(&format!("0:{port} takes a free one")), "{log}");
+    // One with another port here does what it should, over many connections.
+    let far = server(|mut connection| drop(connection.write_all(b"far")));
+    let (mut forward, near) = self::forward(&lab, far);
+    for _ in 0..20 {
+        let mut got = String::new();
+        TcpStream::connect(near).unwrap().read_to_string(&mut got).unwrap();
+        assert_eq!(got, "far");
+    }
+    forward.assert_alive();
+}
+
+#[test]
 fn a_stalled_connection_does_not_slow_the_others() {
     let lab = Lab::new();
     let _device = Device::with_sessiond(&lab, "robot-1");

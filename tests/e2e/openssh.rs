@@ -89,6 +89,74 @@ fn scp_and_rsync_carry_200_mb_both_ways_unchanged() {
 }
 
 #[test]
+fn other_programs_call_muster_ssh_in_the_place_of_ssh() {
+    let lab = Lab::new();
+    let _device = Device::with_sessiond(&lab, "robot-1");
+    let sshd = Sshd::start(&lab);
+    let port = sshd.port.to_string();
+    let options = sshd.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let user = String::from_utf8(ok(std::process::Command::new("id").arg("-un")).stdout).unwrap().trim().to_owned();
+
+    // The port that was asked for is the one that is reached, whichever way it was said, before the device or behind it.
+    for words in [
+        vec!["-l", &user, "-p", &port, "robot-1", "echo hello"],
+        vec![&*format!("-p{port}"), "robot-1", "echo hello"],
+        vec!["-o", &*format!("Port={port}"), "-T", "robot-1", "echo hello"],
+        vec!["robot-1", "-p", &port, "echo hello"],
+        vec![&*format!("ssh://{user}@robot-1:{port}"), "echo hello"],
+        vec!["-p", &port, "--", "robot-1", "echo", "hello"],
+    ] {
+        let output = ok(&mut lab.muster(&[&["ssh"], &options[..], &words].concat()));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n", "{words:?}");
+    }
+    // None but that one.
+    let other = free_port().to_string();
+    let said = fails(&mut lab.muster(&[&["ssh"], &options[..], &["-p", &other, "robot-1", "true"]].concat()), 255);
+    assert!(!said.contains("hello"), "{said}");
+    let said = fails(&mut lab.muster(&["ssh", "-J", "bastion", "robot-1"]), 2);
+    assert!(said.contains("-J has no place here"), "{said}");
+    let version = ok(&mut lab.muster(&["ssh", "-V"]));
+    assert!(String::from_utf8_lossy(&version.stderr).contains("OpenSSH"), "{version:?}");
+
+    let (here, there) = (lab.folder().join("here"), lab.folder().join("there"));
+    let hash = random_file(&here, 3_000_000);
+    let call = format!("muster ssh -p {port} {}", options.join(" "));
+    ok(plain(&lab, "rsync").args(["-a", "-e", &call]).arg(&here).arg(format!("{user}@robot-1:{}", there.display())));
+    assert_eq!(sha256_file(&there), hash);
+    // A plain shell in its place: standard error must not get between rsync's bytes.
+    let again = lab.folder().join("again");
+    let script = lab.folder().join("rsh");
+    fs::write(&script, "#!/bin/sh\n[ \"$1\" = -l ] && shift 2\nhost=$1; shift\nexec muster shell $host -- \"echo noise >&2; $*\"\n")
+        .unwrap();
+    ok(std::process::Command::new("chmod").arg("755").arg(&script));
+    ok(plain(&lab, "rsync").args(["-a", "-e", script.to_str().unwrap()]).arg(format!("robot-1:{}", here.display())).arg(&again));
+    assert_eq!(sha256_file(&again), hash);
+}
+
+#[test]
+fn blocks_for_openssh_know_the_port_and_are_written_once() {
+    let lab = Lab::new();
+    let _device = Device::with_sessiond(&lab, "robot-1");
+    let config = lab.folder().join("config");
+    fs::write(&config, "Compression no\n").unwrap();
+    let write = || lab.muster(&["ssh-config", "--port", "2222", "--write", config.to_str().unwrap()]);
+    let said = ok(&mut write());
+    assert!(String::from_utf8_lossy(&said.stderr).contains("MUSTER_TOKEN"), "{said:?}");
+    let once = fs::read_to_string(&config).unwrap();
+    assert!(once.contains("\n    Port 2222\n") && once.ends_with("Compression no\n"), "{once}");
+    ok(&mut write());
+    assert_eq!(fs::read_to_string(&config).unwrap(), once);
+    let append = || fs::File::options().append(true).open(&config).unwrap();
+    let said = fails(lab.muster(&["ssh-config"]).stdout(append()), 1);
+    assert!(said.contains("already holds a section"), "{said}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), once);
+    // What OpenSSH itself makes of it.
+    let read = String::from_utf8(ok(plain(&lab, "ssh").args(["-G", "-F"]).arg(&config).arg("robot-1")).stdout).unwrap();
+    assert!(read.contains("\nport 2222\n") && read.contains("\nproxycommand ") && read.contains("\ncompression no\n"), "{read}");
+}
+
+#[test]
 fn ssh_forwards_a_port() {
     let lab = Lab::new();
     let _device = Device::with_sessiond(&lab, "robot-1");

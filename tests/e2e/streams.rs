@@ -9,6 +9,7 @@ use crate::lab::{Lab, SOON, fails, ok};
 use crate::process::Process;
 use crate::traffic::{random, sha256};
 use crate::wait::eventually;
+use crate::wire::Wire;
 
 #[test]
 fn standard_error_is_apart_and_bytes_stay_what_they_are() {
@@ -112,4 +113,16 @@ fn input_ends_where_it_ends() {
     let output = wc.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "100000");
     assert_eq!(String::from_utf8_lossy(&output.stderr), "over\n");
+}
+
+#[test]
+fn a_session_takes_the_way_by_which_the_hub_was_reached() {
+    let lab = Lab::new();
+    let _device = Device::with_sessiond(&lab, "robot-1");
+    // A tunnel to the hub under another port, as `ssh -L` makes one; the hub knows nothing of it.
+    let tunnel = Wire::to(lab.https);
+    let mut shell = lab.muster(&["shell", "robot-1", "--", "head -c 1000000 /dev/zero"]);
+    let output = ok(shell.env("MUSTER_HUB", format!("https://{}", tunnel.address())));
+    assert_eq!(output.stdout.len(), 1_000_000);
+    assert!(tunnel.carried() > 1_000_000, "{} bytes went through the tunnel", tunnel.carried());
 }

@@ -135,6 +135,11 @@ impl Context {
         flags
     }
 
+    /// Whether the login is a saved one, which other programs of this person can use by its name.
+    pub fn is_saved(&self) -> bool {
+        matches!(self.source, Source::Saved(_))
+    }
+
     /// The whole token, for the environment of a child.
     pub fn token(&self) -> String {
         self.token.to_string()

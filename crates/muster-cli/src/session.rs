@@ -55,7 +55,12 @@ async fn with_session<T>(
     body: impl AsyncFnOnce(&Session) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let ticket = ctx.open_session(device, want, reason).await?;
-    let endpoint = ticket.relay.parse().map_err(|error| Failure::new(Exit::Failed, format!("the hub named no usable relay: {error}")))?;
+    // The way that has just worked: the hub's public name may not be known here, or lead past a tunnel.
+    let hub = ctx.hub().endpoint();
+    let (host, path) = (muster_link::dial::Endpoint::authority(hub), &ticket.path);
+    let endpoint = format!("wss://{host}{path}")
+        .parse()
+        .map_err(|error| Failure::new(Exit::Failed, format!("the hub named an unusable place for the session: {error}")))?;
     let relay = Relay { endpoint, ticket: ticket.ticket, dialer: ctx.hub().dialer().clone() };
     let name = clean(&ticket.device_name).into_owned();
     let watch = Watch::new(&name);

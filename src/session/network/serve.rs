@@ -145,8 +145,8 @@ impl Server {
         let mut fds = fds.into_iter();
         let (first, second, errors) = (fds.next().ok_or(io::ErrorKind::InvalidData)?, fds.next(), fds.next());
         if second.is_none() && !isatty(&first) {
-            let io = socket(first)?;
-            handle.accept(stream, Value::Null);
+            let (io, info) = socket(first)?;
+            handle.accept(stream, info);
             handle.attach(stream, io);
             return Ok(());
         }
@@ -285,11 +285,16 @@ impl Application for Server {
     }
 }
 
-/// A connection that was opened for us.
-fn socket(fd: OwnedFd) -> io::Result<Io> {
+/// A connection that was opened for us, and what its other end is told: of one to this machine, from where it comes. Somebody on
+/// the same machine sees by that when a forward leads into itself.
+fn socket(fd: OwnedFd) -> io::Result<(Io, Value)> {
     set_non_blocking(&fd)?;
     match getsockname(&fd)?.address_family() {
-        AddressFamily::UNIX => Ok(Io::unix(UnixStream::from_std(fd.into())?)),
-        _ => Ok(Io::tcp(TcpStream::from_std(fd.into())?)),
+        AddressFamily::UNIX => Ok((Io::unix(UnixStream::from_std(fd.into())?), Value::Null)),
+        _ => {
+            let stream = TcpStream::from_std(fd.into())?;
+            let from = stream.local_addr().ok().filter(|from| from.ip().is_loopback());
+            Ok((Io::tcp(stream), from.map_or(Value::Null, |from| json!({ "from": from }))))
+        }
     }
 }

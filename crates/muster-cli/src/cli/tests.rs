@@ -264,8 +264,13 @@ fn what_follows_the_device_belongs_to_ssh() {
     let Command::Ssh(args) = try_parse("muster ssh --port 2222 pi@robot-7 -L 8080:localhost:80 -N -- uptime").unwrap().command else {
         panic!("not ssh")
     };
-    assert_eq!((args.destination.as_str(), args.port), ("pi@robot-7", 2222));
-    assert_eq!(args.args, ["-L", "8080:localhost:80", "-N", "--", "uptime"]);
+    assert_eq!(args.port, Some(2222));
+    assert_eq!(args.words, ["pi@robot-7", "-L", "8080:localhost:80", "-N", "--", "uptime"]);
+    // OpenSSH's own flags come first where another program calls.
+    let line = "muster ssh --reason x -l pi -p 2222 -oBatchMode=yes robot-7 rsync --server";
+    let Command::Ssh(args) = try_parse(line).unwrap().command else { panic!("not ssh") };
+    assert_eq!((args.reason.as_deref(), args.port), (Some("x"), None));
+    assert_eq!(args.words, ["-l", "pi", "-p", "2222", "-oBatchMode=yes", "robot-7", "rsync", "--server"]);
     let Command::Shell(args) = try_parse("muster shell robot-7 --user pi -- ls -l --json").unwrap().command else { panic!("not shell") };
     assert_eq!(args.command, ["ls", "-l", "--json"]);
 }

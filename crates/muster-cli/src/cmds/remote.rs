@@ -38,27 +38,28 @@ pub struct ShellArgs {
 
 /// `muster ssh`
 #[derive(Debug, Args)]
+#[command(override_usage = "muster ssh [OPTIONS] [SSH_FLAGS] [USER@]DEVICE [COMMAND]...")]
 #[command(after_help = "\
-Everything after the device goes to OpenSSH as it is; flags of muster stand before it.
-It is `ssh` with `muster proxy` as its ProxyCommand; scp, rsync and editors take `muster ssh-config`.
+It is OpenSSH, with `muster proxy` as its ProxyCommand, and takes OpenSSH's own flags, before the device or behind it.
+Programs that call `ssh` can call `muster ssh`; for those that read OpenSSH's configuration there is `muster ssh-config`.
+The device needs an sshd. Options of muster come first.
 
 Examples:
   muster ssh pi@robot-7
-  muster ssh pi@robot-7 uptime
-  muster ssh --reason 'ticket 4711' pi@robot-7 -L 8080:localhost:80 -N")]
+  muster ssh -l pi -p 2222 robot-7 uptime
+  muster ssh --reason 'ticket 4711' pi@robot-7 -N -L 8080:localhost:80
+  rsync -a -e 'muster ssh -q' pi@robot-7:/var/log/ logs/
+  GIT_SSH_COMMAND='muster ssh -q' git clone pi@robot-7:src/mission")]
 pub struct SshArgs {
-    /// Name, serial number or uid, with the user on the device before it
-    #[arg(value_name = "[USER@]DEVICE", add = ArgValueCompleter::new(complete::devices))]
-    pub destination: String,
     /// Why, for the hub's records
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// The port of the device's sshd
-    #[arg(long, default_value_t = 22, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
-    /// Flags and command for OpenSSH
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SSH_ARGS")]
-    pub args: Vec<String>,
+    /// The port of the device's sshd; OpenSSH's -p does the same [default: 22]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// OpenSSH's flags, the device (name, serial number or uid; the user on the device before it), and a command
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "[USER@]DEVICE", add = ArgValueCompleter::new(complete::devices))]
+    pub words: Vec<String>,
 }
 
 /// `muster proxy`
@@ -90,6 +91,8 @@ SPEC is
   LOCAL:PORT        another port here; 0 takes a free one and prints it
   LOCAL:HOST:PORT   a host that the device reaches and its policy allows
   LOCAL:/PATH       a Unix socket on the device
+
+The forward ends when you press Ctrl-C, or when the session ends.
 
 Examples:
   muster forward robot-7 8765                     Foxglove

@@ -1,13 +1,17 @@
 //! `muster forward`: ports here lead to places that the device reaches. Many connections share one session.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use muster_link::driver::{Handle, Io};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::spec::{Remote, Spec};
@@ -49,12 +53,11 @@ pub async fn forward(ctx: &Context, args: ForwardArgs) -> Result<u8, Failure> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-            _ = serving.join_next() => {}
+            _ = interrupt.recv() => Ok(0),
+            _ = terminate.recv() => Ok(0),
+            _ = hangup.recv() => Ok(0),
+            Some(Ok(failure)) = serving.join_next() => Err(failure),
         }
-        Ok(0)
     })
     .await
 }
@@ -79,10 +82,17 @@ fn taken(at: SocketAddr, error: &io::Error) -> Failure {
     }
 }
 
-/// Accepts connections and opens a stream for each. Ends when the session does, with the set that holds it.
-async fn serve(handle: Handle, listener: TcpListener, remote: Remote, device: String) {
+/// Accepts connections and opens a stream for each. Ends when the session does, with the set that holds it; or when it leads into
+/// itself, and gives that.
+async fn serve(handle: Handle, listener: TcpListener, remote: Remote, device: String) -> Failure {
+    let ends = Rc::new(RefCell::new(Ends::default()));
+    let circle = Rc::new(Notify::new());
     loop {
-        let (tcp, _) = match listener.accept().await {
+        let accepted = tokio::select! {
+            () = circle.notified() => return leads_into_itself(&listener, &remote, &device),
+            accepted = listener.accept() => accepted,
+        };
+        let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 say(&format!("a connection could not be accepted: {error}"));
@@ -99,11 +109,80 @@ async fn serve(handle: Handle, listener: TcpListener, remote: Remote, device: St
             }
         };
         handle.attach(stream, Io::tcp(tcp));
-        let (device, remote) = (device.clone(), remote.clone());
+        let (device, remote, handle) = (device.clone(), remote.clone(), handle.clone());
+        let (ends, circle) = (Rc::clone(&ends), Rc::clone(&circle));
         tokio::task::spawn_local(async move {
-            if let Ok(Err(refusal)) = answer.await {
-                say(&format!("{device} refused a connection to {remote}: {}", clean(&refusal.message)));
+            let note = |end, known: bool| {
+                if ends.borrow_mut().note(end, known) {
+                    circle.notify_one();
+                }
+            };
+            note(End::Accepted(peer), true);
+            let mut from = None;
+            match answer.await {
+                Ok(Err(refusal)) => say(&format!("{device} refused a connection to {remote}: {}", clean(&refusal.message))),
+                Ok(Ok(info)) => from = info["from"].as_str().and_then(|from| from.parse().ok()),
+                Err(_) => {}
             }
+            from.into_iter().for_each(|from| note(End::Dialled(from), true));
+            handle.gone(stream).await;
+            note(End::Accepted(peer), false);
+            from.into_iter().for_each(|from| note(End::Dialled(from), false));
         });
+    }
+}
+
+fn leads_into_itself(listener: &TcpListener, remote: &Remote, device: &str) -> Failure {
+    let at = listener.local_addr().map_or_else(|_| "this port".to_owned(), |at| at.to_string());
+    let failure =
+        Failure::new(Exit::Failed, format!("{device} is this machine, and {remote} there is {at} here: the forward leads into itself"));
+    match remote {
+        Remote::Tcp { port, .. } => failure.hint(format!("choose another port here: 0:{port} takes a free one")),
+        Remote::Unix { .. } => failure,
+    }
+}
+
+/// An end of a connection on a machine's loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    /// Somebody here connected from it.
+    Accepted(SocketAddr),
+    /// The device says that it connected from it.
+    Dialled(SocketAddr),
+}
+
+/// The open connections' ends: one that is on both sides is the device's own connection to us.
+#[derive(Debug, Default)]
+struct Ends(HashSet<End>);
+
+impl Ends {
+    /// Notes that an end is there, or no more; whether this forward leads into itself. One end that two machines have in common may
+    /// be chance, two at the same moment are not.
+    fn note(&mut self, end: End, known: bool) -> bool {
+        if !known {
+            self.0.remove(&end);
+            return false;
+        }
+        self.0.insert(end);
+        let shared = self.0.iter().filter(|end| matches!(end, End::Dialled(from) if self.0.contains(&End::Accepted(*from))));
+        shared.take(2).count() == 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ends_in_common_are_a_circle_and_one_is_chance() {
+        let mut ends = Ends::default();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        assert!(!ends.note(End::Accepted(at(1)), true));
+        assert!(!ends.note(End::Dialled(at(2)), true));
+        assert!(!ends.note(End::Accepted(at(2)), true), "the first");
+        assert!(!ends.note(End::Accepted(at(2)), false));
+        assert!(!ends.note(End::Dialled(at(3)), true));
+        assert!(!ends.note(End::Accepted(at(3)), true), "the first is gone");
+        assert!(ends.note(End::Accepted(at(2)), true));
     }
 }

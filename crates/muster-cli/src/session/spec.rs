@@ -21,7 +21,7 @@ pub(super) enum Remote {
     Unix { path: String },
 }
 
-/// Why a text is no forward.
+/// Why a text is not a forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct InvalidSpec {
     text: String,
@@ -30,7 +30,7 @@ pub(super) struct InvalidSpec {
 
 impl fmt::Display for InvalidSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is no forward: {}; it is PORT, LOCAL:PORT, LOCAL:HOST:PORT or LOCAL:/PATH", self.text, self.why)
+        write!(f, "{:?} is not a valid forward: {}. Write PORT, LOCAL:PORT, LOCAL:HOST:PORT or LOCAL:/PATH", self.text, self.why)
     }
 }
 

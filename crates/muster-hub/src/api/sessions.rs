@@ -144,8 +144,10 @@ async fn open(
     }
     // Not waited for: the device gets it at once, and the caller may dial meanwhile. A failure ends the session, which the caller sees.
     tokio::spawn(send_order(state.lanes.clone(), state.relay.clone(), row.clone(), SessionOrder::Open(order)));
+    let path = format!("/v1/sessions/{}/client", row.id);
     let ticket = SessionTicket {
-        relay: format!("{}/v1/sessions/{}/client", state.endpoints.wss, row.id),
+        relay: format!("{}{path}", state.endpoints.wss),
+        path,
         session: row.id,
         ticket: client,
         device: row.uid,

@@ -162,7 +162,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("ServiceAccountCreate", "name:string role?:OrgRole description?:string project?:string project_role?:ProjectRole"),
     ("SessionCreate", "project?:string want?:string reason?:string"),
-    ("SessionTicket", "session:string relay:string ticket:string device:string device_name:string"),
+    ("SessionTicket", "session:string relay:string path:string ticket:string device:string device_name:string"),
     (
         "Team",
         "id:string name:string description?:string avatar?:string members:int people?:[TeamMember] projects:[RoleIn] created_at:millis",

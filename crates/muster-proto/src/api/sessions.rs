@@ -27,6 +27,8 @@ pub struct SessionTicket {
     pub session: SessionId,
     /// `wss://.../v1/sessions/{id}/client`; sub-protocol `muster.session.v1`, `Authorization: Bearer {ticket}`.
     pub relay: String,
+    /// The path of `relay`. The host and the port by which the hub was reached serve it, too, where its public name leads elsewhere.
+    pub path: String,
     /// The client's ticket. Void if not used in 30 s; afterwards good for this session's resumptions only.
     pub ticket: String,
     /// The device.
