@@ -187,12 +187,12 @@ impl Collector {
             RunCommand::Argv(argv) => argv.first().map_or("", String::as_str),
             RunCommand::Shell(_) => "the shell",
         };
-        let outcome = if [code::NOT_FOUND, code::DENIED, code::FAILED].contains(&code) { RunOutcome::Failed } else { RunOutcome::Refused };
+        let failed = [code::NOT_FOUND, code::NO_DIRECTORY, code::DENIED, code::FAILED].contains(&code);
+        let outcome = if failed { RunOutcome::Failed } else { RunOutcome::Refused };
         let message = match (code, &start.cwd) {
-            (code::NOT_FOUND, Some(cwd)) => {
-                format!("There is no program {program:?} on the device, or no directory {cwd:?} that may be entered.")
-            }
-            (code::NOT_FOUND, None) => format!("There is no program {program:?} on the device."),
+            (code::NO_DIRECTORY, Some(cwd)) => format!("The directory {cwd:?} does not exist on the device, or its user may not enter it."),
+            (code::NOT_FOUND, _) => format!("There is no program {program:?} on the device."),
+            (code::DENIED, _) => format!("{program:?} may not be run on the device: {message}"),
             _ => message,
         };
         RunEnd::without_process(outcome, code, message)

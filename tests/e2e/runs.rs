@@ -111,7 +111,7 @@ fn a_run_waits_for_its_device_and_is_taken_back_at_once() {
     device.stop();
     lab.row_becomes("robot-1", "offline", SOON, |row| row["presence"] == "offline");
     let mut waiting = Process::start("waiting", lab.folder(), lab.muster(&["run", "robot-1", "--", "echo came"]));
-    waiting.says("is not connected", SOON);
+    waiting.says("robot-1 is offline. Run", SOON);
     let file = device.visitors_folder().join("taken-back");
     let touch = format!("touch {}", file.display());
     let taken_back = lab.run(&["run", "robot-1", "--detach", "--", &touch]).trim().to_owned();
@@ -123,6 +123,31 @@ fn a_run_waits_for_its_device_and_is_taken_back_at_once() {
     assert!(waiting.log().contains("came\n"), "{}", waiting.log());
     throughout("what was taken back does not run", Duration::from_secs(2), || !file.exists());
     assert_eq!(state(&taken_back), "cancelled");
+}
+
+#[test]
+fn what_cannot_begin_says_which_part_of_it_and_an_offline_device_is_not_waited_for_longer_than_asked() {
+    let lab = Lab::new();
+    let mut device = Device::with_sessiond(&lab, "robot-1");
+    let run = |arguments: &[&str]| outputs(&mut lab.muster(&[&["run", "robot-1"], arguments].concat()));
+    let (code, _, err) = run(&["--cwd", "/no/such/directory", "--", "pwd"]);
+    assert!(code == Some(123) && err.contains("The directory \"/no/such/directory\" does not exist on the device"), "{code:?} {err}");
+    let (code, _, err) = run(&["--", "/no/such/program", "x"]);
+    assert!(code == Some(127) && err.contains("There is no program \"/no/such/program\" on the device"), "{code:?} {err}");
+    let (code, _, err) = run(&["--", "/no/such/program"]);
+    assert!(code == Some(127) && err.contains("There is no program \"/no/such/program\" on the device"), "{code:?} {err}");
+    let (code, _, err) = run(&["--", "/etc/passwd"]);
+    assert!(code == Some(126) && err.contains("\"/etc/passwd\" may not be run on the device"), "{code:?} {err}");
+
+    device.stop();
+    lab.row_becomes("robot-1", "offline", SOON, |row| row["presence"] == "offline");
+    let (code, out, err) = run(&["--wait", "0s", "--", "uptime"]);
+    assert!(code == Some(121) && out.is_empty() && err.starts_with("muster: robot-1 is offline"), "{code:?} {err}");
+    let before = newest(&lab)["id"].clone();
+    let (code, _, err) = run(&["--wait", "1s", "--", "uptime"]);
+    assert!(code == Some(121) && err.contains("did not take it within 1 s"), "{code:?} {err}");
+    assert_ne!(newest(&lab)["id"], before);
+    assert_eq!(newest(&lab)["state"], "expired");
 }
 
 #[test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 use muster_proto::Millis;
 use muster_proto::api::RunState;
 use muster_proto::id::{DeviceUid, OrgId, RunId};
-use muster_proto::limits::RUN_ORDER_EXPIRY;
 use muster_proto::mqtt::encode;
 use muster_proto::order::SignedOrder;
 use muster_proto::problem::Problem;
@@ -41,8 +40,6 @@ const UNDER_WAY: Millis = 15 * SECOND;
 const SILENCE: Millis = 600 * SECOND;
 /// A cancel waits so long for an absent device: until then the longest run has ended by itself.
 const CANCEL: SendOptions = SendOptions { retain: false, expiry: Duration::from_secs(24 * 3600) };
-/// An order waits so long.
-const START: SendOptions = SendOptions { retain: false, expiry: RUN_ORDER_EXPIRY };
 /// Changes that somebody who follows may fall behind by; further behind, he looks all the same.
 const BEHIND: usize = 1024;
 
@@ -64,17 +61,26 @@ impl Runs {
         Self(Arc::new(Inner { store, lanes, changes: broadcast::channel(BEHIND).0, stopped: CancellationToken::new() }))
     }
 
-    /// Orders a device to run a command, unless the run was ended since it was filed: then nothing leaves. The device's answers come by themselves.
+    /// Orders a device to run a command, for as long as `wait`, unless the run was ended since it was filed: then nothing leaves. The device's answers come by themselves.
     /// Whether the order left.
     ///
     /// # Errors
     /// When the order could not be kept for the device.
-    pub async fn start(&self, uid: &DeviceUid, run: &RunId, order: SignedOrder) -> Result<bool, SendError> {
+    pub async fn start(&self, uid: &DeviceUid, run: &RunId, order: SignedOrder, wait: Duration) -> Result<bool, SendError> {
         let id = run.clone();
         let waits = move |db: &Connection| {
             Ok(runs::by_id(db, &id)?.is_some_and(|run| run.state == RunState::Waiting && run.cancelled_at.is_none()))
         };
-        self.0.lanes.send_if_wanted(uid, Down::Run(run.clone()), encode(&RunOrder::Start(order)), START, waits).await
+        self.0
+            .lanes
+            .send_if_wanted(
+                uid,
+                Down::Run(run.clone()),
+                encode(&RunOrder::Start(order)),
+                SendOptions { retain: false, expiry: wait },
+                waits,
+            )
+            .await
     }
 
     /// Ends a run: at once where its order still waits for the device, else as soon as the device has ended it.
@@ -176,8 +182,7 @@ impl Runs {
 fn overdue(run: &RunRow, now: Millis) -> Option<(RunState, RunState, &'static str, String)> {
     match run.state {
         RunState::Waiting if run.expires_at + UNDER_WAY <= now => {
-            let why =
-                format!("device {} did not take it within {} minutes", run.device_name, (run.expires_at - run.created_at) / (60 * SECOND));
+            let why = format!("device {} did not take it within {}", run.device_name, waited(run));
             Some((RunState::Waiting, RunState::Expired, "expired", why))
         }
         RunState::Running => {
@@ -187,6 +192,15 @@ fn overdue(run: &RunRow, now: Millis) -> Option<(RunState, RunState, &'static st
             (over <= now).then_some((RunState::Running, RunState::Lost, "silent", why))
         }
         _ => None,
+    }
+}
+
+/// How long an order waits for its device, in words.
+pub fn waited(run: &RunRow) -> String {
+    let seconds = (run.expires_at - run.created_at) / SECOND;
+    match seconds % 60 {
+        0 if seconds >= 120 => format!("{} minutes", seconds / 60),
+        _ => format!("{seconds} s"),
     }
 }
 
@@ -304,6 +318,7 @@ mod tests {
         assert_eq!(to(&waiting, 1_600_000 + UNDER_WAY - 1), None);
         assert_eq!(to(&waiting, 1_600_000 + UNDER_WAY), Some(RunState::Expired));
         assert!(overdue(&waiting, Millis::MAX / 2).unwrap().3.contains("10 minutes"));
+        assert_eq!(waited(&RunRow { expires_at: waiting.created_at + 90 * SECOND, ..row(RunState::Waiting) }), "90 s");
         let running = row(RunState::Running);
         assert_eq!(to(&running, 1_200_000 + 60_000 + SILENCE - 1), None);
         assert_eq!(to(&running, 1_200_000 + 60_000 + SILENCE), Some(RunState::Lost));

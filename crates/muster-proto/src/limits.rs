@@ -84,7 +84,9 @@ pub const DATA_LONG: usize = 4 * TURN;
 pub const STREAMS_MAX: usize = 4096;
 
 /// An order to run a command that was not delivered in this time is void: nobody waits longer, and a late one would surprise.
-pub const RUN_ORDER_EXPIRY: Duration = Duration::from_secs(600);
+pub const RUN_ORDER_EXPIRY: Duration = Duration::from_secs(RUN_WAIT_MAX_S as u64);
+/// Longest time, in seconds, that an order may wait for its device; also the usual one.
+pub const RUN_WAIT_MAX_S: u32 = 600;
 /// Longest command: all arguments, or the shell's text, in bytes. With the environment it leaves room in a payload for escapes.
 pub const RUN_COMMAND_MAX: usize = 24 * 1024;
 /// Most arguments of a command.

@@ -22,7 +22,7 @@ use super::begin::{begin, own_terminals, term};
 use super::consent::Consent;
 use super::signals::Signals;
 use super::visitor::{Ends, Started, Visitor, What};
-use super::{Admitted, Refusal, Talk, group::Group, open};
+use super::{Admitted, Refusal, Talk, group::Group, open, visitor};
 use crate::Places;
 use crate::channel::{Ask, Channel, Told, Used};
 
@@ -437,6 +437,7 @@ impl Instance {
         let shell = &visitor.account.shell;
         let Started { leader, fds } = visitor.start(what, cwd, ends, self.group.door()).map_err(|error| {
             let code = match error.kind() {
+                _ if visitor::is_of_directory(&error) => code::NO_DIRECTORY,
                 std::io::ErrorKind::NotFound => code::NOT_FOUND,
                 std::io::ErrorKind::PermissionDenied => code::DENIED,
                 _ => code::FAILED,

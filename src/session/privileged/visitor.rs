@@ -30,6 +30,14 @@ const OPEN_S: libc::c_uint = 12;
 /// The group of terminals, where the system has it: `write(1)` and `mesg(1)` go by it.
 const TTY: &str = "tty";
 
+/// In the place of an error's number, on the way from the new process: it could not enter the directory that was asked for.
+const NO_DIRECTORY: i32 = 0x1000;
+
+/// Whether a process did not begin for want of its directory.
+pub(super) fn is_of_directory(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(NO_DIRECTORY)
+}
+
 /// A user to become, and the bounds of what they start.
 #[derive(Debug)]
 pub(super) struct Visitor {
@@ -303,10 +311,10 @@ impl Become {
                 }
             }
             if let Some(home) = &self.home
-                && let Err(error) = done(libc::chdir(home.as_ptr()))
+                && libc::chdir(home.as_ptr()) != 0
             {
                 if self.strict {
-                    return Err(error);
+                    return Err(io::Error::from_raw_os_error(NO_DIRECTORY));
                 }
                 done(libc::chdir(c"/".as_ptr()))?;
             }

@@ -9,7 +9,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use muster_link::http::CallError;
 use muster_proto::api::{PresenceState, Run, RunCreate, RunState};
-use muster_proto::limits::{RUN_ORDER_EXPIRY, RUN_OUTPUT_MAX, RUN_TIMEOUT_MAX_S};
+use muster_proto::limits::{RUN_OUTPUT_MAX, RUN_TIMEOUT_MAX_S, RUN_WAIT_MAX_S};
 use muster_proto::problem::Code;
 use muster_proto::run::RunCommand;
 
@@ -17,30 +17,33 @@ use crate::complete;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::note;
+use crate::output::text::shell_word;
 pub(super) use follow::{Show, follow, so_far};
 
 /// `muster run`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-One word after `--` is a line for the device's shell; several are a program and its arguments, as they are.
-It goes on without this computer. Its end is the end of all that it started. Ctrl-C ends it; a second Ctrl-C leaves it to that.
-A device that is away has ten minutes to come. Whether it runs, and as whom, the device's own policy decides.
-Of more output than --output the beginning and the end are kept; where it was cut is told.
+Several words after `--` are a program and its arguments, as they are. So is one plain word. One word with spaces or
+other characters that a shell interprets is a line for the device's shell.
+The command goes on without this computer. When it ends, everything that it started ends too. Ctrl-C ends it.
+An offline device has ten minutes to come online, or --wait. The device's own policy decides whether and as whom it runs.
+If there is more output than --output, the beginning and the end are kept.
 
 Exit codes, besides the command's own and those of `muster --help`:
   120     the device's policy refused it
-  121     the device did not take it within ten minutes
+  121     the device was offline, or did not take it in time
   122     the device lost it, as in a power cut
-  123     it could not be started for another reason
+  123     it could not be started for another reason, such as a missing directory
   124     its time was over
   126     it may not be run on the device
   127     there is no such program on the device
-  128+N   it was ended by signal N; 130 where somebody ended the run
+  128+N   signal N ended it; 130 if a person ended the run
 
 Examples:
   muster run robot-7 -- df -h
   muster run robot-7 -- 'dmesg | tail -3'
   muster run robot-7 --timeout 10m --user operator -- /opt/robot/selftest --quick
+  muster run robot-7 --wait 0s -- uptime                   fails at once if the device is offline
   muster run robot-7 --detach -- /opt/robot/calibrate      prints the run's id
   muster run robot-7 --env STAGE=2 --cwd /opt/robot -- ./step")]
 pub struct RunArgs {
@@ -62,7 +65,10 @@ pub struct RunArgs {
     /// How much output is kept, such as 256K; at most 16M, 1M by default
     #[arg(long, value_name = "SIZE", value_parser = size)]
     output: Option<u64>,
-    /// Do not wait: print the run's id
+    /// How long an offline device has to come online, up to 10m; 0s fails at once
+    #[arg(long, value_name = "DURATION", value_parser = wait, default_value = "10m", hide_default_value = true)]
+    wait: u32,
+    /// Print the run's id, and don't wait for the end
     #[arg(long, short)]
     detach: bool,
     /// The command
@@ -73,6 +79,11 @@ pub struct RunArgs {
 fn timeout(text: &str) -> Result<u32, String> {
     let seconds = crate::output::time::parse_span(text)?;
     u32::try_from(seconds).ok().filter(|seconds| (1..=RUN_TIMEOUT_MAX_S).contains(seconds)).ok_or_else(|| "it is 1s to 24h".to_owned())
+}
+
+fn wait(text: &str) -> Result<u32, String> {
+    let seconds = if text == "0" { 0 } else { crate::output::time::parse_span(text)? };
+    u32::try_from(seconds).ok().filter(|seconds| *seconds <= RUN_WAIT_MAX_S).ok_or_else(|| "it is 0s to 10m".to_owned())
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -97,10 +108,14 @@ fn size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// As every call; what the command itself says is its exit code.
 pub async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
-    let command = match <[String; 1]>::try_from(args.command) {
-        Ok([line]) => RunCommand::Shell(line),
-        Err(argv) => RunCommand::Argv(argv),
-    };
+    let command = command(args.command);
+    if args.wait == 0 {
+        let device = context.device(&args.device).await?;
+        if device.presence != PresenceState::Online {
+            let name = crate::output::text::clean(&device.name).into_owned();
+            return Err(Failure { exit: NOT_TAKEN, message: format!("{name} is offline: {}", device.why), hint: None });
+        }
+    }
     let order = RunCreate {
         command,
         project: context.project().cloned(),
@@ -109,6 +124,8 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
         env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
         timeout_s: args.timeout,
         output_max: args.output,
+        // Without a wait: as long as an order takes to a device that is online.
+        wait_s: Some(if args.wait == 0 { AT_ONCE_S } else { args.wait }),
     };
     let run = start(context, &args.device, order).await?;
     if args.detach {
@@ -116,8 +133,8 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
         return Ok(0);
     }
     if run.state == RunState::Waiting && is_away(context, &run).await {
-        let minutes = RUN_ORDER_EXPIRY.as_secs() / 60;
-        note(format!("{} is not connected; it has {minutes} minutes to come and take {}. Ctrl-C takes it back", run.device_name, run.id));
+        let wait = crate::output::time::span(run.expires_at - run.created_at);
+        note(format!("{} is offline. Run {} waits for it for {wait}; Ctrl-C cancels it.", run.device_name, run.id));
     }
     let show = if context.out.json { Show::Lines } else { Show::Output };
     match follow(context, &run.id, 0, show, true).await? {
@@ -129,6 +146,20 @@ pub async fn run(context: &Context, args: RunArgs) -> Result<u8, Failure> {
     }
 }
 
+/// Several words are a program and its arguments, and so is a single plain one: a policy that names programs knows it then. Anything
+/// else in one word is a line for the device's shell.
+fn command(words: Vec<String>) -> RunCommand {
+    match <[String; 1]>::try_from(words) {
+        Ok([line]) if shell_word(&line) != line || line.contains('=') => RunCommand::Shell(line),
+        Ok([program]) => RunCommand::Argv(vec![program]),
+        Err(argv) => RunCommand::Argv(argv),
+    }
+}
+
+/// Exit code: the device did not take it.
+const NOT_TAKEN: u8 = 121;
+/// How long an order may be on its way to a device that is online.
+const AT_ONCE_S: u32 = 10;
 /// What a shell says of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
@@ -176,7 +207,7 @@ fn exit_code(run: &Run) -> (u8, Option<String>) {
         RunState::Cancelled => (INTERRUPTED, say("was ended")),
         RunState::TimedOut => (124, say("was ended")),
         RunState::Refused => (120, say("was refused")),
-        RunState::Expired => (121, say("was not taken")),
+        RunState::Expired => (NOT_TAKEN, say("was not taken")),
         RunState::Lost => (122, say("was lost")),
         RunState::Waiting | RunState::Running => (Exit::Failed as u8, say("is not over")),
     }
@@ -275,6 +306,24 @@ pub(super) mod tests {
         assert_eq!(exit_code(&plain), (3, None));
         let more = Run { why: "ended with exit code 3: a process that it left behind was ended".into(), ..plain };
         assert!(exit_code(&more).1.unwrap().contains("left behind"));
+    }
+
+    #[test]
+    fn one_plain_word_is_a_program() {
+        let of = |words: &[&str]| command(words.iter().map(|word| (*word).to_owned()).collect());
+        for program in ["uptime", "/usr/bin/uptime", "./step"] {
+            assert_eq!(of(&[program]), RunCommand::Argv(vec![program.to_owned()]));
+        }
+        for line in ["dmesg | tail", "ls *", "$SHELL", "A=1", "a;b", "a&", "~/step", "\"a\"", "a\nb", "!x", "{a,b}", "[ab]*", "#x"] {
+            assert_eq!(of(&[line]), RunCommand::Shell(line.to_owned()));
+        }
+        assert_eq!(of(&["echo", "$HOME"]), RunCommand::Argv(vec!["echo".to_owned(), "$HOME".to_owned()]));
+    }
+
+    #[test]
+    fn waits() {
+        assert_eq!(["0", "0s", "30s", "10m"].map(wait), [Ok(0), Ok(0), Ok(30), Ok(600)]);
+        assert!(wait("11m").is_err() && wait("x").is_err() && wait("").is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::stream;
 use http::{StatusCode, header};
 use muster_proto::api::{LimitName, Page, Run, RunCreate, RunLine, RunState};
 use muster_proto::id::{ProjectId, RunId};
-use muster_proto::limits::{PAYLOAD_MAX, RUN_ORDER_EXPIRY, RUN_OUTPUT_DEFAULT, RUN_TIMEOUT_DEFAULT_S};
+use muster_proto::limits::{PAYLOAD_MAX, RUN_OUTPUT_DEFAULT, RUN_TIMEOUT_DEFAULT_S, RUN_WAIT_MAX_S};
 use muster_proto::mqtt::encode;
 use muster_proto::order::OrderKind;
 use muster_proto::problem::Code;
@@ -65,7 +65,11 @@ async fn start(
         return Err(problem.into());
     }
     let now = clock::now();
-    let expires = now + i64::try_from(RUN_ORDER_EXPIRY.as_millis()).unwrap_or(0);
+    let wait_s = wanted.wait_s.unwrap_or(RUN_WAIT_MAX_S);
+    if !(1..=RUN_WAIT_MAX_S).contains(&wait_s) {
+        return Err(ApiError::new(Code::Invalid, format!("wait_s: it must be 1 to {RUN_WAIT_MAX_S}")));
+    }
+    let expires = now + i64::from(wait_s) * 1000;
     let order = RunStart {
         command: wanted.command,
         run_as: wanted.run_as,
@@ -141,7 +145,7 @@ async fn start(
         state.runs.cancel(&row, "hub", &gone.detail, None).await?;
         return Err(gone.into());
     }
-    let sent = state.runs.start(&row.uid, &row.id, signed).await;
+    let sent = state.runs.start(&row.uid, &row.id, signed, Duration::from_secs(wait_s.into())).await;
     if let Err(error) = sent {
         let (id, why) = (row.id.clone(), format!("the order could not be kept for the device: {error}"));
         let told = why.clone();
@@ -391,10 +395,7 @@ fn why(row: &RunRow, linked: bool) -> String {
     match row.state {
         RunState::Waiting if row.cancelled_at.is_some() => "being cancelled".into(),
         RunState::Waiting if linked => "the device has been told, and has not answered yet".into(),
-        RunState::Waiting => format!(
-            "waiting for the device, which is not connected; it has until {} minutes after the order",
-            RUN_ORDER_EXPIRY.as_secs() / 60
-        ),
+        RunState::Waiting => format!("waiting for the device, which is offline; the order is good for {}", crate::runs::waited(row)),
         RunState::Running if row.cancelled_at.is_some() && !linked => "to be ended; waiting for the device, which is not connected".into(),
         RunState::Running if row.cancelled_at.is_some() => "being ended".into(),
         RunState::Running if !linked => "running when the device was last heard; it is not connected now".into(),

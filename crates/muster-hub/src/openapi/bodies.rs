@@ -149,7 +149,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
          cancelled_by?:string exit_code?:int signal?:string code?:string stdout:int stderr:int dropped:int cpu_us:int mem_byte_ms:int \
          mem_peak:int",
     ),
-    ("RunCreate", "command:any project?:string run_as?:string cwd?:string env?:any timeout_s?:int output_max?:int"),
+    ("RunCreate", "command:any project?:string run_as?:string cwd?:string env?:any timeout_s?:int output_max?:int wait_s?:int"),
     ("Sample", "t:millis boot:string seq:int values:numbers"),
     (
         "Session",

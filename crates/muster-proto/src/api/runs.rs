@@ -33,13 +33,16 @@ pub struct RunCreate {
     /// Bytes of output that are kept; at most 16 MiB, 1 MiB if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_max: Option<u64>,
+    /// Seconds that the order waits for a device that is offline; 1 to 600, 600 if absent. Then the run is `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_s: Option<u32>,
 }
 
 /// What a run is doing, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// The device has not taken it yet; it has ten minutes.
+    /// The device has not taken it yet; it has until `expires_at`.
     Waiting,
     /// The device has taken it.
     Running,
@@ -51,7 +54,7 @@ pub enum RunState {
     Cancelled,
     /// Its time was over.
     TimedOut,
-    /// The device did not take it within ten minutes.
+    /// The device did not take it in time.
     Expired,
     /// The device's policy refused it.
     Refused,

@@ -136,6 +136,8 @@ pub mod code {
     pub const TIMEOUT: &str = "timeout";
     /// Nothing there.
     pub const NOT_FOUND: &str = "not_found";
+    /// The directory that was asked for is not there, or may not be entered.
+    pub const NO_DIRECTORY: &str = "no_directory";
     /// The device's system does not permit it.
     pub const DENIED: &str = "denied";
     /// The connection behind the stream broke.
