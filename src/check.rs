@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use crate::config::Config;
 use crate::policy::{Policy, ROLES, file};
 use crate::settings::{Mistake, Mistakes};
+use muster_link::{errln, outln};
 use musterd::account::{Account, OUR_USERS, ROOT};
 use musterd::handoff::{RUN_DIR, START_SOCKET};
 
@@ -48,7 +49,7 @@ struct Machine<'a> {
 pub(crate) fn run(config: &Result<Config, Mistakes>) -> ExitCode {
     let (path, session_dir) = match config {
         Ok(config) => {
-            println!("The configuration is valid.");
+            outln!("The configuration is valid.");
             (config.policy.clone(), config.session_dir.clone())
         }
         Err(mistakes) => {
@@ -68,9 +69,9 @@ pub(crate) fn run(config: &Result<Config, Mistakes>) -> ExitCode {
 pub(crate) fn print_mistakes(what: &str, mistakes: &Mistakes) {
     for mistake in &mistakes.0 {
         if mistake.key.is_empty() {
-            eprintln!("musterd: {what}: {}", mistake.what);
+            errln!("musterd: {what}: {}", mistake.what);
         } else {
-            eprintln!("musterd: {what}: {}: {}", mistake.key, mistake.what);
+            errln!("musterd: {what}: {}: {}", mistake.key, mistake.what);
         }
     }
 }
@@ -79,10 +80,10 @@ fn check_policy(path: &Path, session_dir: &Path) -> Result<(), Mistakes> {
     let lock = file::lock_path(path);
     if lock.symlink_metadata().is_ok() {
         let reason = file::reason(&lock).map(|reason| format!(" ({reason})")).unwrap_or_default();
-        println!("This device is locked{reason}: it refuses everything until `musterd unlock`.");
+        outln!("This device is locked{reason}: it refuses everything until `musterd unlock`.");
     }
     let Some(policy) = file::mistakes(path)? else {
-        println!(
+        outln!(
             "There is no policy {}: this device refuses everything. `musterd example-config policy` explains every key.",
             path.display()
         );
@@ -102,10 +103,10 @@ fn check_policy(path: &Path, session_dir: &Path) -> Result<(), Mistakes> {
         },
     );
     if findings.mistakes.is_empty() {
-        println!("The policy {} is valid.", path.display());
+        outln!("The policy {} is valid.", path.display());
     }
     for sentence in findings.sentences {
-        println!("  {sentence}");
+        outln!("  {sentence}");
     }
     if findings.mistakes.is_empty() { Ok(()) } else { Err(Mistakes(findings.mistakes)) }
 }

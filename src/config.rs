@@ -144,6 +144,27 @@ impl Config {
         Ok(config)
     }
 
+    /// The keys that differ in `new` and count only after a restart.
+    pub(crate) fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let pairs = [
+            ("state_dir", self.state_dir != new.state_dir),
+            ("run_dir", self.run_dir != new.run_dir),
+            ("policy", self.policy != new.policy),
+            ("anchor", self.anchor != new.anchor),
+            ("session_dir", self.session_dir != new.session_dir),
+            ("identity", self.identity != new.identity),
+            ("mqtt.transport", self.transport != new.transport),
+            ("mqtt.hosts", self.mqtt_hosts != new.mqtt_hosts),
+            ("proxy.url", self.proxy != new.proxy),
+            ("heartbeat.every_s", self.heartbeat_every != new.heartbeat_every),
+            ("usage.sample_every_s", self.sample_every != new.sample_every),
+            ("usage.publish_every_s", self.publish_every != new.publish_every),
+            ("spool.max_bytes", self.spool_max != new.spool_max),
+            ("log.samples", self.log_samples != new.log_samples),
+        ];
+        pairs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
     /// The socket on which `musterd status` and `musterd enrol` speak to the daemon.
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.run_dir.join("control.sock")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use muster_link::dial::{DialError, Dialer, Endpoint};
 use muster_link::http::{CallError, Hub, Request};
+use muster_link::outln;
 use muster_link::tls::{Clock, Trust, client_config};
 use muster_proto::api::{Admission, DeviceSelf, EnrolOutcome, EnrolState, HubInfo};
 use muster_proto::token::Pin;
@@ -63,7 +64,7 @@ impl Report {
                 Verdict::Failed => "FAILED ",
                 Verdict::Skipped => "skipped",
             };
-            println!("{mark} {step:<12} {sentence}");
+            outln!("{mark} {step:<12} {sentence}");
         }
         self.steps.push(Step { step, verdict, sentence });
     }
@@ -95,9 +96,9 @@ pub(crate) async fn run(config: &Config, json: bool) -> ExitCode {
     }
     let failed = report.steps.iter().filter(|step| step.verdict == Verdict::Failed).count();
     if json {
-        println!("{}", serde_json::json!({"healthy": failed == 0, "steps": report.steps}));
+        outln!("{}", serde_json::json!({"healthy": failed == 0, "steps": report.steps}));
     } else if failed > 0 {
-        println!("{failed} of {} steps failed.", report.steps.len());
+        outln!("{failed} of {} steps failed.", report.steps.len());
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

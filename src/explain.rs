@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use muster_link::{errln, out, outln};
 use muster_proto::run::{RunCommand, RunStart};
 use serde_json::json;
 
@@ -70,9 +71,9 @@ pub(crate) fn run(config: &Config, question: &Question) -> ExitCode {
         Ok(policy) => policy,
         Err(fault) => {
             if question.json {
-                println!("{}", json!({"allowed": false, "code": fault.code, "message": fault.message, "lines": []}));
+                outln!("{}", json!({"allowed": false, "code": fault.code, "message": fault.message, "lines": []}));
             } else {
-                println!("Refused ({}): {}", fault.code, fault.message);
+                outln!("Refused ({}): {}", fault.code, fault.message);
             }
             return ExitCode::from(REFUSED);
         }
@@ -85,9 +86,9 @@ pub(crate) fn run(config: &Config, question: &Question) -> ExitCode {
     };
     let answer = answer(&policy, question, &wanted, moment);
     if question.json {
-        println!("{}", in_json(&answer));
+        outln!("{}", in_json(&answer));
     } else {
-        print!("{}", in_words(&answer, &config.policy.display().to_string()));
+        out!("{}", in_words(&answer, &config.policy.display().to_string()));
     }
     match answer.explanation.decision {
         Decision::Allow(_) => ExitCode::SUCCESS,
@@ -96,7 +97,7 @@ pub(crate) fn run(config: &Config, question: &Question) -> ExitCode {
 }
 
 fn usage(why: &str) -> ExitCode {
-    eprintln!("musterd: {why}");
+    errln!("musterd: {why}");
     ExitCode::from(USAGE)
 }
 

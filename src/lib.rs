@@ -3,6 +3,8 @@
 //! Two programs, so that the one that faces the network stays small and needs no power, and one library, so that both read the same
 //! policy, accounts and messages. Nothing here may know the hub's link or a session's protocol: that is each program's own.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic: see `muster_link::print`
+
 pub mod account;
 pub mod descriptors;
 pub mod handoff;

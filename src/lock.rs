@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use crate::config::Config;
 use crate::policy::file::{REASON_MAX, lock_path, reason};
 use crate::state::write_atomic;
+use muster_link::{errln, outln};
 
 /// Wrong usage.
 const USAGE: u8 = 2;
@@ -21,7 +22,7 @@ pub(crate) fn lock(config: &Config, why: Option<&str>) -> ExitCode {
     if let Some(why) = why
         && let Err(broken) = check_reason(why)
     {
-        eprintln!("musterd: --reason: {broken}");
+        errln!("musterd: --reason: {broken}");
         return ExitCode::from(USAGE);
     }
     finish("lock", &config.policy, || {
@@ -59,16 +60,16 @@ fn after_lock(config: &Config, reason: &str) -> io::Result<()> {
 
 fn finish(action: &str, policy: &Path, act: impl FnOnce() -> io::Result<String>) -> ExitCode {
     if !is_owner(policy) {
-        eprintln!("musterd: only the owner of this device's policy may {action} it: sudo musterd {action}");
+        errln!("musterd: only the owner of this device's policy may {action} it: sudo musterd {action}");
         return ExitCode::FAILURE;
     }
     match act() {
         Ok(sentence) => {
-            println!("{sentence}");
+            outln!("{sentence}");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("musterd: cannot {action} this device by {}: {error}", lock_path(policy).display());
+            errln!("musterd: cannot {action} this device by {}: {error}", lock_path(policy).display());
             ExitCode::FAILURE
         }
     }

@@ -3,10 +3,13 @@
 //! This file parses the command line and hands over; each command has its own module.
 //! The daemon knows `muster-proto` and `muster-link`, never the hub or the command line; `mqtt` and `session` never import each other.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic: see `muster_link::print`
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use muster_link::{errln, out, outln};
 
 use musterd::{log, policy, settings};
 
@@ -143,9 +146,19 @@ enum PolicyCommand {
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let code = execute(Cli::parse());
+    match muster_link::print::failure() {
+        None => code,
+        Some(why) => {
+            errln!("musterd: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> ExitCode {
     if let Command::ExampleConfig { which } = &cli.command {
-        print!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
+        out!("{}", if which == "policy" { policy::EXAMPLE } else { config::EXAMPLE });
         return ExitCode::SUCCESS;
     }
     let config = Config::load(cli.config.as_deref());
@@ -176,7 +189,7 @@ fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Enrol { url, token, user, no_wait } => runtime.block_on(enrol_command(&config, &url, &token, user.as_deref(), no_wait)),
-        Command::Run => runtime.block_on(run::run(config)),
+        Command::Run => runtime.block_on(run::run(config, cli.config.clone())),
         Command::Status { json } => status::run(&config, json),
         Command::Doctor { json } => runtime.block_on(doctor::run(&config, json)),
         Command::Sessions { json } => visits::list(&config, json),
@@ -194,7 +207,7 @@ fn main() -> ExitCode {
 }
 
 async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&str>, no_wait: bool) -> ExitCode {
-    let mut say = |text: &str| println!("{text}");
+    let mut say = |text: &str| outln!("{text}");
     let result = enrol::request(config, url, token, user, &mut say).await;
     // A daemon that waits takes it up at once, also to wait in our place; none may run.
     let tell_daemon = || drop(control::ask(&config.control_socket(), &control::Ask::Reload));
@@ -203,10 +216,10 @@ async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&st
     }
     let result = match result {
         Ok(Enrolment::Pending { request, why }) => {
-            println!("pairing code: {}", request.pairing_code);
-            println!("{why}");
+            outln!("pairing code: {}", request.pairing_code);
+            outln!("{why}");
             if no_wait {
-                println!("`musterd run` goes on waiting.");
+                outln!("`musterd run` goes on waiting.");
                 return ExitCode::SUCCESS;
             }
             enrol::follow(config, request, &mut say).await
@@ -218,11 +231,11 @@ async fn enrol_command(config: &Config, url: &str, token: &str, user: Option<&st
         Ok(enrolled) => {
             tell_daemon();
             let identity = &enrolled.identity;
-            println!("admitted: this device is {} ({}) of {}", identity.name, identity.uid, identity.org);
+            outln!("admitted: this device is {} ({}) of {}", identity.name, identity.uid, identity.org);
             ExitCode::SUCCESS
         }
         Err(why) => {
-            eprintln!("musterd: not enrolled: {why}");
+            errln!("musterd: not enrolled: {why}");
             ExitCode::FAILURE
         }
     }

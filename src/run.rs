@@ -3,11 +3,12 @@
 //! One thread. A task that ends by itself ends the process, and systemd starts it afresh.
 //! Order of the end: the link says farewell, the samples are synced, the sockets go; sessions live on.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -20,8 +21,8 @@ use crate::{control, local, metrics, mqtt, renew, runs, sessions, usage};
 /// Longest stop. systemd is told to wait longer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> ExitCode {
+/// Runs the daemon until SIGTERM or SIGINT. `path` is the configuration's file, if one was named: SIGHUP reads it again.
+pub(crate) async fn run(config: Config, path: Option<PathBuf>) -> ExitCode {
     let notifier = Notifier::from_environment();
     let control_socket = config.control_socket();
     let listener = match local::bind(&control_socket) {
@@ -31,9 +32,9 @@ pub(crate) async fn run(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => {
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
             error!("cannot wait for signals: {error}");
             return ExitCode::FAILURE;
         }
@@ -58,7 +59,7 @@ pub(crate) async fn run(config: Config) -> ExitCode {
         }
     };
     if let Err(why) = crate::policy::load(&daemon.config.policy) {
-        error!("{why}; everything is refused until it is mended");
+        error!("{why}");
     }
     if rustix::process::geteuid().is_root() {
         warn!("musterd runs as root; it needs no such power: run it as a user of its own, as its unit does");
@@ -80,8 +81,9 @@ pub(crate) async fn run(config: Config) -> ExitCode {
 
     let code = loop {
         tokio::select! {
-            _ = terminate.recv() => break ExitCode::SUCCESS,
-            _ = interrupt.recv() => break ExitCode::SUCCESS,
+            _ = signals.terminate.recv() => break ExitCode::SUCCESS,
+            _ = signals.interrupt.recv() => break ExitCode::SUCCESS,
+            _ = signals.hangup.recv() => reload(&daemon, path.as_deref()),
             Some(ended) = tasks.join_next() => {
                 match ended {
                     Ok(name) => error!("the {name} task ended by itself"),
@@ -103,6 +105,49 @@ pub(crate) async fn run(config: Config) -> ExitCode {
     let _ = std::fs::remove_file(control_socket);
     let _ = std::fs::remove_file(metrics_socket);
     code
+}
+
+/// What the process hears. SIGUSR1, SIGUSR2 and SIGALRM mean nothing, and would end it if nobody listened.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    _ignored: [Signal; 3],
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let ignored = [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()];
+        let [one, two, three] = ignored.map(signal);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            _ignored: [one?, two?, three?],
+        })
+    }
+}
+
+/// SIGHUP: takes what can change while the daemon runs, and says what cannot. A configuration with mistakes changes nothing.
+fn reload(daemon: &Daemon, path: Option<&Path>) {
+    match Config::load(path) {
+        Err(mistakes) => error!("SIGHUP: the configuration has mistakes and is not taken: {}", mistakes),
+        Ok(config) => {
+            crate::log::set_level(config.log_level);
+            let waiting = daemon.config.needs_restart(&config);
+            let level = config.log_level.name();
+            match waiting[..] {
+                [] => info!("SIGHUP: reloaded; log level {level}"),
+                _ => warn!("SIGHUP: reloaded; log level {level}; restart musterd for the new {}", waiting.join(", ")),
+            }
+        }
+    }
+    // It is read at each use; the hub and the journal are told at once.
+    match crate::policy::load(&daemon.config.policy) {
+        Ok(_) => info!("SIGHUP: the policy is valid"),
+        Err(why) => error!("SIGHUP: {why}"),
+    }
+    daemon.look_at_policy();
 }
 
 async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static str {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use muster_link::{errln, out, outln};
 use muster_proto::Millis;
 
 use crate::config::Config;
@@ -16,24 +17,24 @@ pub(crate) fn run(config: &Config, json: bool) -> ExitCode {
         Err(error) => {
             let socket = config.control_socket();
             if json {
-                println!("{}", serde_json::json!({"running": false, "error": error.to_string()}));
+                outln!("{}", serde_json::json!({"running": false, "error": error.to_string()}));
             } else {
-                println!("musterd does not run, or not with this configuration: {}: {error}.", socket.display());
+                outln!("musterd does not run, or not with this configuration: {}: {error}.", socket.display());
             }
             return ExitCode::FAILURE;
         }
     };
     match serde_json::from_str::<Status>(&reply) {
         Ok(status) if json => {
-            print!("{reply}");
+            out!("{reply}");
             exit_code(&status)
         }
         Ok(status) => {
-            print!("{}", sentences(&status, wall_clock()));
+            out!("{}", sentences(&status, wall_clock()));
             exit_code(&status)
         }
         Err(error) => {
-            eprintln!("musterd: the daemon answered something else than a status ({error}): is it of another version?");
+            errln!("musterd: the daemon answered something else than a status ({error}): is it of another version?");
             ExitCode::FAILURE
         }
     }

@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use muster_link::{errln, out, outln};
 use musterd::handoff::{Live, consent_dir};
 
 use crate::config::Config;
@@ -22,9 +23,9 @@ pub(crate) fn list(config: &Config, json: bool) -> ExitCode {
     let mut all: Vec<Live> = living::ask_all(config).into_iter().map(|(live, _)| live).collect();
     all.sort_by(|a, b| (a.since, &a.name).cmp(&(b.since, &b.name)));
     if json {
-        println!("{}", serde_json::json!(all));
+        outln!("{}", serde_json::json!(all));
     } else {
-        print!("{}", table(&all, wall_clock()));
+        out!("{}", table(&all, wall_clock()));
     }
     ExitCode::SUCCESS
 }
@@ -73,19 +74,19 @@ pub(crate) fn end(config: &Config, id: Option<&str>, reason: &str) -> ExitCode {
     if chosen.is_empty()
         && let Some(id) = id
     {
-        eprintln!("musterd: there is no session or run {id} here, or you may not see it; `sudo musterd sessions` lists all");
+        errln!("musterd: there is no session or run {id} here, or you may not see it; `sudo musterd sessions` lists all");
         return ExitCode::FAILURE;
     }
     if chosen.is_empty() {
-        println!("Nothing to end.");
+        outln!("Nothing to end.");
     }
     let mut failed = 0;
     for (name, path) in &chosen {
         match living::end(path, reason) {
-            Ok(true) => println!("{name}: told to end"),
+            Ok(true) => outln!("{name}: told to end"),
             Ok(false) => {}
             Err(error) => {
-                eprintln!("musterd: {name}: {error}; are you root?");
+                errln!("musterd: {name}: {error}; are you root?");
                 failed += 1;
             }
         }
@@ -100,7 +101,7 @@ pub(crate) fn approve(config: &Config, code: &str) -> ExitCode {
     let dirs = [consent_dir(&config.session_dir), consent_dir(&config.run_dir.join("sessions"))];
     let connected = dirs.iter().map(|dir| UnixStream::connect(dir.join(&code))).find(Result::is_ok);
     let Some(Ok(stream)) = connected else {
-        eprintln!("musterd: nobody waits with the code {code}; `musterd sessions` shows who does");
+        errln!("musterd: nobody waits with the code {code}; `musterd sessions` shows who does");
         return ExitCode::FAILURE;
     };
     let mut answer = String::new();
@@ -111,19 +112,19 @@ pub(crate) fn approve(config: &Config, code: &str) -> ExitCode {
         .and_then(|()| BufReader::new((&stream).take(400)).read_line(&mut answer));
     match (said, answer.trim()) {
         (Ok(_), "ok") => {
-            println!("Approved.");
+            outln!("Approved.");
             ExitCode::SUCCESS
         }
         (Ok(_), why) if !why.is_empty() => {
-            eprintln!("musterd: not approved: {why}");
+            errln!("musterd: not approved: {why}");
             ExitCode::FAILURE
         }
         (Ok(_), _) => {
-            eprintln!("musterd: not approved: the session ended meanwhile");
+            errln!("musterd: not approved: the session ended meanwhile");
             ExitCode::FAILURE
         }
         (Err(error), _) => {
-            eprintln!("musterd: not approved: {error}");
+            errln!("musterd: not approved: {error}");
             ExitCode::FAILURE
         }
     }
@@ -132,7 +133,7 @@ pub(crate) fn approve(config: &Config, code: &str) -> ExitCode {
 /// Becomes the service for sessions, for supervisors other than systemd.
 pub(crate) fn sessiond(config: &Config) -> ExitCode {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("musterd: the service for sessions becomes the users whom the policy names, so it runs as root");
+        errln!("musterd: the service for sessions becomes the users whom the policy names, so it runs as root");
         return ExitCode::FAILURE;
     }
     let error = match living::program() {
@@ -144,7 +145,7 @@ pub(crate) fn sessiond(config: &Config) -> ExitCode {
         }
         Err(error) => error,
     };
-    eprintln!("musterd: cannot start the service for sessions: {error}");
+    errln!("musterd: cannot start the service for sessions: {error}");
     ExitCode::FAILURE
 }
 

@@ -10,6 +10,8 @@
 //!
 //! It knows nothing of MQTT, and nothing of the daemon but what stands in `musterd::handoff`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic: see `muster_link::print`
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;

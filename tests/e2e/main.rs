@@ -15,6 +15,7 @@ mod devices;
 mod external_broker;
 mod fence;
 mod forward;
+mod hardiness;
 mod https;
 mod lab;
 mod leaving;

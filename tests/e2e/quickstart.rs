@@ -150,3 +150,23 @@ fn one_command_makes_a_hub_an_organization_and_a_first_device() {
     let status = quickstart.stop();
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn nothing_is_left_of_a_quickstart_that_is_killed_and_a_daemon_that_ends_is_named() {
+    let place = Quickstart::new();
+    let left = || process::marked(&place.folder.path().display().to_string()).len();
+    for signal in [Signal::KILL, Signal::HUP] {
+        let mut quickstart = place.start();
+        assert!(left() >= 2, "hub and daemon");
+        quickstart.signal(signal);
+        let status = quickstart.ended(Duration::from_secs(10));
+        assert_eq!(status.success(), signal == Signal::HUP, "{status}");
+        eventually("the daemon ends with it", Duration::from_secs(10), || (left() == 0).then_some(()));
+    }
+    let mut quickstart = place.start();
+    let daemon = process::marked(&place.folder.path().display().to_string()).into_iter().find(|pid| *pid != quickstart.pid()).unwrap();
+    rustix::process::kill_process(daemon, Signal::KILL).unwrap();
+    assert!(!quickstart.ended(Duration::from_secs(10)).success());
+    let log = quickstart.log();
+    assert!(log.contains("musterd ended (signal: 9 (SIGKILL))"), "{log}");
+}

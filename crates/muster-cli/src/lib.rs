@@ -3,6 +3,8 @@
 //! Parses, runs one command, reports its failure once, and ends with its exit code.
 //! What a command does is in `cmds`; sessions to devices are in `session`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic: see `muster_link::print`
+
 pub mod cli;
 pub mod client;
 pub mod cmds;

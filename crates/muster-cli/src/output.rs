@@ -148,7 +148,7 @@ impl Written {
             Self::Output => "standard output",
             Self::Errors => "standard error",
         };
-        Failure::new(Exit::Failed, format!("can't write to {name}: {}", reason(error)))
+        Failure::new(Exit::Failed, format!("can't write to {name}: {}", muster_link::print::reason(error)))
     }
 
     /// Writes bytes as they are.
@@ -163,12 +163,6 @@ impl Written {
         };
         written.map_err(|error| self.failure(&error))
     }
-}
-
-/// What the system says of an error, without the number that Rust adds.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or_else(|| text.clone(), |(text, _)| text.to_owned())
 }
 
 /// Prints what is complete in itself, such as a list: a reader that has enough is no failure.

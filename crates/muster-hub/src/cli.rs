@@ -1,11 +1,13 @@
 //! The hub's command line: parses, calls, prints.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Parser, Subcommand};
+use muster_link::{errln, out, outln};
 use muster_proto::api::OrgRole;
 use muster_proto::id::{OrgId, ProjectId};
 
@@ -178,11 +180,14 @@ fn parse_role(text: &str) -> Result<OrgRole, String> {
 
 /// Runs the command line.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    match execute(cli) {
+    let done = execute(Cli::parse()).and_then(|()| match muster_link::print::failure() {
+        None => Ok(()),
+        Some(why) => Err(anyhow!(why)),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("muster-hub: {}", told(&error));
+            errln!("muster-hub: {}", told(&error));
             // A configuration with mistakes is wrong usage.
             if error.downcast_ref::<Invalid>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
@@ -206,14 +211,15 @@ fn execute(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve => {
             let config = load()?;
-            log_to_stderr(config.log.level);
+            let level = log_to_stderr(config.log.level);
             raise_descriptors();
-            runtime()?.block_on(serve::serve(config))
+            let before = config::file_values(&path);
+            runtime()?.block_on(serve::serve(config, || reload(&path, &before, &level)))
         }
         Command::Init(args) => init(args, cli.config),
         Command::Quickstart(args) => runtime()?.block_on(quickstart::run(args)),
         Command::ExampleConfig => {
-            print!("{}", config::EXAMPLE);
+            out!("{}", config::EXAMPLE);
             Ok(())
         }
         Command::CheckConfig => {
@@ -223,10 +229,10 @@ fn execute(cli: Cli) -> Result<()> {
                 let list: Vec<String> = exposed.iter().map(|(path, mode)| format!("{} (mode {mode:o})", path.display())).collect();
                 bail!("others can read {}: chmod 600; where other people use this machine, one of them may have a copy", list.join(", "));
             }
-            println!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
+            outln!("{} is valid; the hub will be reached at {} and {}", path.display(), config.public_url, config.mqtt.public_url);
             if let Some(oidc) = &config.oidc {
                 let redirect = crate::sso::redirect_uri(&config.public_url.to_string()).map_err(|why| anyhow!(why))?;
-                println!("register at {} ({}) the redirect URI {redirect}", oidc.issuer, oidc.name);
+                outln!("register at {} ({}) the redirect URI {redirect}", oidc.issuer, oidc.name);
             }
             Ok(())
         }
@@ -254,11 +260,46 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hub").build().context("cannot start the runtime")
 }
 
-fn log_to_stderr(level: tracing::Level) {
+/// Sets the level of the log from then on.
+type SetLevel = Box<dyn Fn(tracing::Level)>;
+
+fn log_to_stderr(level: tracing::Level) -> SetLevel {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt as _;
+    use tracing_subscriber::util::SubscriberInitExt as _;
     // Under systemd the journal has its own times.
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    if journal { log.without_time().init() } else { log.init() }
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(LevelFilter::from_level(level));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let registry = tracing_subscriber::registry().with(filter);
+    if journal {
+        registry.with(lines.without_time()).init();
+    } else {
+        registry.with(lines).init();
+    }
+    Box::new(move |level| {
+        if let Err(error) = handle.reload(LevelFilter::from_level(level)) {
+            tracing::error!(%error, "the level of the log cannot be changed");
+        }
+    })
+}
+
+/// SIGHUP: takes what can change while the hub runs, and says what cannot. A configuration with mistakes changes nothing.
+fn reload(path: &std::path::Path, before: &BTreeMap<String, String>, set_level: &SetLevel) {
+    let config = match Config::load(path, environment()) {
+        Ok(config) => config,
+        Err(mistakes) => return tracing::error!("SIGHUP: the configuration is not taken: {}", mistakes.to_string().replace('\n', " ")),
+    };
+    set_level(config.log.level);
+    let now = config::file_values(path);
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let waiting: Vec<&str> =
+        keys.into_iter().filter(|key| *key != "log.level" && before.get(*key) != now.get(*key)).map(String::as_str).collect();
+    let level = config.log.level.to_string().to_lowercase();
+    match waiting[..] {
+        [] => tracing::info!("SIGHUP: reloaded; log level {level}"),
+        _ => tracing::warn!("SIGHUP: reloaded; log level {level}; restart the hub for the new {}", waiting.join(", ")),
+    }
 }
 
 fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
@@ -273,20 +314,23 @@ fn init(args: InitArgs, config: Option<PathBuf>) -> Result<()> {
     };
     let made = init::init(wanted, environment())?;
     let path = made.config.display();
-    eprintln!("{} {path}", if made.kept { "kept" } else { "wrote" });
+    errln!("{} {path}", if made.kept { "kept" } else { "wrote" });
     let Some(token) = made.token else {
-        eprintln!("this hub and the account {owner} are there already; no token is made a second time");
-        eprintln!("start the hub:       muster-hub --config {path} serve");
-        eprintln!("a token for {owner}: muster-hub --config {path} user password {owner}, then muster login with it");
+        errln!("this hub and the account {owner} are there already; no token is made a second time");
+        errln!("start the hub:       muster-hub --config {path} serve");
+        errln!("a token for {owner}: muster-hub --config {path} user password {owner}, then muster login with it");
         return Ok(());
     };
-    eprintln!("start the hub:       muster-hub --config {path} serve");
-    eprintln!("a password for {owner}: muster-hub --config {path} user password {owner}");
+    errln!("start the hub:       muster-hub --config {path} serve");
+    errln!("a password for {owner}: muster-hub --config {path} user password {owner}");
     // The last part of every token; a person who logs in with a password compares it.
-    eprintln!("the hub's fingerprint: {}", token.rsplit('.').next().unwrap_or_default());
-    eprintln!("the token of {owner}, good for 360 days; it is shown only now:");
-    println!("{token}");
-    Ok(())
+    errln!("the hub's fingerprint: {}", token.rsplit('.').next().unwrap_or_default());
+    errln!("Token of {owner}, good for 360 days (shown only once):");
+    shown_once(&token, || {
+        format!(
+            "the hub is set up, but its first token is lost. Log in with a password instead: muster-hub --config {path} user password {owner}"
+        )
+    })
 }
 
 fn mosquitto(args: MosquittoArgs, config: &Config) -> Result<()> {
@@ -304,8 +348,8 @@ fn mosquitto(args: MosquittoArgs, config: &Config) -> Result<()> {
         settings.hub = name;
     }
     let Some(folder) = args.write else {
-        print!("{}", mosquitto::conf(&settings));
-        eprintln!("The certificate and the access list that it names are made with: muster-hub broker-config mosquitto --write DIR");
+        out!("{}", mosquitto::conf(&settings));
+        errln!("The certificate and the access list that it names are made with: muster-hub broker-config mosquitto --write DIR");
         return Ok(());
     };
     serve::make_private_dir(&config.data_dir)?;
@@ -315,17 +359,17 @@ fn mosquitto(args: MosquittoArgs, config: &Config) -> Result<()> {
         let path = folder.join(file.name);
         if file.name == mosquitto::ACCESS_LIST && path.exists() {
             // The plug-in keeps it from then on: it holds every device.
-            println!("kept  {}", path.display());
+            outln!("kept  {}", path.display());
             continue;
         }
         let write = if file.secret { crate::ca::files::write_private } else { crate::ca::files::write_public };
         write(&path, file.content.as_bytes())?;
-        println!("wrote {}", path.display());
+        outln!("wrote {}", path.display());
     }
-    println!("\nNext, on Mosquitto's machine:");
-    println!("  chown -R mosquitto: {}     # it reads its key, and writes the access list", settings.directory);
-    println!("  mosquitto -c {}/mosquitto.conf", settings.directory);
-    println!("and in the hub's configuration: [mqtt] broker = \"mqtts://HOST:{}\"", settings.port);
+    outln!("\nNext, on Mosquitto's machine:");
+    outln!("  chown -R mosquitto: {}     # it reads its key, and writes the access list", settings.directory);
+    outln!("  mosquitto -c {}/mosquitto.conf", settings.directory);
+    outln!("and in the hub's configuration: [mqtt] broker = \"mqtts://HOST:{}\"", settings.port);
     Ok(())
 }
 
@@ -354,8 +398,8 @@ fn user(command: User, config: &Config) -> Result<()> {
                 }
                 Ok(())
             })?;
-            eprintln!("made the account {email}");
-            tell(made_up, &password);
+            errln!("made the account {email}");
+            tell(made_up, &password, &email)?;
         }
         User::List { json } => list(&store.read_blocking(stored::people)?, json)?,
         User::Disable { email } => {
@@ -365,14 +409,14 @@ fn user(command: User, config: &Config) -> Result<()> {
                 }
                 stored::set_disabled(tx, account.id, Some(clock::now()))
             })?;
-            eprintln!("{email} is set aside; `muster-hub user enable {email}` lets it in again");
+            errln!("{email} is set aside; `muster-hub user enable {email}` lets it in again");
         }
         User::Enable { email } => {
             let email = changed(&store, &email, "account.enable", |tx, account| {
                 stored::set_disabled(tx, account.id, None)?;
                 if account.closed_at.is_some() { stored::reopen(tx, account.id, &account.name, None) } else { Ok(()) }
             })?;
-            eprintln!("{email} may log in again; `muster-hub user password {email}` gives it a password where it has none");
+            errln!("{email} may log in again; `muster-hub user password {email}` gives it a password where it has none");
         }
         User::Unlink { email } => {
             let email = changed(&store, &email, "account.unlink", |tx, account| {
@@ -382,7 +426,7 @@ fn user(command: User, config: &Config) -> Result<()> {
                 let why = format!("{} is nobody at a provider of single sign-on", account.email);
                 Err(crate::store::problem(muster_proto::problem::Code::NotFound, why))
             })?;
-            eprintln!("{email} is nobody's at the provider any more; `muster-hub user disable {email}` ends what it has here as well");
+            errln!("{email} is nobody's at the provider any more; `muster-hub user disable {email}` ends what it has here as well");
         }
         User::Owner { email, remove } => {
             let email = changed(&store, &email, "account.hub_owner", move |tx, account| {
@@ -391,7 +435,7 @@ fn user(command: User, config: &Config) -> Result<()> {
                 }
                 stored::set_hub_owner(tx, account.id, !remove)
             })?;
-            eprintln!("{email} is {} an owner of the hub", if remove { "no longer" } else { "now" });
+            errln!("{email} is {} an owner of the hub", if remove { "no longer" } else { "now" });
         }
         User::Password { email, password_stdin } => {
             let email = accounts::parse_email(&email).map_err(|why| anyhow!(why))?;
@@ -402,8 +446,8 @@ fn user(command: User, config: &Config) -> Result<()> {
                 stored::set_password(tx, &address, &hashed)?;
                 Entry::of_hub(None, "account.password", address.as_str()).ok(tx)
             })?;
-            eprintln!("{email} has a new password");
-            tell(made_up, &password);
+            errln!("{email} has a new password");
+            tell(made_up, &password, &email)?;
         }
     }
     Ok(())
@@ -448,25 +492,34 @@ fn list(people: &[stored::Account], json: bool) -> Result<()> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        outln!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(());
     }
     let width = people.iter().map(|account| account.email.chars().count()).max().unwrap_or(0).max(6);
-    println!("{:<width$}  {:<8}  {:<9}  NAME", "E-MAIL", "STATE", "HUB OWNER");
+    outln!("{:<width$}  {:<8}  {:<9}  NAME", "E-MAIL", "STATE", "HUB OWNER");
     for account in people {
         let owner = if account.hub_owner { "yes" } else { "" };
         // A name must not write to the terminal's controls.
         let name: String = account.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        println!("{:<width$}  {:<8}  {owner:<9}  {name}", account.email, state(account));
+        outln!("{:<width$}  {:<8}  {owner:<9}  {name}", account.email, state(account));
     }
     Ok(())
 }
 
-fn tell(made_up: bool, password: &str) {
-    if made_up {
-        eprintln!("its password, made up; it is shown only now:");
-        println!("{password}");
+fn tell(generated: bool, password: &str, email: &str) -> Result<()> {
+    if !generated {
+        return Ok(());
     }
+    errln!("Generated password (shown only once):");
+    shown_once(password, || {
+        format!("the account {email} is there, but its password is lost. Generate another: muster-hub user password {email}")
+    })
+}
+
+/// Prints a secret that nobody can look up later, or says what to do without it.
+fn shown_once(secret: &str, otherwise: impl FnOnce() -> String) -> Result<()> {
+    muster_link::print::at_once(format_args!("{secret}\n"))
+        .map_err(|error| anyhow!("can't write to standard output: {}; {}", muster_link::print::reason(&error), otherwise()))
 }
 
 /// From standard input, or made up: an option would show it to every user of the machine.

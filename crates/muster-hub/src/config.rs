@@ -252,6 +252,12 @@ impl Config {
     }
 }
 
+/// What stands in a configuration's file, by key, to see what has changed in it; nothing where it cannot be read.
+pub fn file_values(path: &Path) -> std::collections::BTreeMap<String, String> {
+    let table = std::fs::read_to_string(path).ok().and_then(|text| text.parse::<toml::Table>().ok()).unwrap_or_default();
+    reader::flatten(table).into_iter().map(|(key, value)| (key, value.to_string())).collect()
+}
+
 fn read(reader: &mut Reader) -> Option<Config> {
     let data_dir = reader.path("data_dir").unwrap_or_else(|| "/var/lib/muster-hub".into());
     let listen = reader.parsed("listen", parse_listen).unwrap_or(SocketAddr::from(([0, 0, 0, 0], 8443)));

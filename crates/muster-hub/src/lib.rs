@@ -3,6 +3,8 @@
 //! A library, so that the tests run a whole hub in-process on port 0; `main.rs` is only its command line.
 //! It knows `muster-proto` and the transport parts of `muster-link`, and nothing of the daemon or the `muster` command line.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic: see `muster_link::print`
+
 pub mod accounts;
 pub mod api;
 pub mod audit;

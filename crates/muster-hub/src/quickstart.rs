@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use muster_link::outln;
 use muster_proto::api::{Admission, AdmitRule, EnrolmentToken, PresenceState};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use muster_proto::token::{Token, TokenKind};
@@ -78,7 +79,7 @@ pub async fn run(args: Args) -> Result<()> {
     end_sessions(&hub).await;
     hub.stop().await;
     if outcome.is_ok() {
-        println!("Stopped. The next start shows the same list; `rm -r {}` forgets it.", init::shorten(&folder.path));
+        outln!("Stopped. The next start shows the same list; `rm -r {}` forgets it.", init::shorten(&folder.path));
     }
     outcome
 }
@@ -102,8 +103,8 @@ async fn with_hub(args: &Args, folder: &Folder, hub: &Running, musterd: &std::pa
     report::policy(&daemon.policy, daemon.runs_as_root);
     let uid = tokio::select! {
         uid = join(args, folder, hub, &mut daemon) => uid?,
-        signal = asked.next() => {
-            println!("\n{signal}: stopping ...");
+        signal = asked.end() => {
+            outln!("\n{signal}: stopping ...");
             daemon.stop().await;
             return Ok(());
         }
@@ -111,8 +112,8 @@ async fn with_hub(args: &Args, folder: &Folder, hub: &Running, musterd: &std::pa
     report::list(hub, &args.org).await?;
     report::try_next(folder, hub, &uid).await?;
     let outcome = tokio::select! {
-        signal = asked.next() => {
-            println!("\n{signal}: stopping ...");
+        signal = asked.end() => {
+            outln!("\n{signal}: stopping ...");
             Ok(())
         }
         ended = daemon.ended() => Err(ended),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -338,11 +339,11 @@ impl Running {
     }
 }
 
-/// `muster-hub serve`: runs until SIGTERM or SIGINT.
+/// `muster-hub serve`: runs until SIGTERM or SIGINT. SIGHUP calls `reload`, which says what it took.
 ///
 /// # Errors
 /// When it cannot start, or a part ends by itself.
-pub async fn serve(config: Config) -> Result<()> {
+pub async fn serve(config: Config, reload: impl Fn()) -> Result<()> {
     let mut asked = Signals::new()?;
     let ports = Ports::bind(&config).await?;
     let mut running = start(config, ports).await?;
@@ -352,12 +353,17 @@ pub async fn serve(config: Config) -> Result<()> {
     systemd::notify("READY=1");
     let (store, stop) = (running.state.store.clone(), CancellationToken::new());
     let watchdog = tokio::spawn(systemd::watchdog(store, stop.clone()));
-    let ended = tokio::select! {
-        signal = asked.next() => {
-            tracing::info!("{signal}: stopping");
-            None
+    let ended = loop {
+        tokio::select! {
+            asked = asked.next() => match asked {
+                Asked::Stop(signal) => {
+                    tracing::info!("{signal}: stopping");
+                    break None;
+                }
+                Asked::Reload => reload(),
+            },
+            ended = running.part_ended() => break Some(ended),
         }
-        ended = running.part_ended() => Some(ended),
     };
     systemd::notify("STOPPING=1");
     running.stop().await;
@@ -369,11 +375,23 @@ pub async fn serve(config: Config) -> Result<()> {
     }
 }
 
-/// The signals that ask a program to stop.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop; the signal's name.
+    Stop(&'static str),
+    /// To read the configuration again.
+    Reload,
+}
+
+/// The signals that ask a program to stop, or to look again. SIGUSR1, SIGUSR2 and SIGALRM mean nothing, and would end it if nobody
+/// listened.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    _ignored: [Signal; 3],
 }
 
 impl Signals {
@@ -382,15 +400,30 @@ impl Signals {
     /// # Errors
     /// When the system refuses.
     pub fn new() -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let [one, two, three] = [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()].map(signal);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            _ignored: [one?, two?, three?],
+        })
     }
 
-    /// The next one, by name.
-    pub async fn next(&mut self) -> &'static str {
+    /// The next one.
+    pub async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+
+    /// The next one that ends a program which lives as long as its terminal, by name.
+    pub async fn end(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
         }
     }
 }

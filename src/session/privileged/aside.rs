@@ -55,6 +55,10 @@ fn give_up_all(command: &mut Command, who: Option<(libc::gid_t, libc::uid_t)>) {
             let mut none: libc::sigset_t = std::mem::zeroed();
             done(libc::sigemptyset(&raw mut none))?;
             done(libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+            // It starts nobody to whom that could be left.
+            for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM] {
+                libc::signal(signal, libc::SIG_IGN);
+            }
             // It goes with us, however we go.
             done(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
             // It writes no file but those that it was handed open, and leaves no picture of its memory.

@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-/// SIGCHLD, SIGTERM and SIGINT, held back and read from a descriptor (signalfd(2)). SIGHUP is held back and means nothing.
+/// SIGCHLD, SIGTERM and SIGINT, held back and read from a descriptor (signalfd(2)). SIGHUP, SIGUSR1, SIGUSR2 and SIGALRM are held
+/// back and mean nothing.
 #[derive(Debug)]
 pub(super) struct Signals(OwnedFd);
 
@@ -15,7 +16,7 @@ impl Signals {
         let fd = unsafe {
             let mut set: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&raw mut set);
-            for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM] {
                 libc::sigaddset(&raw mut set, signal);
             }
             if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {

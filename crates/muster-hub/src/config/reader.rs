@@ -225,7 +225,7 @@ fn variable(key: &str) -> String {
 /// The sections of the file. A table of another name is one unknown key.
 const SECTIONS: &[&str] = &["mqtt", "presence", "login", "mail", "oidc", "billing", "limits", "retention", "log"];
 
-fn flatten(table: Table) -> BTreeMap<String, Value> {
+pub(super) fn flatten(table: Table) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     for (key, value) in table {
         match value {

@@ -115,6 +115,7 @@ impl Daemon {
         command.arg("run").stdout(log.try_clone()?).stderr(log);
         // Ctrl-C goes to the whole foreground group; the daemon is stopped in its turn.
         command.process_group(0);
+        end_with_us(&mut command);
         self.child = Some(command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?);
         Ok(())
     }
@@ -151,6 +152,15 @@ impl Daemon {
             tracing::warn!("musterd did not stop within {} s and was killed", STOP.as_secs());
             let _ = child.kill().await;
         }
+    }
+}
+
+/// A daemon whose quickstart was killed would stay for good: the system ends it then.
+#[expect(unsafe_code, reason = "between fork and exec only async-signal-safe calls may be made: this system call is one")]
+fn end_with_us(command: &mut Command) {
+    // SAFETY: one system call with a number; nothing is allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?));
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
+use muster_link::outln;
 use muster_proto::api::{Admission, PresenceState, Sample};
 use muster_proto::id::{DeviceUid, OrgId};
 use tokio::net::TcpStream;
@@ -29,20 +30,20 @@ fn bold(text: &str) -> String {
 
 pub(super) fn hub(folder: &Folder, hub: &Running) {
     let endpoints = &hub.state.endpoints;
-    println!("{}\n", bold("Muster quickstart"));
-    println!("  hub    {}, with its own certificate authority and database", endpoints.https);
-    println!("  MQTT   {}, and as WebSocket on the hub's port", endpoints.mqtt.url);
-    println!("  files  {}: everything that this makes is there", shorten(&folder.path));
-    println!("  logs   hub.log and musterd.log, there");
+    outln!("{}\n", bold("Muster quickstart"));
+    outln!("  hub    {}, with its own certificate authority and database", endpoints.https);
+    outln!("  MQTT   {}, and as WebSocket on the hub's port", endpoints.mqtt.url);
+    outln!("  files  {}: everything that this makes is there", shorten(&folder.path));
+    outln!("  logs   hub.log and musterd.log, there");
 }
 
 pub(super) fn policy(path: &Path, runs_as_root: bool) {
     let who = if runs_as_root { "root" } else { "you" };
-    println!("  policy {}: whoever may use the project is {who} on this machine; a trial, not for robots", shorten(path));
+    outln!("  policy {}: whoever may use the project is {who} on this machine; a trial, not for robots", shorten(path));
 }
 
 pub(super) fn waiting(name: &str) {
-    println!("  device {name}: enrolled and admitted; waiting for its first sample ...");
+    outln!("  device {name}: enrolled and admitted; waiting for its first sample ...");
 }
 
 pub(super) async fn list(hub: &Running, org: &OrgId) -> Result<()> {
@@ -51,10 +52,10 @@ pub(super) async fn list(hub: &Running, org: &OrgId) -> Result<()> {
     let mut rows = vec![["NAME", "STATE", "CPU", "MEMORY", "LOAD", "PROJECTS"].map(str::to_owned)];
     rows.extend(devices.iter().map(|device| row(hub, device)));
     let widths: Vec<usize> = (0..6).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    println!("\n{}\n", bold(&format!("Devices of {org}")));
+    outln!("\n{}\n", bold(&format!("Devices of {org}")));
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("  {}", cells.join("  ").trim_end());
+        outln!("  {}", cells.join("  ").trim_end());
     }
     Ok(())
 }
@@ -92,9 +93,9 @@ pub(super) async fn try_next(folder: &Folder, hub: &Running, uid: &DeviceUid) ->
     let by_uid = uid.clone();
     let device = hub.state.store.read(move |db| devices::by_uid(db, &by_uid)).await?;
     let name = device.map(|device| shell_quoted(&device.name)).unwrap_or_else(|| uid.to_string());
-    println!("\n{}\n", bold("Try, in another terminal"));
+    outln!("\n{}\n", bold("Try, in another terminal"));
     if program("muster").is_none() {
-        println!("  There is no `muster` beside this program nor on the PATH; build it first: cargo build --bins");
+        outln!("  There is no `muster` beside this program nor on the PATH; build it first: cargo build --bins");
     }
     let port = hub.https.port();
     let mut commands = vec![
@@ -111,9 +112,9 @@ pub(super) async fn try_next(folder: &Folder, hub: &Running, uid: &DeviceUid) ->
     }
     let width = commands.iter().map(|(command, _)| command.chars().count()).max().unwrap_or(0);
     for (command, what) in commands {
-        println!("  {command:<width$}   # {what}");
+        outln!("  {command:<width$}   # {what}");
     }
-    println!("\nCtrl-C stops hub and device.");
+    outln!("\nCtrl-C stops hub and device, and ends open sessions. (Sessions survive a restart of a real hub.)");
     Ok(())
 }
 

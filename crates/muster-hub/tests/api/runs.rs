@@ -179,7 +179,8 @@ async fn an_order_does_not_leave_for_a_run_that_was_ended_meanwhile() {
     let waiting = queued(&world, &device).await;
     // As where the cancel came between the record of a run and its order.
     let (uid, id) = (device.uid.parse().unwrap(), id.parse().unwrap());
-    let left = world.hub.state.runs.start(&uid, &id, SignedOrder::new(b"{}", b"s", b"c"), std::time::Duration::from_secs(60)).await.unwrap();
+    let left =
+        world.hub.state.runs.start(&uid, &id, SignedOrder::new(b"{}", b"s", b"c"), std::time::Duration::from_secs(60)).await.unwrap();
     assert!(!left);
     assert_eq!(queued(&world, &device).await, waiting);
 }
