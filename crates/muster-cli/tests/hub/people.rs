@@ -78,7 +78,7 @@ fn service_accounts_and_limited_tokens() {
     let as_ci = |line: &str| run(town.command().env("MUSTER_TOKEN", &token).args(line.split_whitespace()));
     assert_eq!(as_ci("whoami --json").json()["email"], "ci@acme.service");
     as_ci("devices --json").json();
-    assert!(as_ci("project create yard").fails(3).contains("scope read"));
+    assert!(as_ci("project create yard").fails(3).contains("its scope is read"));
     assert_eq!(town.muster("service-account tokens ci --json").json()[0]["scope"], "read");
     assert!(town.muster("service-account list").ok().contains("ci@acme.service"));
     town.muster("service-account delete ci --yes").ok();

@@ -38,7 +38,7 @@ async fn what_goes_out_comes_in_again() {
     // As it is: nothing changes.
     assert_eq!(counts(&import(&world.owner, "", file.clone()).await.ok(200)), (12, 0, 0, 12));
     // Into an empty list: everything comes back.
-    world.owner.post("/v1/orgs/acme/devices/bulk", json!({ "action": "delete", "filter": "" })).await.ok(200);
+    world.owner.post("/v1/orgs/acme/devices/bulk", json!({ "action": "delete", "all": true })).await.ok(200);
     assert_eq!(counts(&import(&world.owner, "?dry_run=true", file.clone()).await.ok(200)), (12, 12, 0, 0));
     assert_eq!(world.owner.get(&path("", "")).await.ok(200)["total"], 0);
     assert_eq!(counts(&import(&world.owner, "", format!("\u{feff}{file}")).await.ok(200)), (12, 12, 0, 0));
