@@ -245,12 +245,12 @@ async fn accept(globals: &Globals, link: &str, name: Option<String>, password_st
     };
     let shown = InvitationAccepted { token: None, ..accepted };
     let place = match (&shown.project, shown.project_role, shown.role) {
-        (Some(project), Some(role), _) => format!("{} of project {project} in {}", role.as_str(), shown.org),
-        (_, _, Some(role)) => format!("{} of {}", role.as_str(), shown.org),
-        _ => shown.org.to_string(),
+        (Some(project), Some(role), _) => format!("now has the {} role in project {project} of {}", role.as_str(), shown.org),
+        (_, _, Some(role)) => format!("now has the {} role in {}", role.as_str(), shown.org),
+        _ => format!("now belongs to {}", shown.org),
     };
     let out = Output::new(globals.json, globals.color);
-    out.done(&shown, format!("{} is now {place}.", shown.email))?;
+    out.done(&shown, format!("{} {place}.", shown.email))?;
     if let Some(made) = made {
         let quiet = Globals { json: false, ..globals.clone() };
         let saved = login::save(&quiet, &Book::path()?, &url, &made, true, None).await?;

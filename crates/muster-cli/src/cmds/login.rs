@@ -123,8 +123,8 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
     }
     out.line(format!("Logged in to {url} as {}; saved as {name:?} in {}.", me.email, path.display()))?;
     match (&org, &project) {
-        (Some(org), Some(project)) => out.line(format!("Commands mean organization {org}, project {project}."))?,
-        (Some(org), None) => out.line(format!("Commands mean organization {org}."))?,
+        (Some(org), Some(project)) => out.line(format!("Default organization: {org}, project: {project}."))?,
+        (Some(org), None) => out.line(format!("Default organization: {org}."))?,
         (None, _) if me.orgs.is_empty() => out.line("This account belongs to no organization yet.")?,
         (None, _) => out.line("Choose an organization with `muster org use`; `muster org list` shows them.")?,
     }

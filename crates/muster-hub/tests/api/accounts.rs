@@ -182,7 +182,7 @@ async fn an_account_that_is_set_aside_does_nothing_until_it_is_let_in_again() {
     let bob = world.joins("bob@x.example", "acme", "member").await;
     let set = async |sql: &'static str| world.hub.state.store.write(move |tx| Ok(tx.execute(sql, [])?)).await.unwrap();
     set("UPDATE accounts SET disabled_at = 1 WHERE email = 'bob@x.example'").await;
-    assert!(bob.get("/v1/me").await.problem("unauthenticated").detail.contains("set aside"));
+    assert!(bob.get("/v1/me").await.problem("unauthenticated").detail.contains("disabled"));
     world.stranger().post("/v1/login", json!({ "email": "bob@x.example", "password": "correct horse" })).await.problem("unauthenticated");
     set("UPDATE accounts SET disabled_at = NULL WHERE email = 'bob@x.example'").await;
     bob.get("/v1/orgs/acme").await.ok(200);

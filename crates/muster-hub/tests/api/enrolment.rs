@@ -42,6 +42,25 @@ async fn a_pending_device_is_admitted_within_a_second_and_gets_a_certificate_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_a_number_of_its_own_is_called_by_its_host() {
+    let world = World::new().await;
+    let token = world.enrolment_token(json!({})).await;
+    let machine = |n: u32| format!("83f3bf5f8e22{n:020x}");
+    let mut names = Vec::new();
+    for (n, host) in ["gripper", "gripper", "gripper", "../\u{1b}[2J", "localhost", ""].into_iter().enumerate() {
+        let serial = machine(u32::try_from(n).unwrap());
+        Device::new(&serial).enrol_as(&world, &token, json!({ "hostname": host })).await.ok(200);
+        let row = world.owner.get(&format!("/v1/orgs/acme/devices/{serial}")).await.ok(200);
+        assert_eq!(row["id"], json!(serial));
+        names.push(row["name"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(names, ["gripper".into(), "gripper-2".into(), "gripper-3".into(), machine(3), machine(4), machine(5)]);
+    // One that was given a number is called by that.
+    Device::new("SN-1").enrol_as(&world, &token, json!({ "hostname": "gripper" })).await.ok(200);
+    assert_eq!(world.owner.get("/v1/orgs/acme/devices/SN-1").await.ok(200)["name"], "SN-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_serial_number_passes_for_what_names_another_device() {
     let world = World::new().await;
     let token = world.enrolment_token(json!({ "project": "lab" })).await;
