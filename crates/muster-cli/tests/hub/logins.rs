@@ -85,6 +85,14 @@ fn a_person_at_a_terminal_is_asked_and_may_say_no() {
     let said = typed("y\nsecret-password\n");
     assert!(said.out.contains("Password:") && said.out.contains("check the e-mail and the password"), "{said:?}");
     assert_eq!(said.code, 3, "{said:?}");
+    // A wrong password is asked for again, and nothing before it.
+    let said = typed("y\nwrong-one\nwrong-two\nwrong-three\nwrong-four\n");
+    let count = |what: &str| said.out.matches(what).count();
+    assert_eq!(
+        [count("Trust this hub?"), count("Password:"), count("Try again."), said.code.unsigned_abs() as usize],
+        [1, 3, 2, 3],
+        "{said:?}"
+    );
 }
 
 #[test]
