@@ -90,7 +90,7 @@ fn a_file_goes_out_and_comes_in() {
     std::fs::write(&file, "id,name,site,labels\nSN-1,robot-1,köln,new;big\nSN-2,robot-2,berlin,new\nCAM-1,gate,bonn,\n").unwrap();
     let tried = muster(&town, &["devices", "import", name, "--dry-run"]).ok();
     assert_eq!(tried, "3 rows would be 1 new, 1 changed, 1 unchanged.\n");
-    assert!(muster(&town, &["devices", "import", name]).fails(2).contains("Import 3 lines: 1 device entered"));
+    assert!(muster(&town, &["devices", "import", name]).fails(2).contains("Import 3 rows: 1 new, 1 changed, 1 unchanged?"));
     muster(&town, &["devices", "import", name, "--yes"]).ok();
     let one = town.muster("device show SN-1 --json").json();
     assert_eq!((one["fields"]["site"].as_str(), one["labels"].as_array().unwrap().len()), (Some("köln"), 2));

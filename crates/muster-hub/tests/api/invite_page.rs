@@ -53,7 +53,12 @@ async fn a_new_person_makes_an_account_on_the_page() {
     let made = invite(&world, json!({ "email": "bob@new.example", "role": "viewer" })).await;
     let link = link(&world, token_of(&made));
     let page = visit(&world, &link, json!([])).await;
-    says(&page, "what", &format!("ada@acme.example invites bob@new.example to {name} (acme) as viewer. The link is good until "), false);
+    says(
+        &page,
+        "what",
+        &format!("ada@acme.example invites bob@new.example to {name} (acme) with the viewer role. The link is good until "),
+        false,
+    );
     assert_eq!((&page["form"], &page["command"]), (&json!(true), &json!(format!("muster invitation accept '{link}'"))), "{page}");
     // Nothing is sent while the two passwords differ, or where something is missing the page's form says it itself.
     let filled = |again: &str| json!({ "name": "Bob", "password": "correct horse battery", "again": again });
