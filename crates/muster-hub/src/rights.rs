@@ -222,7 +222,7 @@ pub fn document() -> String {
          In an internal project a member has `operate` and a viewer has `view`; in a private project only participants and owners have a role.\n\
          The highest role wins.\n\
          An archived project is read-only.\n\
-         Whatever somebody may not know of is answered like something that is not there (404).\n\n\
+         What a person may not know of is answered like something that does not exist (404).\n\n\
          | action | owner | member | viewer | admin | maintain | operate | connect | view |\n\
          |---|---|---|---|---|---|---|---|---|\n",
     );
