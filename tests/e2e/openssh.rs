@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
 
 use crate::device::Device;
-use crate::lab::{Lab, SOON, fails, free_port, ok};
+use crate::lab::{Lab, SOON, fails, free_port, ok, rows};
 use crate::process::Process;
 use crate::programs;
 use crate::sshd::Sshd;
@@ -196,7 +196,24 @@ fn ssh_forwards_a_port() {
 #[test]
 fn a_port_outside_the_devices_policy_is_refused_with_its_reason() {
     let lab = Lab::new();
-    let _device = Device::with_sessiond(&lab, "robot-1");
+    let device = Device::with_sessiond(&lab, "robot-1");
     let told = fails(&mut lab.muster(&["proxy", "robot-1", "22", "--host", "192.0.2.7"]), 3);
     assert!(told.contains("policy") && told.contains("192.0.2.7"), "{told}");
+    // It is on record as what it was, in the visitor's name; and so is a run that was refused.
+    device.set_policy("[run]\nallow = false\n");
+    fails(&mut lab.muster(&["run", "robot-1", "--", "true"]), 120);
+    let refused = || rows(lab.json(&["audit", "--refused"]));
+    let events = eventually("both are on record", SOON, || {
+        let events = refused();
+        let has = |action: &str| events.iter().any(|event| event["action"] == action);
+        (has("session.refused") && has("run.end")).then_some(events)
+    });
+    let of = |action: &str| events.iter().find(|event| event["action"] == action).unwrap();
+    let session = of("session.refused");
+    assert!(session["result"].as_str().unwrap().starts_with("policy"), "{session}");
+    assert!(
+        session["actor"].as_str().unwrap().contains('@') && session["details"]["target"].as_str().unwrap().contains("192.0.2.7"),
+        "{session}"
+    );
+    assert_eq!((&of("run.end")["result"], &of("run.end")["details"]["state"]), (&"policy_run".into(), &"refused".into()));
 }

@@ -14,20 +14,23 @@ use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use muster_proto::Millis;
 use muster_proto::id::DeviceUid;
 use muster_proto::limits::{HEARTBEAT_EVERY, HEARTBEAT_MAX, PAYLOAD_MAX, PRESENCE_MAX};
-use muster_proto::mqtt::{DeviceEvent, Heartbeat, PayloadError, Presence as PresenceMessage, UsageBatch, decode, is_boot};
+use muster_proto::mqtt::{DeviceEvent, DeviceEventKind, Heartbeat, PayloadError, Presence as PresenceMessage, UsageBatch, decode, is_boot};
 use muster_proto::topic::Up;
+use serde_json::json;
 use tokio::sync::Notify;
 
 use gather::{Batch, Gather};
 pub use live::{Counts, Live, LiveDevice, Look, Seen};
 pub use runs::RunSink;
 
+use crate::audit::Entry;
 use crate::clock;
 use crate::metrics::{Counter, Metrics};
 use crate::presence::{Moment, Presence, Sign};
-use crate::store::{self, Store, policies, telemetry};
+use crate::store::{self, Store, policies, sessions, telemetry};
 use crate::words::{self, plain};
 
 /// A device's version and its reason to go, in characters.
@@ -272,12 +275,16 @@ impl Ingest {
         let event: DeviceEvent = decode(payload, PAYLOAD_MAX)?;
         let body = String::from_utf8(payload.to_vec()).map_err(|_| PayloadError::Rule("an event is UTF-8"))?;
         let digest = ring::digest::digest(&ring::digest::SHA256, payload);
-        let (owner, t, now) = (uid.clone(), event.t, clock::now());
+        let (owner, t, now, kind) = (uid.clone(), event.t, clock::now(), event.kind.clone());
         let written = self.0.store.write(move |tx| {
             if !telemetry::is_admitted(tx, &owner)? {
                 return Ok(None);
             }
-            telemetry::insert_event(tx, &owner, digest.as_ref(), t, &body, now).map(Some)
+            let new = telemetry::insert_event(tx, &owner, digest.as_ref(), t, &body, now)?;
+            if new {
+                refusal(tx, &owner, &kind, now)?;
+            }
+            Ok(Some(new))
         });
         let new = written.await?.ok_or(Refused::NotAdmitted)?;
         if let Some(sink) = self.0.sink.get().filter(|_| new) {
@@ -336,4 +343,36 @@ impl Ingest {
     fn now(&self) -> Moment {
         Moment { wall: clock::now(), uptime: self.0.started.elapsed() }
     }
+}
+
+/// Refusals that a device may put on record in a minute, as an honest one does at most.
+const REFUSALS_MAX: i64 = 30;
+
+/// Longest text of one, in characters.
+const REFUSAL_TEXT_MAX: usize = 500;
+
+/// Records what the device's policy refused to a visitor, in their name: it is the device's word, about a session of its own.
+fn refusal(tx: &rusqlite::Transaction<'_>, uid: &DeviceUid, kind: &DeviceEventKind, now: Millis) -> store::Result<()> {
+    let cut = |text: &String| text.chars().take(REFUSAL_TEXT_MAX).collect::<String>();
+    let (session, action, code, details) = match kind {
+        DeviceEventKind::PolicyRefused { session, target, code, message } => {
+            (session, "session.refused", code, json!({ "session": session, "target": cut(target), "why": cut(message) }))
+        }
+        DeviceEventKind::SessionFailed { session, code, message } => {
+            (session, "session.refused", code, json!({ "session": session, "why": cut(message) }))
+        }
+        _ => return Ok(()),
+    };
+    let Some(row) = sessions::by_id(tx, session)?.filter(|row| row.uid == *uid) else { return Ok(()) };
+    let lately = "SELECT count(*) FROM audit WHERE org = ?1 AND t > ?2 AND target = ?3 AND action = ?4";
+    let since = now - 60 * clock::SECOND;
+    let count: i64 =
+        tx.prepare_cached(lately)?.query_row(rusqlite::params![row.org.as_str(), since, uid.as_str(), action], |row| row.get(0))?;
+    if count >= REFUSALS_MAX {
+        return Ok(());
+    }
+    let short: String = code.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+    let result = if short.is_empty() || short == "ok" { "refused" } else { &short };
+    let entry = Entry { actor: row.email, ..Entry::of_device(uid, &row.org, action) };
+    entry.with(details).record(tx, result)
 }

@@ -120,7 +120,8 @@ async fn tell(context: &Context, made: &Invitation) -> Result<u8, Failure> {
         context.out.json(made)?;
         return Ok(0);
     }
-    let link = made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub created the invitation but did not return its link"))?;
+    let link =
+        made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub created the invitation but did not return its link"))?;
     let place = place(made);
     note(format!(
         "Invited {} to {} with the role {place}. The link is good until {}.",

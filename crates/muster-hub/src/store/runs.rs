@@ -9,9 +9,11 @@ use muster_proto::id::{DeviceUid, OrgId, ProjectId, RunId};
 use muster_proto::limits::RUN_PIECE_MAX;
 use muster_proto::run::{RunCommand, RunEnd, RunOutcome, RunOutput, RunReport, RunReportKind, RunStream, RunUsed};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use serde_json::json;
 
 use super::metering::{self, Kind, Metered};
 use super::{Error, Result, orgs};
+use crate::audit::Entry;
 
 /// A run as it is stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -398,7 +400,18 @@ pub(crate) fn end(tx: &Transaction<'_>, row: &RunRow, ending: &Ending<'_>) -> Re
         used.mem_byte_ms.cast_signed(),
         used.mem_peak.cast_signed(),
     ])?;
-    Ok(())
+    // A command that ran and failed is no refusal; what kept it from running is.
+    let result = match ending.state {
+        RunState::Refused => code.as_deref().unwrap_or("refused"),
+        RunState::Failed if exit_code.is_none() && signal.is_none() => code.as_deref().unwrap_or("failed"),
+        RunState::Expired | RunState::Lost => ending.state.as_str(),
+        _ => "ok",
+    };
+    let entry = Entry::of_device(&row.uid, &row.org, "run.end").with(json!({
+        "run": row.id, "user": row.email, "state": ending.state, "exit_code": exit_code, "signal": signal, "why": message,
+        "by_hub": ending.by_hub,
+    }));
+    entry.record(tx, result)
 }
 
 /// Ends a run that the hub alone calls over, if it is still in the state in which that was decided. Whether it was.
