@@ -12,14 +12,14 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// How many findings a crate's messages and help may have. A number is only ever lowered; the goal of each is 0.
 const MAX: [(&str, &str, usize); 5] = [
     ("musterd", "src", 64),
-    ("muster-cli", "crates/muster-cli/src", 93),
-    ("muster-hub", "crates/muster-hub/src", 176),
+    ("muster-cli", "crates/muster-cli/src", 92),
+    ("muster-hub", "crates/muster-hub/src", 162),
     ("muster-link", "crates/muster-link/src", 6),
     ("muster-proto", "crates/muster-proto/src", 8),
 ];
 
 /// Pages of Markdown, files whose comments people read, and folders of both. They have no finding at all.
-const DOCUMENTS: &[&str] = &["README.md", "docs/glossary.md"];
+const DOCUMENTS: &[&str] = &["README.md", "CHANGELOG.md", "docs", "config", "systemd", "packaging/boot/README.md"];
 
 /// Words that read like a translation, and what to write instead. A `*` stands for any one word.
 /// Words after `unless before` or `unless after` make the same words plain English again.
@@ -27,7 +27,6 @@ const WORDS: &[Words] = &[
     // Persons.
     say("whoever", "anyone who, a person who"),
     say("whom", "who, that").unless_after(&["trusts"]),
-    say("whose * is", "who has, which ... belongs to"),
     say("somebody", "someone, a person"),
     say("anybody", "anyone"),
     say("everybody", "everyone"),
@@ -45,9 +44,8 @@ const WORDS: &[Words] = &[
     say("one meets", "you meet"),
     // To tell.
     say("told", "said, reported, sent"),
-    say("tells", "shows, says"),
+    say("tells", "shows, says").unless_before(&["them", "you"]),
     say("tell of", "describe"),
-    say("is said", "see"),
     say("says yes", "approves"),
     say("say yes", "approve"),
     say("a yes", "approval"),
@@ -110,7 +108,6 @@ const WORDS: &[Words] = &[
     say("need not", "don't have to"),
     say("none but", "only"),
     say("nothing but", "only"),
-    say("nobody but", "only"),
     say("nobody's", "nobody has, unassigned"),
     say("nothing of it", "none of it, it can't be"),
     say("nothing was done", "nothing changed"),
@@ -149,7 +146,7 @@ const WORDS: &[Words] = &[
     say("stand here", "be here"),
     say("became of", "happened to"),
     say("becomes of", "happens to"),
-    say("behind", "after"),
+    say("behind", "after").unless_before(&["a", "any"]),
     say("as there may be", "allowed"),
     say("which is the most", "the limit"),
     say("lives by", "depends on"),
@@ -501,7 +498,7 @@ fn documents_are_plain_english() {
             texts.extend(read_comments(&path, &text));
         }
     }
-    assert!(texts.len() > 100, "only {} texts found: the walk is broken", texts.len());
+    assert!(texts.len() > 1000, "only {} texts found: the walk is broken", texts.len());
     let found: Vec<String> = findings(&texts).into_iter().map(|finding| finding.print).collect();
     assert!(found.is_empty(), "{} places in the documents do not read like plain English:\n  {}", found.len(), found.join("\n  "));
 }
