@@ -57,13 +57,7 @@ pub(crate) async fn request(
     user: Option<&str>,
     say: &mut impl FnMut(&str),
 ) -> Result<Enrolment, String> {
-    let hub: Endpoint = url.parse().map_err(|error| format!("{error}"))?;
-    if &*hub.scheme != "https" {
-        return Err(format!("{url:?} is not the hub's URL: it starts with https://"));
-    }
-    if &*hub.path != "/" {
-        return Err(format!("{url:?} is not the hub's URL: leave out {:?}; it ends with the host or its port", hub.path));
-    }
+    let hub = Endpoint::hub(url).map_err(|error| error.to_string())?;
     let token = Token::parse(token, TokenKind::Enrolment).map_err(|error| error.to_string())?;
     let serial = serial::read(&config.identity)?;
     let state = State::at(&config.state_dir);

@@ -13,9 +13,21 @@ fn a_killed_daemon_is_offline_by_its_will_and_comes_back() {
     let mut device = Device::online(&lab, "robot-1");
     let seen = lab.device_row("robot-1").unwrap()["presence_since"].as_i64().unwrap();
 
+    // Stopped, it says nothing more; the broker's word on its end is not its own.
+    device.daemon().signal(rustix::process::Signal::STOP);
+    let last = || lab.device_row("robot-1").unwrap()["last_seen"].as_i64().unwrap();
+    let mut before = 0;
+    eventually("what was on its way has come", SOON, || {
+        let now = last();
+        (std::mem::replace(&mut before, now) == now).then_some(())
+    });
     device.daemon().kill();
     let row = lab.row_becomes("robot-1", "offline", Duration::from_secs(5), |row| row["presence"] == "offline");
     assert!(row["presence_since"].as_i64().unwrap() > seen, "{row:#}");
+    assert_eq!(row["last_seen"].as_i64().unwrap(), before, "it was last seen when it said something last: {row:#}");
+    lab.hub().kill();
+    lab.start_hub();
+    assert!(last() <= before, "nor after a restart of the hub: {} > {before}", last());
     assert!(row["why"].as_str().is_some_and(|why| why.len() > 20), "a sentence says why: {row:#}");
 
     device.start();

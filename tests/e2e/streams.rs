@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use crate::device::Device;
 use crate::lab::{Lab, SOON, fails, ok};
+use crate::netns::Host;
 use crate::process::Process;
 use crate::traffic::{random, sha256};
 use crate::wait::eventually;
@@ -125,4 +126,28 @@ fn a_session_takes_the_way_by_which_the_hub_was_reached() {
     let output = ok(shell.env("MUSTER_HUB", format!("https://{}", tunnel.address())));
     assert_eq!(output.stdout.len(), 1_000_000);
     assert!(tunnel.carried() > 1_000_000, "{} bytes went through the tunnel", tunnel.carried());
+}
+
+#[test]
+fn a_hub_is_named_with_its_scheme_or_without_and_a_proxy_that_cannot_serve_is_named() {
+    let lab = Lab::new();
+    let device = Device::new(&lab, Host::default(), "robot-1", "");
+    let token = lab.enrolment_token(&["--admit", "auto"]);
+    let host = lab.url.strip_prefix("https://").unwrap();
+    ok(&mut device.musterd(&["enrol", host, &token]));
+    ok(lab.muster(&["devices"]).env("MUSTER_HUB", host));
+    ok(&mut lab.muster(&["whoami", "--hub", host]));
+
+    // Loopback needs no proxy; any other host does.
+    let elsewhere = |variable: &str, url: &str| {
+        let mut command = lab.muster(&["devices"]);
+        command.env("MUSTER_HUB", "https://hub.invalid:8443").env(variable, url);
+        command
+    };
+    for variable in ["HTTPS_PROXY", "ALL_PROXY"] {
+        let said = fails(&mut elsewhere(variable, "socks5://127.0.0.1:1080"), 2);
+        assert!(said.contains(&format!("{variable}: ")) && said.contains("SOCKS proxies are not supported"), "{said}");
+    }
+    let said = fails(elsewhere("HTTPS_PROXY", "socks5://127.0.0.1:1080").env("NO_PROXY", "hub.invalid"), 6);
+    assert!(!said.contains("SOCKS"), "{said}");
 }

@@ -49,7 +49,7 @@ Files:
 /// A DEVICE is named by its name, its serial number, its uid, or, while it is pending, by the pairing code that it shows.
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, styles = STYLES, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
-#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}\n\n`muster help COMMAND` tells more."))]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}\n\n`muster help COMMAND` says more about a command."))]
 #[command(after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}\n\n{ENVIRONMENT}"))]
 pub struct Cli {
     /// What goes for every command.
@@ -201,7 +201,7 @@ pub enum Command {
 
 /// The tree of commands, with the other words for them.
 fn grammar() -> clap::Command {
-    verbs::with_other_words(Cli::command())
+    groups::grouped(verbs::with_other_words(Cli::command()))
 }
 
 /// The grammar, built.
@@ -276,6 +276,7 @@ pub fn one_of<T: Copy + Send + Sync + 'static>(values: &'static [(&'static str, 
     parser.map(move |text| values.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).expect("clap allows only these names"))
 }
 
+mod groups;
 mod mistake;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //!
 //! Knows no files and prints nothing; which hub, which token and whom to trust comes in as arguments.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use muster_link::dial::{DialError, Dialer, Endpoint, Proxy};
@@ -40,7 +41,7 @@ impl Hub {
         let endpoint = endpoint(url)?;
         let tls =
             client_config(&Trust::Pin(pin), None, &Clock::default()).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        let mut dialer = Dialer::new(tls).via(proxy_for(&endpoint.host)?);
+        let mut dialer = Dialer::new(tls).via(proxy_for(&endpoint.host, endpoint.port)?);
         if let Some(timeout) = timeout {
             dialer.timeout = timeout;
         }
@@ -220,7 +221,7 @@ impl Hub {
 /// # Errors
 /// When it cannot be used.
 pub fn endpoint(url: &str) -> Result<Endpoint, Failure> {
-    url.parse().map_err(|error: muster_link::dial::InvalidUrl| Failure::usage(error.to_string()))
+    Endpoint::hub(url).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// The pin of an unknown hub's authority; nothing but the handshake is sent.
@@ -229,7 +230,7 @@ pub fn endpoint(url: &str) -> Result<Endpoint, Failure> {
 /// When it cannot be reached or shows no authority.
 pub async fn probe(url: &str) -> Result<Pin, Failure> {
     let endpoint = endpoint(url)?;
-    let proxy = proxy_for(&endpoint.host)?;
+    let proxy = proxy_for(&endpoint.host, endpoint.port)?;
     muster_link::dial::probe(&endpoint, proxy).await?.ok_or_else(|| {
         Failure::new(Exit::Unreachable, format!("{} does not show the authority that signed its certificate", endpoint.authority()))
             .hint("this is not a Muster hub, or something between opens the connection (TLS interception); check the address")
@@ -237,29 +238,57 @@ pub async fn probe(url: &str) -> Result<Pin, Failure> {
 }
 
 /// The proxy that the environment names for a host: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY excepts it.
-fn proxy_for(host: &str) -> Result<Option<Proxy>, Failure> {
+fn proxy_for(host: &str, port: u16) -> Result<Option<Proxy>, Failure> {
     let first = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()));
-    let Some(url) = first(["https_proxy", "HTTPS_PROXY"]).or_else(|| first(["all_proxy", "ALL_PROXY"])) else { return Ok(None) };
-    if excepts(&first(["no_proxy", "NO_PROXY"]).unwrap_or_default(), host) {
+    let (name, url) = match (first(["https_proxy", "HTTPS_PROXY"]), first(["all_proxy", "ALL_PROXY"])) {
+        (Some(url), _) => ("HTTPS_PROXY", url),
+        (None, Some(url)) => ("ALL_PROXY", url),
+        (None, None) => return Ok(None),
+    };
+    if excepts(&first(["no_proxy", "NO_PROXY"]).unwrap_or_default(), host, port) {
         return Ok(None);
     }
-    // Other kinds, such as socks5, are for other programs.
-    if url.split_once("://").is_some_and(|(scheme, _)| !matches!(scheme, "http" | "https")) {
-        return Ok(None);
-    }
-    url.parse().map(Some).map_err(|error: muster_link::dial::InvalidProxy| Failure::usage(format!("HTTPS_PROXY: {error}")))
+    url.parse().map(Some).map_err(|error: muster_link::dial::InvalidProxy| {
+        Failure::usage(format!("{name}: {error}")).hint(format!("or reach {host} without a proxy: NO_PROXY={host}"))
+    })
 }
 
-/// Whether a NO_PROXY list names a host: `*`, the host, or a domain that it lies in. Loopback is never proxied.
-fn excepts(list: &str, host: &str) -> bool {
-    if host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()) {
+/// Whether a NO_PROXY list names a host, as curl and Go read it: `*`, the host, a domain that it lies in, an address, or a network
+/// (`10.0.0.0/8`), each with a port or without. Loopback is never proxied.
+fn excepts(list: &str, host: &str, port: u16) -> bool {
+    let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
+    if host.eq_ignore_ascii_case("localhost") || address.is_some_and(|address| address.is_loopback()) {
         return true;
     }
     let host = host.to_ascii_lowercase();
     list.split([',', ' ']).map(|entry| entry.trim().to_ascii_lowercase()).filter(|entry| !entry.is_empty()).any(|entry| {
-        let domain = entry.trim_start_matches("*.").trim_start_matches('.');
-        entry == "*" || host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
+        let (name, of_port) = match entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((name, rest)) => (name, rest.strip_prefix(':')),
+            // An address of IPv6 without brackets has no port.
+            None if entry.matches(':').count() > 1 => (&*entry, None),
+            None => entry.split_once(':').map_or((&*entry, None), |(name, port)| (name, Some(port))),
+        };
+        if of_port.is_some_and(|of_port| of_port.parse() != Ok(port)) {
+            return false;
+        }
+        if let Some(address) = address {
+            return name == "*" || name.parse::<IpAddr>().is_ok_and(|named| named.to_canonical() == address) || is_within(address, name);
+        }
+        let domain = name.trim_start_matches("*.").trim_start_matches('.');
+        name == "*" || host == domain || host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
     })
+}
+
+/// Whether an address lies in a network such as `10.0.0.0/8`.
+fn is_within(address: IpAddr, network: &str) -> bool {
+    let Some((base, bits)) = network.split_once('/') else { return false };
+    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
+    let common = match (address, base) {
+        (IpAddr::V4(address), IpAddr::V4(base)) if bits <= 32 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
+        (IpAddr::V6(address), IpAddr::V6(base)) if bits <= 128 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
+        _ => return false,
+    };
+    common >= bits
 }
 
 /// One segment of a path or one value of a query, percent-encoded (RFC 3986, section 2.3).
@@ -321,8 +350,22 @@ mod tests {
             ("*.acme.example", "hub.acme.example", true),
             ("cme.example", "hub.acme.example", false),
             ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.0/8", "10.250.3.4", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("192.168.4.0/23, x", "192.168.5.9", true),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("fd00::/8", "fd12::1", true),
+            ("fd00::/8", "fe80::1", false),
+            ("fd12::1", "fd12:0::1", true),
+            ("[fd12::1]:8443", "fd12::1", true),
+            ("[fd12::1]:443", "fd12::1", false),
+            ("10.0.0.0/33", "10.0.0.1", false),
+            ("10.0.0.0/8", "ten.example", false),
+            ("hub.acme.example:8443", "hub.acme.example", true),
+            ("hub.acme.example:443", "hub.acme.example", false),
+            (".acme.example:8443", "hub.acme.example", true),
         ] {
-            assert_eq!(excepts(list, host), yes, "{list} {host}");
+            assert_eq!(excepts(list, host, 8443), yes, "{list} {host}");
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::task::LocalSet;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::output::note;
 use crate::output::text::clean;
 
 pub use forward::forward;
@@ -63,6 +64,9 @@ async fn with_session<T>(
         .map_err(|error| Failure::new(Exit::Failed, format!("the hub named an unusable place for the session: {error}")))?;
     let relay = Relay { endpoint, ticket: ticket.ticket, dialer: ctx.hub().dialer().clone() };
     let name = clean(&ticket.device_name).into_owned();
+    if ticket.project_chosen {
+        note(format!("Using project {}: you can reach {name} through several. --project chooses another.", ticket.project));
+    }
     let watch = Watch::new(&name);
     LocalSet::new()
         .run_until(async {

@@ -60,8 +60,7 @@ pub struct Person {
 impl Person {
     /// Whether the token still speaks for the same person, as a transaction sees it.
     fn unchanged(&self, tx: &rusqlite::Transaction<'_>) -> store::Result<()> {
-        let gone =
-            || store::problem(Code::Unauthenticated, "this token was withdrawn just now, or its account set aside; nothing was done");
+        let gone = || store::problem(Code::Unauthenticated, "this token was withdrawn just now, or its account disabled; nothing was done");
         let held = tokens::held(tx, &self.token)?.ok_or_else(gone)?;
         let same = held.account == self.account && !held.disabled && held.expires_at > clock::now() && held.hub_owner >= self.hub_owner;
         if same { Ok(()) } else { Err(gone()) }
@@ -160,7 +159,7 @@ pub async fn person(state: &AppState, bearer: Option<&str>, from: Option<IpAddr>
         return Err(ApiError::new(Code::Expired, "this token has expired; log in again with `muster login`"));
     }
     if held.disabled {
-        let why = if held.service { "this service account is gone" } else { "this account is set aside; ask an owner of the hub" };
+        let why = if held.service { "this service account is gone" } else { "This account is disabled. Ask an owner of the hub." };
         return Err(refuse(why));
     }
     if held.used_at.is_none_or(|used| now - used >= USED_PRECISION) {

@@ -111,7 +111,7 @@ struct MosquittoArgs {
 
 #[derive(Debug, Subcommand)]
 enum User {
-    /// Makes an account, with a password that is made up and printed, or read from standard input
+    /// Create an account, with a generated password or one from standard input
     Add {
         /// The person's e-mail
         email: String,
@@ -142,7 +142,7 @@ enum User {
         /// The account's e-mail
         email: String,
     },
-    /// Lets an account in again that was set aside, or that its person closed
+    /// Enable an account that was disabled, or that its owner closed
     Enable {
         /// The account's e-mail
         email: String,
@@ -409,7 +409,7 @@ fn user(command: User, config: &Config) -> Result<()> {
                 }
                 stored::set_disabled(tx, account.id, Some(clock::now()))
             })?;
-            errln!("{email} is set aside; `muster-hub user enable {email}` lets it in again");
+            errln!("Disabled {email}. To enable it again: muster-hub user enable {email}");
         }
         User::Enable { email } => {
             let email = changed(&store, &email, "account.enable", |tx, account| {

@@ -153,10 +153,11 @@ impl Origin {
     /// One sentence that says what to write instead.
     pub fn parse(text: &str, scheme: &'static str, default_port: u16) -> Result<Self, String> {
         let example = format!("write it as {scheme}://hub.example.com:{default_port}");
-        let rest = text
-            .strip_prefix(scheme)
-            .and_then(|rest| rest.strip_prefix("://"))
-            .ok_or_else(|| format!("{text:?} does not begin with {scheme}://; {example}"))?;
+        let rest = match text.split_once("://") {
+            Some((given, rest)) if given == scheme => rest,
+            Some(_) => return Err(format!("{text:?} does not begin with {scheme}://; {example}")),
+            None => text,
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@']) {
             return Err(format!("{text:?} has more than a host and a port; {example}"));
@@ -444,13 +445,27 @@ mod tests {
 
     #[test]
     fn origins() {
-        let good = [("https://a", "https://a:8443"), ("https://A.b:1/", "https://a.b:1"), ("https://[::1]:0", "https://[::1]:0")];
+        let good = [
+            ("https://a", "https://a:8443"),
+            ("hub.b.example:9", "https://hub.b.example:9"),
+            ("https://A.b:1/", "https://a.b:1"),
+            ("https://[::1]:0", "https://[::1]:0"),
+        ];
         for (text, shown) in good {
             assert_eq!(Origin::parse(text, "https", 8443).unwrap().to_string(), shown);
         }
-        for bad in
-            ["a", "https://", "https://a/b", "https://a:x", "https://a b", "https://u@a", "https://[::1", "https://-a", "https://::1"]
-        {
+        for bad in [
+            "http://a",
+            "",
+            "https://",
+            "https://a/b",
+            "https://a:x",
+            "https://a b",
+            "https://u@a",
+            "https://[::1",
+            "https://-a",
+            "https://::1",
+        ] {
             assert!(Origin::parse(bad, "https", 8443).is_err(), "{bad}");
         }
         assert_eq!(Origin::parse("https://a:0", "https", 1).unwrap().bound(77).port, 77);

@@ -218,7 +218,9 @@ impl Ingest {
         };
         let agent = message.agent.map(|agent| plain(&agent, WORD_MAX));
         let facts = message.facts.filter(|_| message.online).map(|facts| (words::facts(facts), agent));
-        if self.sign(uid, sign, facts, true).await? { Ok(()) } else { Err(Refused::NotAdmitted) }
+        // The broker sends a will, long after the device's last word.
+        let heard = !matches!(sign, Sign::Will { .. });
+        if self.sign(uid, sign, facts, heard).await? { Ok(()) } else { Err(Refused::NotAdmitted) }
     }
 
     async fn heartbeat(&self, uid: &DeviceUid, payload: &[u8]) -> Result<(), Refused> {
@@ -304,7 +306,7 @@ impl Ingest {
             }
             let mut presence = stored.map_or_else(Presence::never, |row| row.presence);
             let changed = presence.apply(sign, now.wall);
-            telemetry::put_presence(tx, &owner, &presence, changed, now.wall)?;
+            telemetry::put_presence(tx, &owner, &presence, changed, heard.then_some(now.wall), now.wall)?;
             if let Some((facts, agent)) = facts {
                 telemetry::put_facts(tx, &owner, &serde_json::to_string(&facts)?, agent.as_deref())?;
             }

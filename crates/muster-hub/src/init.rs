@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn a_mistake_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let bad = Wanted { listen: "nowhere".into(), public_url: "hub".into(), ..wanted(dir.path()) };
+        let bad = Wanted { listen: "nowhere".into(), public_url: "http://hub".into(), ..wanted(dir.path()) };
         let report = init(bad, []).unwrap_err().to_string();
         assert!(report.contains("listen:") && report.contains("public_url:"), "{report}");
         assert!(!dir.path().join("data").exists());

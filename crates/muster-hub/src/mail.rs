@@ -205,9 +205,9 @@ fn compose(from: &Mailbox, invitation: &InvitationRow, link: &str) -> Result<Mes
     let address: Address =
         invitation.email.parse().map_err(|error| format!("{} is not an address that mail can be sent to: {error}", invitation.email))?;
     let place = match &invitation.place {
-        Place::Org(role) => format!("the organization {} as {}", invitation.org, role.as_str()),
+        Place::Org(role) => format!("the organization {} with the {} role", invitation.org, role.as_str()),
         Place::Project(project, role) => {
-            format!("the project {project} of the organization {} with the role {}", invitation.org, role.as_str())
+            format!("project {project} of the organization {} with the {} role", invitation.org, role.as_str())
         }
     };
     let days = (invitation.expires_at - invitation.renewed_at) / clock::DAY;

@@ -28,13 +28,16 @@ pub fn to_hex(bytes: &[u8]) -> String {
 
 const PAIRING_LETTERS: &[u8] = b"ABCDEFGHJKMNPQRSTVWXYZ23456789";
 
-/// Whether a text has the form of a pairing code, in either case.
-pub fn is_pairing_code(text: &str) -> bool {
-    text.len() == 9
-        && text
-            .bytes()
-            .enumerate()
-            .all(|(at, byte)| if at == 4 { byte == b'-' } else { PAIRING_LETTERS.contains(&byte.to_ascii_uppercase()) })
+/// The pairing code that a text means, as it is kept: in either case, with its hyphen or without.
+pub fn pairing_code_of(text: &str) -> Option<String> {
+    let letters: String = match text.trim().split_once('-') {
+        Some((first, last)) if first.len() == 4 => format!("{first}{last}"),
+        Some(_) => return None,
+        None => text.trim().to_owned(),
+    };
+    let letters = letters.to_ascii_uppercase();
+    let fits = letters.len() == 8 && letters.bytes().all(|byte| PAIRING_LETTERS.contains(&byte));
+    fits.then(|| format!("{}-{}", &letters[..4], &letters[4..]))
 }
 
 /// `ABCD-2345`: eight characters of an alphabet without 0, 1, I, L, O and U, so that it can be read out on the telephone.
@@ -69,14 +72,16 @@ mod tests {
     fn pairing_codes_have_their_form() {
         for _ in 0..200 {
             let code = pairing_code();
-            assert!(is_pairing_code(&code) && is_pairing_code(&code.to_lowercase()), "{code}");
+            for typed in [code.clone(), code.to_lowercase(), code.replace('-', ""), format!(" {code} ")] {
+                assert_eq!(pairing_code_of(&typed).as_deref(), Some(&*code), "{typed}");
+            }
             assert_eq!(code.len(), 9, "{code}");
             assert_eq!(code.as_bytes()[4], b'-', "{code}");
             assert!(code.bytes().all(|byte| b"ABCDEFGHJKMNPQRSTVWXYZ23456789-".contains(&byte)), "{code}");
         }
         assert_ne!(pairing_code(), pairing_code());
-        for other in ["", "ABCD2345", "ABCD-234", "ABCD-23456", "ABCD-2O45", "ABCDE-345", "\u{e9}BC-2345"] {
-            assert!(!is_pairing_code(other), "{other}");
+        for other in ["", "ABCD234", "ABC-D2345", "ABCD--2345", "ABCD-234", "ABCD-23456", "ABCD-2O45", "ABCDE-345", "\u{e9}BC-2345"] {
+            assert_eq!(pairing_code_of(other), None, "{other}");
         }
     }
 

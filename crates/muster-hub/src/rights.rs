@@ -96,6 +96,41 @@ actions! {
     WatchDevice: "ask a device for one sample per second for a while", Reach, org Owner, project View;
 }
 
+impl Action {
+    /// What a person who may not do it tried: goes after "You can't".
+    pub fn deed(self) -> &'static str {
+        match self {
+            Self::SeeDevices => "see the devices",
+            Self::MakeAutoToken => "create enrolment tokens that admit devices at once",
+            Self::MakeManualToken => "manage enrolment tokens",
+            Self::DecideDevice => "admit, reject, revoke or replace devices",
+            Self::EditDevice => "edit devices",
+            Self::AddDevice => "add or import devices",
+            Self::AssignDevice => "add devices to a project or remove them from one",
+            Self::DeleteDevice | Self::DeleteUnadmitted => "delete this device",
+            Self::ShareView => "change shared views",
+            Self::ManageFields => "change custom fields",
+            Self::ManageOrg => "change this organization",
+            Self::SeeMembers => "see the members of this organization",
+            Self::ManageMembers => "invite or change members",
+            Self::ManageTeams => "change teams",
+            Self::SeeBilling => "see usage and billing",
+            Self::SetLimits => "set limits",
+            Self::ReadAudit => "read the audit log",
+            Self::CreateProject => "create projects",
+            Self::ManageProject => "change this project's settings",
+            Self::ManageParticipants => "change who is in this project",
+            Self::SeeProject => "see this project",
+            Self::SeeProjectUsage => "see what this project used",
+            Self::Operate => "run commands on this device",
+            Self::Connect => "connect to this device",
+            Self::ViewDevice => "see this device's details",
+            Self::EndSession => "end other people's sessions and runs",
+            Self::WatchDevice => "watch this device live",
+        }
+    }
+}
+
 /// What an action does, for the scopes of access tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

@@ -108,6 +108,22 @@ fn split_port(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 impl Endpoint {
+    /// The address of a hub as a person writes it: `https://` may be left out.
+    ///
+    /// # Errors
+    /// As for any URL; also with another scheme, or with a path.
+    pub fn hub(text: &str) -> Result<Self, InvalidUrl> {
+        let text = text.trim();
+        let url = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
+        let endpoint: Self = url.parse()?;
+        let bad = |why| InvalidUrl { url: text.chars().take(200).collect(), why };
+        match (&*endpoint.scheme, &*endpoint.path) {
+            ("https", "/") => Ok(endpoint),
+            ("https", _) => Err(bad("a hub's address ends with the host or its port")),
+            _ => Err(bad("a hub's address starts with https://")),
+        }
+    }
+
     /// `host:port`, as a `Host` header and in messages.
     pub fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };

@@ -78,6 +78,7 @@ fn tip(root: &Command, path: &[String], word: &str, rest: &[&str]) -> Option<Str
         plain.fold(String::new(), |line, word| format!("{line} {word}"))
     };
     match path {
+        [] if super::groups::habit(word).is_some() => super::groups::habit(word).map(str::to_owned),
         [] => {
             let nouns = root.get_subcommands().filter_map(|noun| Some((noun.get_name(), noun.find_subcommand(word)?.get_name())));
             let mut lines: Vec<String> = nouns.map(|(noun, verb)| format!("muster {noun} {verb}")).collect();
@@ -87,7 +88,7 @@ fn tip(root: &Command, path: &[String], word: &str, rest: &[&str]) -> Option<Str
             first.push_str(&more(rest));
             let others = lines.len() > MOST;
             lines.truncate(MOST);
-            Some(format!("say of what first: {}{}", lines.join(", "), if others { ", ..." } else { "" }))
+            Some(format!("name the thing first: {}{}", lines.join(", "), if others { ", ..." } else { "" }))
         }
         path => {
             let noun = path.join(" ");

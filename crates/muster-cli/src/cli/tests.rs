@@ -339,7 +339,7 @@ fn said(line: &str) -> String {
 #[test]
 fn mistakes_say_what_was_meant() {
     for (line, tip) in [
-        ("muster show vm", "tip: say of what first: muster device show vm, muster org show"),
+        ("muster show vm", "tip: name the thing first: muster device show vm, muster org show"),
         ("muster --org acme show vm", "muster device show vm,"),
         ("muster delete robot-7", "muster device delete robot-7,"),
         ("muster device vm show", "tip: the verb comes first: muster device show vm"),

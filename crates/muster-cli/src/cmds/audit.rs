@@ -100,7 +100,7 @@ pub async fn run(context: &Context, args: AuditArgs) -> Result<u8, Failure> {
     }
     let most = args.limit.unwrap_or(USUAL) as usize;
     let events: Vec<AuditEvent> = context.hub().list(&format!("{path}{}", args.query([])), Some(most)).await?;
-    context.out.list(&events, "nothing was done, as far as these filters go", table)?;
+    context.out.list(&events, "No events match these filters.", table)?;
     Ok(0)
 }
 

@@ -7,11 +7,39 @@ use super::sheet::count;
 use crate::context::Context;
 use crate::failure::Failure;
 
+/// Which devices are changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// Those for which a filter is true.
+    Matching(String),
+    /// Every one.
+    All,
+}
+
+impl Meant {
+    /// From `--filter` and `--all`; nothing where neither was given.
+    pub(super) fn given(filter: Option<String>, all: bool) -> Option<Self> {
+        if all { Some(Self::All) } else { filter.map(Self::Matching) }
+    }
+}
+
+/// A filter of a change: an empty one, as from a variable that is not set, does not mean every device.
+pub(super) fn filter(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("the filter is empty. To mean every device, use --all".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A request that is still to be filled.
-pub(super) fn of(action: BulkAction, filter: String) -> BulkRequest {
+pub(super) fn of(action: BulkAction, meant: Meant) -> BulkRequest {
     BulkRequest {
         action,
-        filter: Some(filter),
+        all: matches!(meant, Meant::All),
+        filter: match meant {
+            Meant::All => None,
+            Meant::Matching(filter) => Some(filter),
+        },
         devices: None,
         expect: None,
         dry_run: false,

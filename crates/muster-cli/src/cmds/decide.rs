@@ -110,7 +110,8 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
             } else {
                 format!("in {projects}")
             };
-            out.done(&admitted, format!("Admitted {} (serial {}), {place}.", admitted.name, admitted.id))
+            out.done(&admitted, format!("Admitted {} (serial {}), {place}.", admitted.name, admitted.id))?;
+            warn_of_twins(context, &admitted).await
         }
         Decision::Reject { reason } => {
             let rejected: Device = hub.post(&format!("{path}/reject"), &reasoned(reason)).await?;
@@ -142,6 +143,23 @@ async fn one(context: &Context, device: &Device, named: &str, decision: &Decisio
             out.done(device, format!("Deleted {} (serial {}).", device.name, device.id))
         }
     }
+}
+
+/// Says so where another device bears the same name: neither can be named by it then.
+///
+/// # Errors
+/// As every call.
+pub async fn warn_of_twins(context: &Context, device: &Device) -> Result<(), Failure> {
+    let filter = format!("name = {}", super::devices::quoted(&device.name));
+    let path = format!("{}{}", context.org_path("/devices").await?, crate::client::query([("filter", Some(filter))]));
+    let same: Vec<Device> = context.hub().list(&path, Some(3)).await?;
+    if same.len() > 1 {
+        note(format!(
+            "Warning: another device is called {}, too. Use the serial number ({}) or the uid ({}) for this one.",
+            device.name, device.id, device.uid
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

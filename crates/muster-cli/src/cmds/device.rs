@@ -8,8 +8,10 @@ use muster_proto::api::{BulkAction, BulkRequest, Device, DeviceAdd, DeviceEdit};
 use muster_proto::id::{ProjectId, Serial};
 use serde_json::Value;
 
+use super::bulk::Meant;
 use super::decide::{Decision, decide};
 use super::{bulk, history, policy};
+use crate::client::query;
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -35,11 +37,21 @@ struct Which {
 #[derive(Debug, Args)]
 struct WhichOnes {
     /// Names, serial numbers, uids or pairing codes
-    #[arg(value_name = "DEVICE", required_unless_present = "filter", conflicts_with = "filter", add = ArgValueCompleter::new(complete::devices))]
+    #[arg(value_name = "DEVICE", required_unless_present_any = ["filter", "all"], conflicts_with_all = ["filter", "all"], add = ArgValueCompleter::new(complete::devices))]
     devices: Vec<String>,
     /// All devices for which this is true, instead; see `muster help devices`
-    #[arg(long, short, value_name = "FILTER")]
+    #[arg(long, short, value_name = "FILTER", value_parser = bulk::filter)]
     filter: Option<String>,
+    /// Every device of the organization, instead
+    #[arg(long, conflicts_with = "filter")]
+    all: bool,
+}
+
+impl WhichOnes {
+    /// Which ones, unless they are named.
+    fn meant(&self) -> Option<Meant> {
+        Meant::given(self.filter.clone(), self.all)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,11 +203,14 @@ Examples:
 #[derive(Debug, Args)]
 struct OneOrMany {
     /// Name, serial number, uid or pairing code
-    #[arg(required_unless_present = "filter", conflicts_with = "filter", add = ArgValueCompleter::new(complete::devices))]
+    #[arg(required_unless_present_any = ["filter", "all"], conflicts_with_all = ["filter", "all"], add = ArgValueCompleter::new(complete::devices))]
     device: Option<String>,
     /// All devices for which this is true, instead; see `muster help devices`
-    #[arg(long, short, value_name = "FILTER")]
+    #[arg(long, short, value_name = "FILTER", value_parser = bulk::filter)]
     filter: Option<String>,
+    /// Every device of the organization, instead
+    #[arg(long, conflicts_with = "filter")]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -236,7 +251,23 @@ fn values(set: Vec<(String, String)>, unset: Vec<String>) -> BTreeMap<String, Va
     given.chain(unset.into_iter().map(|key| (key, Value::Null))).collect()
 }
 
-async fn edit_many(context: &Context, filter: String, changes: Changes, yes: bool) -> Result<u8, Failure> {
+/// What an edit asks for, in words.
+fn changed(edit: &DeviceEdit) -> String {
+    let mut parts: Vec<String> = edit.name.iter().map(|name| format!("the name is now {name}")).collect();
+    for (key, value) in &edit.fields {
+        parts.push(match value {
+            Value::Null => format!("{key} is now empty"),
+            value => format!("{key} = {}", crate::output::columns::text(value)),
+        });
+    }
+    parts.extend(edit.add_labels.iter().map(|label| format!("label {label} added")));
+    parts.extend(edit.remove_labels.iter().map(|label| format!("label {label} removed")));
+    parts.extend(edit.add_projects.iter().map(|project| format!("added to project {project}")));
+    parts.extend(edit.remove_projects.iter().map(|project| format!("removed from project {project}")));
+    parts.join(", ")
+}
+
+async fn edit_many(context: &Context, meant: Meant, changes: Changes, yes: bool) -> Result<u8, Failure> {
     if changes.name.is_some() {
         return Err(Failure::usage("--name is for one device, and a filter may match many"));
     }
@@ -244,10 +275,10 @@ async fn edit_many(context: &Context, filter: String, changes: Changes, yes: boo
     let edits = !fields.is_empty() || !changes.label.is_empty() || !changes.unlabel.is_empty();
     let wanted = match (edits, changes.add_project.is_empty(), changes.remove_project.is_empty()) {
         (true, true, true) => {
-            BulkRequest { fields, add_labels: changes.label, remove_labels: changes.unlabel, ..bulk::of(BulkAction::Edit, filter) }
+            BulkRequest { fields, add_labels: changes.label, remove_labels: changes.unlabel, ..bulk::of(BulkAction::Edit, meant) }
         }
-        (false, false, true) => BulkRequest { projects: changes.add_project, ..bulk::of(BulkAction::Assign, filter) },
-        (false, true, false) => BulkRequest { projects: changes.remove_project, ..bulk::of(BulkAction::Unassign, filter) },
+        (false, false, true) => BulkRequest { projects: changes.add_project, ..bulk::of(BulkAction::Assign, meant) },
+        (false, true, false) => BulkRequest { projects: changes.remove_project, ..bulk::of(BulkAction::Unassign, meant) },
         _ => {
             return Err(Failure::usage("with --filter one kind of change at once")
                 .hint("run it once for fields and labels, once for --add-project and once for --remove-project"));
@@ -273,36 +304,47 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
             context.out.done(&added, format!("Entered {} (serial {}).", added.name, added.id))?;
             Ok(0)
         }
-        DeviceCommand::Admit { which: WhichOnes { filter: Some(filter), .. }, into, name, yes } => {
-            if name.is_some() || !into.is_empty() {
-                return Err(Failure::usage("--name and --into are for devices that are named, not for --filter")
-                    .hint("admit them, then: muster device edit --filter ... --add-project PROJECT"));
+        DeviceCommand::Admit { which, into, name, yes } => match which.meant() {
+            Some(_) if name.is_some() || !into.is_empty() => {
+                Err(Failure::usage("--name and --into are for devices that are named, not for --filter and --all")
+                    .hint("admit them, then: muster device edit --filter ... --add-project PROJECT"))
             }
-            bulk::run(context, bulk::of(BulkAction::Admit, filter), yes).await
-        }
-        DeviceCommand::Reject { which: WhichOnes { filter: Some(filter), .. }, reason, yes } => {
-            bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Reject, filter) }, yes).await
-        }
-        DeviceCommand::Revoke { which: WhichOnes { filter: Some(filter), .. }, reason, yes } => {
-            bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Revoke, filter) }, yes).await
-        }
-        DeviceCommand::Delete { which: WhichOnes { filter: Some(filter), .. }, yes } => {
-            bulk::run(context, bulk::of(BulkAction::Delete, filter), yes).await
-        }
-        DeviceCommand::Edit { which: OneOrMany { filter: Some(filter), .. }, changes, yes } => {
-            edit_many(context, filter, changes, yes).await
-        }
-        DeviceCommand::Admit { which, into, name, yes: _ } => {
-            if name.is_some() && which.devices.len() > 1 {
-                return Err(Failure::usage("--name is for one device, and several are given"));
-            }
-            decide(context, &which.devices, &Decision::Admit { projects: into, name }, true).await
-        }
-        DeviceCommand::Reject { which, reason, yes: _ } => decide(context, &which.devices, &Decision::Reject { reason }, true).await,
-        DeviceCommand::Revoke { which, reason, yes } => decide(context, &which.devices, &Decision::Revoke { reason }, yes).await,
+            Some(meant) => bulk::run(context, bulk::of(BulkAction::Admit, meant), yes).await,
+            None if name.is_some() && which.devices.len() > 1 => Err(Failure::usage("--name is for one device, and several are given")),
+            None => decide(context, &which.devices, &Decision::Admit { projects: into, name }, true).await,
+        },
+        DeviceCommand::Reject { which, reason, yes } => match which.meant() {
+            Some(meant) => bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Reject, meant) }, yes).await,
+            None => decide(context, &which.devices, &Decision::Reject { reason }, true).await,
+        },
+        DeviceCommand::Revoke { which, reason, yes } => match which.meant() {
+            Some(meant) => bulk::run(context, BulkRequest { reason, ..bulk::of(BulkAction::Revoke, meant) }, yes).await,
+            None => decide(context, &which.devices, &Decision::Revoke { reason }, yes).await,
+        },
         DeviceCommand::Replace { which, yes } => decide(context, &[which.device], &Decision::Replace, yes).await,
-        DeviceCommand::Renew(which) => decide(context, &which.devices, &Decision::Renew, true).await,
-        DeviceCommand::Delete { which, yes } => decide(context, &which.devices, &Decision::Delete, yes).await,
+        DeviceCommand::Renew(which) => {
+            let devices = match which.meant() {
+                None => which.devices,
+                Some(meant) => {
+                    let filter = if let Meant::Matching(filter) = meant { format!("({filter}) and ") } else { String::new() };
+                    let wanted = [("filter", Some(format!("{filter}admission = admitted")))];
+                    let path = format!("{}{}", context.org_path("/devices").await?, query(wanted));
+                    let found: Vec<Device> = context.hub().list(&path, None).await?;
+                    found.into_iter().map(|device| device.uid.to_string()).collect()
+                }
+            };
+            decide(context, &devices, &Decision::Renew, true).await
+        }
+        DeviceCommand::Delete { which, yes } => match which.meant() {
+            Some(meant) => bulk::run(context, bulk::of(BulkAction::Delete, meant), yes).await,
+            None => decide(context, &which.devices, &Decision::Delete, yes).await,
+        },
+        DeviceCommand::Edit { which: OneOrMany { filter, all, .. }, changes, yes } if filter.is_some() || all => {
+            match Meant::given(filter, all) {
+                Some(meant) => edit_many(context, meant, changes, yes).await,
+                None => Ok(0),
+            }
+        }
         DeviceCommand::Edit { which, changes, yes: _ } => {
             let device = context.device(which.device.as_deref().unwrap_or_default()).await?;
             let edit = DeviceEdit {
@@ -313,14 +355,36 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
                 add_labels: changes.label,
                 remove_labels: changes.unlabel,
             };
+            let said = changed(&edit);
             let edited: Device = context.hub().patch(&context.device_path(device.uid.as_str(), "").await?, &edit).await?;
-            let projects = edited.projects.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            let place = if projects.is_empty() { "in no project".to_owned() } else { format!("in {projects}") };
-            context.out.done(&edited, format!("{} (serial {}) is {place}.", edited.name, edited.id))?;
+            context.out.done(&edited, format!("Changed {} (serial {}): {said}.", device.name, edited.id))?;
+            if edit.name.is_some() {
+                super::decide::warn_of_twins(context, &edited).await?;
+            }
             Ok(0)
         }
         DeviceCommand::History(args) => history::history(context, args).await,
         DeviceCommand::Usage(args) => history::usage(context, args).await,
         DeviceCommand::Policy(args) => policy::run(context, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_is_answered_with_what_it_changed() {
+        let edit = DeviceEdit {
+            name: Some("robot-7".into()),
+            add_projects: vec!["lab".parse().unwrap()],
+            remove_projects: vec!["yard".parse().unwrap()],
+            fields: values(vec![("site".into(), "berlin".into())], vec!["keeper".into()]),
+            add_labels: vec!["spare".into()],
+            remove_labels: vec!["old".into()],
+        };
+        let want = "the name is now robot-7, keeper is now empty, site = berlin, label spare added, label old removed, \
+                    added to project lab, removed from project yard";
+        assert_eq!(changed(&edit), want);
     }
 }

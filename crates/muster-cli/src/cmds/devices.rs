@@ -2,7 +2,7 @@
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Admission, Device, PresenceState, View};
+use muster_proto::api::{Admission, Device, Field, Page, PresenceState, View};
 
 use super::sheet;
 
@@ -11,7 +11,7 @@ use crate::client::query;
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::columns::chosen_table;
+use crate::output::columns::{BUILT_IN, chosen_table};
 use crate::output::devices::table;
 use crate::output::note;
 use crate::output::time::now;
@@ -76,6 +76,9 @@ pub struct Filter {
     /// Only devices for which this is true, such as 'online = true and site = berlin'
     #[arg(long, short, value_name = "FILTER")]
     filter: Option<String>,
+    /// Only devices with this label; several times for several labels
+    #[arg(long, value_name = "LABEL")]
+    label: Vec<String>,
     /// A saved view: its filter, order and columns (`muster view list`)
     #[arg(long, value_name = "VIEW", add = ArgValueCompleter::new(complete::views))]
     view: Option<String>,
@@ -114,11 +117,14 @@ impl Filter {
         let presence = if self.online { Some(PresenceState::Online) } else { self.presence };
         let of = ADMISSIONS.iter().find(|(_, known)| Some(*known) == admission).map(|(name, _)| (*name).to_owned());
         let there = PRESENCES.iter().find(|(_, known)| Some(*known) == presence).map(|(name, _)| (*name).to_owned());
-        let offline = "admission = admitted and online = false";
-        let filter = match (&self.filter, self.offline) {
-            (Some(filter), true) => Some(format!("({filter}) and {offline}")),
-            (None, true) => Some(offline.to_owned()),
-            (filter, false) => filter.clone(),
+        let mut all: Vec<String> = self.label.iter().map(|label| format!("label = {}", quoted(label))).collect();
+        if self.offline {
+            all.push("admission = admitted and online = false".to_owned());
+        }
+        let filter = match (self.filter.clone().filter(|filter| !filter.trim().is_empty()), all.is_empty()) {
+            (filter, true) => filter,
+            (None, false) => Some(all.join(" and ")),
+            (Some(filter), false) => Some(format!("({filter}) and {}", all.join(" and "))),
         };
         Ok(vec![
             ("filter", filter),
@@ -128,6 +134,12 @@ impl Filter {
             ("admission", of),
             ("presence", there),
         ])
+    }
+
+    /// Whether it leaves anything out.
+    fn is_narrow(&self, globals: &Globals) -> bool {
+        let everything = Self { sort: self.sort.clone(), ..Self::default() };
+        globals.project_on_line || format!("{self:?}") != format!("{everything:?}")
     }
 
     /// Whether patterns have to be looked at here: the hub does not know them.
@@ -179,7 +191,14 @@ pub async fn run(context: &Context, globals: &Globals, args: &DevicesArgs) -> Re
         (_, true) => Vec::new(),
         _ => args.filter.view(context).await?.map(|view| view.columns).unwrap_or_default(),
     };
-    let nothing = "no such devices: `muster token create` makes a token that enrols one";
+    if !args.columns.is_empty() {
+        check_columns(context, &devices, &args.columns).await?;
+    }
+    let nothing = if args.filter.is_narrow(globals) {
+        "No devices match."
+    } else {
+        "No devices yet. To enrol one, create a token: muster token create"
+    };
     context.out.list(
         &devices,
         nothing,
@@ -196,6 +215,35 @@ pub async fn run(context: &Context, globals: &Globals, args: &DevicesArgs) -> Re
         }
     }
     Ok(0)
+}
+
+/// A text in a filter.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Refuses a column that is neither built in nor a field of the organization.
+async fn check_columns(context: &Context, devices: &[Device], columns: &[String]) -> Result<(), Failure> {
+    let known = |name: &str, fields: &[String]| {
+        let field = name.strip_prefix("field.").unwrap_or(name);
+        BUILT_IN.contains(&name) || name.starts_with("fact.") || name.starts_with("usage.") || fields.iter().any(|key| key == field)
+    };
+    let mut fields: Vec<String> = devices.iter().flat_map(|device| device.fields.keys().cloned()).collect();
+    if columns.iter().all(|name| known(name.trim(), &fields)) {
+        return Ok(());
+    }
+    // A field that is empty everywhere is one all the same.
+    let page: Page<Field> = context.hub().get(&context.org_path("/fields").await?).await?;
+    fields.extend(page.items.into_iter().map(|field| field.key));
+    fields.sort();
+    fields.dedup();
+    match columns.iter().map(|name| name.trim()).find(|name| !known(name, &fields)) {
+        None => Ok(()),
+        Some(name) => {
+            let all = BUILT_IN.iter().map(|name| (*name).to_owned()).chain(fields).collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(format!("there is no column {name:?}")).hint(format!("columns: {all}, fact.NAME, usage.NAME")))
+        }
+    }
 }
 
 /// Whether a name contains the pattern; with `*` in it, whether it is the pattern. Case does not matter.
@@ -249,6 +297,10 @@ mod tests {
         };
         assert_eq!(pairs(Filter::default()), "");
         assert_eq!(pairs(Filter { pending: true, ..Filter::sorted_by("-cpu") }), "?sort=-cpu&admission=pending");
+        assert_eq!(pairs(Filter { filter: Some(" ".into()), ..Filter::default() }), "", "everything, for looking");
+        let labelled = Filter { label: vec!["demo".into(), "a \"b\"".into()], ..Filter::default() };
+        assert_eq!(labelled.pairs(&Globals::default()).unwrap()[0].1.as_deref(), Some(r#"label = "demo" and label = "a \"b\"""#));
+        assert!(labelled.is_narrow(&Globals::default()) && !Filter::sorted_by("name").is_narrow(&Globals::default()));
         let both = Filter { filter: Some("a = b or c".into()), offline: true, ..Filter::default() };
         assert_eq!(pairs(both), "?filter=%28a%20%3D%20b%20or%20c%29%20and%20admission%20%3D%20admitted%20and%20online%20%3D%20false");
         let device = device("robot-10", Admission::Admitted, PresenceState::Offline);

@@ -61,7 +61,7 @@ pub async fn history(context: &Context, args: HistoryArgs) -> Result<u8, Failure
     let device = context.device(&args.device).await?;
     let path = format!("{}{}", context.device_path(device.uid.as_str(), "/presence").await?, since(args.since));
     let rows: Vec<PresenceChange> = context.hub().list(&path, Some(args.limit as usize)).await?;
-    context.out.list(&rows, "it never came, as far as is known for that time", |rows| history_table(rows, now()))?;
+    context.out.list(&rows, "The device was not online in that time.", |rows| history_table(rows, now()))?;
     Ok(0)
 }
 
@@ -75,10 +75,27 @@ fn history_table(rows: &[PresenceChange], now: Millis) -> Table {
             PresenceState::Offline => ("offline", Style::Plain),
             PresenceState::Never => ("never seen", Style::Dim),
         };
-        table.row([cell(local_ago(now, row.t)), styled(word, style), cell(span(until.saturating_sub(row.t).max(0))), cell(&row.reason)]);
+        table.row([
+            cell(local_ago(now, row.t)),
+            styled(word, style),
+            cell(span(until.saturating_sub(row.t).max(0))),
+            cell(why(&row.reason)),
+        ]);
         until = row.t;
     }
     table
+}
+
+/// The hub's word for a change, for people; one that is not known here, such as a later version's, stays as it is.
+fn why(reason: &str) -> &str {
+    match reason {
+        "birth" => "connected",
+        "will" => "connection lost",
+        "heartbeats missed" => "no heartbeats",
+        "farewell: stopped" => "musterd stopped",
+        "farewell: updating" => "musterd is being updated",
+        other => other,
+    }
 }
 
 /// Its usage.
@@ -131,9 +148,9 @@ mod tests {
         let text = history_table(&rows, 660_000).render(None, false);
         let cells: Vec<Vec<&str>> =
             text.lines().skip(1).map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect();
-        assert_eq!(cells[0][1..], ["online", "1 min", "birth"]);
-        assert_eq!(cells[1][1..], ["offline", "2 min", "will"]);
-        assert_eq!(cells[2][1..], ["online", "8 min", "birth"]);
+        assert_eq!(cells[0][1..], ["online", "1 min", "connected"]);
+        assert_eq!(cells[1][1..], ["offline", "2 min", "connection lost"]);
+        assert_eq!(cells[2][1..], ["online", "8 min", "connected"]);
     }
 
     #[test]

@@ -122,7 +122,12 @@ async fn tell(context: &Context, made: &Invitation) -> Result<u8, Failure> {
     }
     let link = made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub made the invitation but did not tell its link"))?;
     let place = place(made);
-    note(format!("{} is invited to {} as {place}, until {}.", made.email, context.org().await?, local_ago(now(), made.expires_at)));
+    note(format!(
+        "Invited {} to {} with the role {place}. The link is good until {}.",
+        made.email,
+        context.org().await?,
+        local_ago(now(), made.expires_at)
+    ));
     note(match made.mail {
         MailState::Queued | MailState::Sent => "The hub mails the link. It is this one, only for that person:",
         MailState::None | MailState::Failed => "The hub sends no mail: pass this link on, only to that person:",
@@ -245,12 +250,12 @@ async fn accept(globals: &Globals, link: &str, name: Option<String>, password_st
     };
     let shown = InvitationAccepted { token: None, ..accepted };
     let place = match (&shown.project, shown.project_role, shown.role) {
-        (Some(project), Some(role), _) => format!("{} of project {project} in {}", role.as_str(), shown.org),
-        (_, _, Some(role)) => format!("{} of {}", role.as_str(), shown.org),
-        _ => shown.org.to_string(),
+        (Some(project), Some(role), _) => format!("now has the {} role in project {project} of {}", role.as_str(), shown.org),
+        (_, _, Some(role)) => format!("now has the {} role in {}", role.as_str(), shown.org),
+        _ => format!("now belongs to {}", shown.org),
     };
     let out = Output::new(globals.json, globals.color);
-    out.done(&shown, format!("{} is now {place}.", shown.email))?;
+    out.done(&shown, format!("{} {place}.", shown.email))?;
     if let Some(made) = made {
         let quiet = Globals { json: false, ..globals.clone() };
         let saved = login::save(&quiet, &Book::path()?, &url, &made, true, None).await?;
@@ -272,12 +277,22 @@ fn saved_login(globals: &Globals, url: &str, invitation: &Token) -> Result<Optio
     Ok(profile.map(|profile| profile.token()).transpose()?.filter(same))
 }
 
+/// What an invitation is to, and with which role.
+fn offered(looked: &InvitationLooked) -> String {
+    let project = looked.project_name.as_deref().or(looked.project.as_ref().map(AsRef::as_ref));
+    match (project, looked.project_role, looked.role) {
+        (Some(project), Some(role), _) => format!("project {project} of {} with the {} role", looked.org_name, role.as_str()),
+        (_, _, Some(role)) => format!("{} with the {} role", looked.org_name, role.as_str()),
+        _ => looked.org_name.clone(),
+    }
+}
+
 fn newcomer(looked: &InvitationLooked, token: &Token, name: Option<String>, from_stdin: bool) -> Result<InvitationAccept, Failure> {
     if !from_stdin && !tty::interactive() {
         return Err(Failure::usage("nobody can be asked for the new account's password here").hint("give --name and --password-stdin"));
     }
     if !from_stdin {
-        note(format!("{} invites {} to {}. A new account is made.", looked.invited_by, looked.email, looked.org_name));
+        note(format!("{} invites {} to {}. This creates an account.", looked.invited_by, looked.email, offered(looked)));
     }
     let name = match name {
         Some(name) => name,
@@ -287,9 +302,9 @@ fn newcomer(looked: &InvitationLooked, token: &Token, name: Option<String>, from
     let password = if from_stdin {
         tty::line()?
     } else {
-        let password = tty::ask_hidden("A password, at least 10 characters:")?;
-        if tty::ask_hidden("Once more:")? != password {
-            return Err(Failure::usage("the two passwords differ; nothing was done"));
+        let password = tty::ask_hidden("Choose a password, at least 10 characters:")?;
+        if tty::ask_hidden("Repeat it:")? != password {
+            return Err(Failure::usage("the two passwords differ; nothing was changed"));
         }
         password
     };

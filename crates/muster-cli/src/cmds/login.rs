@@ -123,8 +123,8 @@ pub async fn login(globals: &Globals, args: LoginArgs) -> Result<u8, Failure> {
     }
     out.line(format!("Logged in to {url} as {}; saved as {name:?} in {}.", me.email, path.display()))?;
     match (&org, &project) {
-        (Some(org), Some(project)) => out.line(format!("Commands mean organization {org}, project {project}."))?,
-        (Some(org), None) => out.line(format!("Commands mean organization {org}."))?,
+        (Some(org), Some(project)) => out.line(format!("Default organization: {org}, project: {project}."))?,
+        (Some(org), None) => out.line(format!("Default organization: {org}."))?,
         (None, _) if me.orgs.is_empty() => out.line("This account belongs to no organization yet.")?,
         (None, _) => out.line("Choose an organization with `muster org use`; `muster org list` shows them.")?,
     }
@@ -263,6 +263,15 @@ async fn fresh_token(url: &str, pin: Pin, args: &LoginArgs) -> Result<Token, Fai
     }
 }
 
+/// How often a person is asked for their password; the hub bounds guessing on its own.
+const PASSWORD_TRIES: u32 = 3;
+
+/// A message as a sentence of its own.
+fn sentence(text: &str) -> String {
+    let mut letters = text.trim_end_matches('.').chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
 async fn by_password(url: &str, pin: Pin, email: Option<String>, from_stdin: bool) -> Result<Token, Failure> {
     if !from_stdin && !tty::interactive() {
         return Err(Failure::usage("nobody can be asked for the password here").hint("give --email and --password-stdin, or --token"));
@@ -271,17 +280,26 @@ async fn by_password(url: &str, pin: Pin, email: Option<String>, from_stdin: boo
         Some(email) => email,
         None => tty::ask("E-mail:")?,
     };
-    let password = if from_stdin { tty::line()? } else { tty::ask_hidden("Password:")? };
-    let request = LoginRequest { email: email.trim().to_owned(), password, token_name: Some(token_name()) };
-    let made: AccessToken = match Hub::new(url, pin, None, None)?.try_call("POST", "/v1/login", Some(&request)).await {
-        Ok(made) => made,
-        // The general advice, to log in, would lead in a circle.
-        Err(CallError::Problem(problem)) if problem.is(Code::Unauthenticated) => {
-            return Err(Failure::new(Exit::Denied, problem.detail).hint("check the e-mail and the password"));
+    let hub = Hub::new(url, pin, None, None)?;
+    let mut tries = if from_stdin { 1 } else { PASSWORD_TRIES };
+    loop {
+        let password = if from_stdin { tty::line()? } else { tty::ask_hidden("Password:")? };
+        // Nothing more is typed.
+        tries = if password.is_empty() { 0 } else { tries - 1 };
+        let request = LoginRequest { email: email.trim().to_owned(), password, token_name: Some(token_name()) };
+        match hub.try_call("POST", "/v1/login", Some(&request)).await {
+            Ok(made) => return checked(made, pin),
+            // What was checked and typed before still holds.
+            Err(CallError::Problem(problem)) if problem.is(Code::Unauthenticated) && tries > 0 => {
+                note(format!("{} Try again.", sentence(&problem.detail)));
+            }
+            // The general advice, to log in, would lead in a circle.
+            Err(CallError::Problem(problem)) if problem.is(Code::Unauthenticated) => {
+                return Err(Failure::new(Exit::Denied, problem.detail).hint("check the e-mail and the password"));
+            }
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => return Err(error.into()),
-    };
-    checked(made, pin)
+    }
 }
 
 /// The token of a login, if it is this hub's.

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Credits, Me, Org, OrgCreate, OrgEdit, OrgRole};
+use muster_proto::api::{Credits, Me, Org, OrgCreate, OrgEdit, OrgRole, Page, Project};
 use muster_proto::id::OrgId;
 
 use super::confirm;
@@ -10,9 +10,9 @@ use super::image::{self, ImageCommand, changed};
 use crate::complete;
 use crate::context::{Context, Source};
 use crate::failure::{Exit, Failure};
-use crate::output::Block;
 use crate::output::table::{Style, Table, cell, column, styled};
 use crate::output::time::{local_ago, now};
+use crate::output::{Block, note};
 use crate::profile::Book;
 
 /// `muster org`
@@ -194,16 +194,27 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
                     .hint("`muster org list` shows yours"));
             }
             let name = saved_name(context)?;
+            let projects: Page<Project> = hub.get(&format!("/v1/orgs/{id}/projects")).await?;
+            let open: Vec<&Project> = projects.items.iter().filter(|project| project.archived_at.is_none()).collect();
+            let mut now = None;
             Book::update(&Book::path()?, |book| {
-                if let Some(profile) = book.profiles.get_mut(name)
-                    && profile.org.as_ref() != Some(&id)
-                {
-                    profile.org = Some(id.clone());
-                    profile.project = None;
+                if let Some(profile) = book.profiles.get_mut(name) {
+                    if profile.org.as_ref() != Some(&id) {
+                        profile.org = Some(id.clone());
+                        // A project of the old organization is none of this one's; where there is only one, that is meant.
+                        profile.project = if let [only] = open[..] { Some(only.id.clone()) } else { None };
+                    }
+                    now = profile.project.clone();
                 }
                 Ok(())
             })?;
-            out.line(format!("Commands now mean organization {id}."))?;
+            match now {
+                Some(project) => out.line(format!("Default organization: {id}, project: {project}."))?,
+                None => {
+                    out.line(format!("Default organization: {id}."))?;
+                    note("No default project. Choose one: muster project use PROJECT");
+                }
+            }
         }
     }
     Ok(0)

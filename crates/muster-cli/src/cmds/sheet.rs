@@ -101,17 +101,17 @@ async fn import(context: &Context, args: &ImportArgs) -> Result<u8, Failure> {
         return Err(Failure::new(Exit::Failed, why));
     }
     if args.dry_run {
-        context.out.done(&looked, format!("{} would be {}.", count(looked.lines, "line"), told(&looked)))?;
+        context.out.done(&looked, format!("{} would be {}.", count(looked.lines, "row"), told(&looked)))?;
         return Ok(0);
     }
-    confirm(args.yes, &format!("Import {}: {}?", count(looked.lines, "line"), told(&looked)))?;
+    confirm(args.yes, &format!("Import {}: {}?", count(looked.lines, "row"), told(&looked)))?;
     let done: ImportResult = context.hub().post_bytes(&path, "text/csv", &file).await?;
-    context.out.done(&done, format!("Imported {}: {}.", count(done.lines, "line"), told(&done)))?;
+    context.out.done(&done, format!("Imported {}: {}.", count(done.lines, "row"), told(&done)))?;
     Ok(0)
 }
 
 fn told(result: &ImportResult) -> String {
-    format!("{} entered, {} changed, {} as they were", count(result.created, "device"), result.updated, result.unchanged)
+    format!("{} new, {} changed, {} unchanged", result.created, result.updated, result.unchanged)
 }
 
 /// `1 device`, `2 devices`.

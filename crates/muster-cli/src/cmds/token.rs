@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate};
-use muster_proto::id::Serial;
+use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate, Page, Project};
+use muster_proto::id::{ProjectId, Serial};
 use serde::Serialize;
 
 use super::confirm;
@@ -131,8 +131,9 @@ pub async fn run(context: &Context, args: TokenArgs) -> Result<u8, Failure> {
 }
 
 async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+    let project = if args.no_project { None } else { meant_project(context).await? };
     let order = EnrolmentTokenCreate {
-        project: if args.no_project { None } else { context.project().cloned() },
+        project,
         uses: args.uses,
         expires_s: Some(args.expires),
         admit: args.admit,
@@ -151,7 +152,10 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
             Some(uses) => format!("{uses} devices"),
             None => "any number of devices".to_owned(),
         };
-        let project = made.project.as_ref().map_or("in no project".to_owned(), |project| format!("in project {project}"));
+        let project = match &made.project {
+            Some(project) => format!("in project {project}"),
+            None => "in no project, so nobody can connect to them until you add them to one".to_owned(),
+        };
         let admitted = match made.admit {
             AdmitRule::Auto => "admitted at once",
             AdmitRule::Manual => "pending until `muster device admit`",
@@ -161,6 +165,23 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         note("");
     }
     context.out.line(command)
+}
+
+/// The project that devices are to be in: the one in use, or the only one that there is. Where nobody knows, it is asked.
+async fn meant_project(context: &Context) -> Result<Option<ProjectId>, Failure> {
+    if let Some(project) = context.project() {
+        return Ok(Some(project.clone()));
+    }
+    let page: Page<Project> = context.hub().get(&context.org_path("/projects").await?).await?;
+    let mut open: Vec<ProjectId> =
+        page.items.into_iter().filter(|project| project.archived_at.is_none()).map(|project| project.id).collect();
+    match open.len() {
+        0 | 1 => Ok(open.pop()),
+        _ => {
+            let list = open.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Err(Failure::usage(format!("name the project for these devices: one of {list}")).hint("use --project PROJECT, or --no-project"))
+        }
+    }
 }
 
 /// Serial numbers from a file, one a line; empty lines and lines that start with `#` are left out.

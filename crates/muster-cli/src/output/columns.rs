@@ -9,6 +9,47 @@ use super::table::{Style, Table, cell, column, styled};
 use super::time::ago;
 use super::units;
 
+/// The names of the columns that every list has.
+pub const BUILT_IN: [&str; 37] = [
+    "name",
+    "state",
+    "id",
+    "serial",
+    "uid",
+    "admission",
+    "presence",
+    "online",
+    "manual",
+    "project",
+    "projects",
+    "label",
+    "labels",
+    "missing",
+    "code",
+    "replacement",
+    "why",
+    "agent",
+    "created",
+    "last_seen",
+    "since",
+    "certificate",
+    "sessions",
+    "spooled",
+    "mem",
+    "disk",
+    "temp",
+    "cpu",
+    "load",
+    "swap",
+    "uptime",
+    "address",
+    "addresses",
+    "hostname",
+    "os",
+    "arch",
+    "kernel",
+];
+
 /// The list with these columns.
 pub fn chosen_table(devices: &[Device], columns: &[String], now: Millis) -> Table {
     let mut table = Table::with_titles(columns.iter().map(|name| (name.trim().to_uppercase(), column("").shrinks(8))));
@@ -117,6 +158,11 @@ mod tests {
             ("nothing", ""),
         ] {
             assert_eq!(value(&robot, name, 1_180_000), shown, "{name}");
+        }
+        for name in BUILT_IN {
+            // Each is a name that `value` knows; "name" and "state" are drawn by the table.
+            robot.fields.insert(name.to_owned(), Value::from("a field"));
+            assert_ne!(value(&robot, name, 0) == "a field", !["name", "state"].contains(&name), "{name}");
         }
         let table = chosen_table(&[robot], &["name".into(), "site".into()], 0).render(None, false);
         assert!(table.starts_with("NAME") && table.contains("SITE") && table.contains("berlin"), "{table}");

@@ -17,7 +17,7 @@ fn organizations_and_members() {
     // Two organizations, none named: the choice is explained, then made.
     run(town.stranger().args(["login", &town.url, "--token", &town.token])).ok();
     assert!(town.as_stranger("devices").fails(2).contains("acme, second"));
-    assert_eq!(town.as_stranger("org use second").ok(), "Commands now mean organization second.\n");
+    assert_eq!(town.as_stranger("org use second").ok(), "Default organization: second.\n");
     assert_eq!(town.as_stranger("org show --json").json()["id"], "second");
     town.as_stranger("org use third").fails(4);
     // The environment wins, and nothing is saved for it.

@@ -89,8 +89,8 @@ fn a_file_goes_out_and_comes_in() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "id,name,site,labels\nSN-1,robot-1,bonn,new\nSN-2,robot-2,berlin,new\n");
     std::fs::write(&file, "id,name,site,labels\nSN-1,robot-1,köln,new;big\nSN-2,robot-2,berlin,new\nCAM-1,gate,bonn,\n").unwrap();
     let tried = muster(&town, &["devices", "import", name, "--dry-run"]).ok();
-    assert_eq!(tried, "3 lines would be 1 device entered, 1 changed, 1 as they were.\n");
-    assert!(muster(&town, &["devices", "import", name]).fails(2).contains("Import 3 lines: 1 device entered"));
+    assert_eq!(tried, "3 rows would be 1 new, 1 changed, 1 unchanged.\n");
+    assert!(muster(&town, &["devices", "import", name]).fails(2).contains("Import 3 rows: 1 new, 1 changed, 1 unchanged?"));
     muster(&town, &["devices", "import", name, "--yes"]).ok();
     let one = town.muster("device show SN-1 --json").json();
     assert_eq!((one["fields"]["site"].as_str(), one["labels"].as_array().unwrap().len()), (Some("köln"), 2));

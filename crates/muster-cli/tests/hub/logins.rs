@@ -9,7 +9,7 @@ fn a_token_logs_in_without_a_question_and_is_kept_for_its_owner_only() {
     let town = Town::new();
     assert!(town.as_stranger("devices").fails(3).contains("not logged in\nrun: muster login"));
     let said = run(town.stranger().args(["login", &town.url, "--token", &town.token])).ok();
-    assert!(said.contains(OWNER) && said.contains("organization acme, project lab"), "{said}");
+    assert!(said.contains(OWNER) && said.contains("organization: acme, project: lab"), "{said}");
     let config = town.home().join(".config/muster/config.toml");
     assert_eq!(std::fs::metadata(&config).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -85,6 +85,37 @@ fn a_person_at_a_terminal_is_asked_and_may_say_no() {
     let said = typed("y\nsecret-password\n");
     assert!(said.out.contains("Password:") && said.out.contains("check the e-mail and the password"), "{said:?}");
     assert_eq!(said.code, 3, "{said:?}");
+}
+
+#[test]
+fn a_wrong_password_is_asked_for_again_and_nothing_before_it() {
+    use std::io::{Read as _, Write as _};
+    let town = Town::new();
+    let line = format!("{} login {} --email nobody@acme.example", env!("CARGO_BIN_EXE_muster"), town.url);
+    let command = town.stranger();
+    let home = command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect::<Vec<_>>();
+    let mut script = std::process::Command::new("script");
+    script.env_clear().envs(home).env("TERM", "xterm").args(["-qefc", &line, "/dev/null"]);
+    let mut child = script.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (mut keys, mut screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = String::new();
+    // What is typed before a question is not its answer.
+    for (question, times, answer) in
+        [("[y/N]", 1, "y\n"), ("Password:", 1, "wrong-one\n"), ("Password:", 2, "wrong-two\n"), ("Password:", 3, "wrong-three\n")]
+    {
+        while seen.matches(question).count() < times {
+            let mut some = [0; 4096];
+            let n = screen.read(&mut some).unwrap();
+            assert!(n > 0, "it ended before {question:?}: {seen}");
+            seen += &String::from_utf8_lossy(&some[..n]);
+        }
+        keys.write_all(answer.as_bytes()).unwrap();
+    }
+    screen.read_to_string(&mut seen).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3), "{seen}");
+    let count = |what: &str| seen.matches(what).count();
+    assert_eq!([count("Trust this hub?"), count("Password:"), count("Try again.")], [1, 3, 2], "{seen}");
+    assert!(!seen.contains("wrong-") && seen.contains("check the e-mail and the password"), "{seen}");
 }
 
 #[test]

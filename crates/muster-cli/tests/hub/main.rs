@@ -4,6 +4,7 @@ mod commands;
 mod devices;
 mod list;
 mod logins;
+mod meaning;
 mod organization;
 mod people;
 mod town;

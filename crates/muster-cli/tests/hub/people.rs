@@ -51,7 +51,7 @@ fn an_account_accepts_logged_in_and_only_what_is_its_own() {
     let pin = town.token.rsplit('.').next().unwrap();
     let login = ["login", town.url.as_str(), "--email", "kim@else.example", "--password-stdin", "--fingerprint", pin];
     run_with(town.stranger().args(login), PASSWORD).ok();
-    assert_eq!(run(town.stranger().args(accept)).ok(), "kim@else.example is now connect of project lab in acme.\n");
+    assert_eq!(run(town.stranger().args(accept)).ok(), "kim@else.example now has the connect role in project lab of acme.\n");
     assert!(town.as_stranger("org show --org acme --json").json().get("role").is_none());
     assert!(town.muster("member collaborators --json").json().to_string().contains("kim@else.example"));
 
@@ -78,7 +78,7 @@ fn service_accounts_and_limited_tokens() {
     let as_ci = |line: &str| run(town.command().env("MUSTER_TOKEN", &token).args(line.split_whitespace()));
     assert_eq!(as_ci("whoami --json").json()["email"], "ci@acme.service");
     as_ci("devices --json").json();
-    assert!(as_ci("project create yard").fails(3).contains("scope read"));
+    assert!(as_ci("project create yard").fails(3).contains("its scope is read"));
     assert_eq!(town.muster("service-account tokens ci --json").json()[0]["scope"], "read");
     assert!(town.muster("service-account list").ok().contains("ci@acme.service"));
     town.muster("service-account delete ci --yes").ok();
@@ -104,7 +104,7 @@ fn the_operator_sets_an_account_aside_while_the_hub_runs() {
     let login = ["login", town.url.as_str(), "--email", "ann@acme.example", "--password-stdin", "--fingerprint", pin];
     run_with(town.stranger().args(login), PASSWORD).ok();
     run(town.hub_command().args(["user", "disable", "ann@acme.example"])).ok();
-    assert!(town.as_stranger("whoami").fails(3).contains("set aside"));
+    assert!(town.as_stranger("whoami").fails(3).contains("disabled"));
     run_with(town.stranger().args(login), PASSWORD).fails(3);
     let list = run(town.hub_command().args(["user", "list", "--json"])).json();
     let state = |email: &str| list.as_array().unwrap().iter().find(|row| row["email"] == email).unwrap().clone();

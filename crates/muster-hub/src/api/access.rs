@@ -227,6 +227,14 @@ impl OrgAccess {
         if self.allows_on(action, device) {
             return Ok(());
         }
+        // Nobody may, whatever their role: what helps is something else then.
+        if action.least().org.is_none() && device.projects.is_empty() && self.covers(action) {
+            let why = format!(
+                "{0} is in no project, so nobody can connect to it yet. Add it to one: muster device edit {0} --add-project PROJECT",
+                device.name
+            );
+            return Err(ApiError::new(Code::Forbidden, why));
+        }
         // Where only the archive stands in the way, that is what is said.
         let best = self.project_roles(device).into_iter().filter(|project| project.archived).max_by_key(|project| project.role);
         match best {
@@ -260,18 +268,24 @@ impl OrgAccess {
 
     fn forbidden(&self, action: Action) -> ApiError {
         if !self.covers(action) {
-            let why = format!("this token has the scope {}, which is not enough to {}", self.person.scope.as_str(), action.text());
+            let why = format!("You can't {} with this token: its scope is {}.", action.deed(), self.person.scope.as_str());
             return ApiError::new(Code::Forbidden, why);
         }
         let least = action.least();
         let mut needed = Vec::new();
         if let Some(role) = least.org {
-            needed.push(format!("the role {} in {}", role.as_str(), self.org));
+            needed.push(format!("the {} role in {}", role.as_str(), self.org));
         }
         if let Some(role) = least.project {
-            needed.push(format!("{} in one of its projects", role.as_str()));
+            needed.push(format!("the {} role in one of its projects", role.as_str()));
         }
-        let have = self.role.map_or("a collaborator", OrgRole::as_str);
-        ApiError::new(Code::Forbidden, format!("to {} you need {}; you are {have} here", action.text(), needed.join(" or ")))
+        let have = match self.role {
+            None => "a collaborator",
+            Some(OrgRole::Owner) => "an owner",
+            Some(OrgRole::Member) => "a member",
+            Some(OrgRole::Viewer) => "a viewer",
+        };
+        let why = format!("You can't {}: that takes {}, and you are {have} of {}.", action.deed(), needed.join(" or "), self.org);
+        ApiError::new(Code::Forbidden, why)
     }
 }

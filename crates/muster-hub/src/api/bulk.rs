@@ -110,7 +110,17 @@ enum Meant {
 }
 
 async fn meant(state: &AppState, access: &OrgAccess, wanted: &BulkRequest) -> ApiResult<Meant> {
-    let meant = match (&wanted.filter, &wanted.devices) {
+    let everything = String::new();
+    let filter = if wanted.all { wanted.filter.as_ref().or(Some(&everything)) } else { wanted.filter.as_ref() };
+    let meant = match (filter, &wanted.devices) {
+        (Some(filter), None) if filter.trim().is_empty() != wanted.all => {
+            let why = if wanted.all {
+                "all: it takes no filter"
+            } else {
+                "filter: it is empty. To mean every device, send \"all\": true instead"
+            };
+            return Err(invalid(why));
+        }
         (Some(filter), None) => {
             let list = known(state, access).await?;
             let plan = checked_filter(access, &list, filter)?;
@@ -118,7 +128,7 @@ async fn meant(state: &AppState, access: &OrgAccess, wanted: &BulkRequest) -> Ap
             Meant::Matching(state.store.read(move |_| Ok(list.matching(&Selection::viewer(&there, &by), &plan))).await?)
         }
         (None, Some(devices)) => Meant::Named(devices.clone()),
-        _ => return Err(invalid("filter: give either filter or devices; a filter of \"\" means all devices")),
+        _ => return Err(invalid("filter: give one of filter, devices and all")),
     };
     let count = match &meant {
         Meant::Matching(uids) => uids.len(),

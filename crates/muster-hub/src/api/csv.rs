@@ -222,10 +222,13 @@ impl File {
 
 /// Reads a file as far as that goes without the database.
 fn read(access: &OrgAccess, list: &List, body: &[u8]) -> ApiResult<File> {
+    let decoded = from_utf16(body)?;
+    let body = decoded.as_deref().unwrap_or(body);
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     // Spreadsheets of half the world write semicolons.
-    let delimiter = if !first.contains(&b',') && first.contains(&b';') { b';' } else { b',' };
+    let has = |byte: u8| first.contains(&byte);
+    let delimiter = [b',', b';', b'\t'].into_iter().find(|byte| has(*byte)).unwrap_or(b',');
     if let Some((line, why)) = csv_text::misquoted(body, delimiter) {
         return Err(ApiError::new(Code::Invalid, format!("line {line}: {why}; nothing was imported")));
     }
@@ -395,6 +398,20 @@ fn take(tx: &Transaction<'_>, access: &OrgAccess, file: &mut File) -> store::Res
     Ok(result)
 }
 
+/// A file that a spreadsheet saved as "Unicode text": UTF-16, told by its first two bytes. Nothing for any other.
+fn from_utf16(body: &[u8]) -> ApiResult<Option<Vec<u8>>> {
+    let (little, rest) = match body {
+        [0xff, 0xfe, rest @ ..] => (true, rest),
+        [0xfe, 0xff, rest @ ..] => (false, rest),
+        _ => return Ok(None),
+    };
+    let pairs = rest.as_chunks::<2>().0.iter();
+    let units: Vec<u16> = pairs.map(|pair| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) }).collect();
+    let text = String::from_utf16(&units).ok().filter(|_| rest.len().is_multiple_of(2));
+    let damaged = || ApiError::new(Code::Invalid, "the file begins as UTF-16 and is damaged; save it as \"CSV UTF-8\"");
+    text.map(|text| Some(text.into_bytes())).ok_or_else(damaged)
+}
+
 enum Done {
     Created,
     Updated,
@@ -405,6 +422,11 @@ fn one(tx: &Transaction<'_>, access: &OrgAccess, line: &Line, listed: Option<Dev
     let mut checked = Checked::default();
     let (before, is_new) = (file.mistakes.len(), listed.is_none());
     for (id, field, given) in &line.values {
+        // As it went out: what is required was empty before this field was, and an empty cell changes nothing.
+        let has = listed.as_ref().is_some_and(|device| device.values.iter().any(|value| value.field == *id));
+        if !is_new && field.required && given.trim().is_empty() && !has {
+            continue;
+        }
         match edit::value(tx, &access.org, field, &JsonValue::String(given.clone()))? {
             Ok(value) => checked.push(*id, value),
             Err(why) => file.mistake(line.number, Some(&field.key), why),

@@ -200,11 +200,16 @@ async fn admit(State(state): State<AppState>, access: OrgAccess, Path((_, name))
     let device = decide_on(&state, &access, &name).await?;
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.admit", uid.as_str());
-    let code = random::is_pairing_code(&name).then_some(name);
+    let code = code_in(&device, &name);
     let work = move |tx: &Transaction<'_>| admit_in(tx, &fresh(tx, &uid)?, code.as_deref(), &by, entry);
     let (_, device) = change(&state, &device.uid, work).await?;
     admitted(&state, &device.uid).await;
     Ok(Json(shown(&state, &access, device)))
+}
+
+/// The pairing code by which a device was named: what is its serial number or its name is none, whatever it looks like.
+fn code_in(device: &DeviceRow, name: &str) -> Option<String> {
+    random::pairing_code_of(name).filter(|_| device.serial.as_str() != name && device.name != name)
 }
 
 fn admit_now(tx: &Transaction<'_>, device: &DeviceRow, by: &str) -> store::Result<()> {
@@ -262,7 +267,7 @@ async fn replace(
     let (uid, by) = (device.uid.clone(), access.person.email.clone());
     let entry = access.entry("device.replace", uid.as_str());
     // The device may have been named by the pairing code of the new key.
-    let code = wanted.pairing_code.or_else(|| random::is_pairing_code(&name).then_some(name));
+    let code = wanted.pairing_code.map(|code| random::pairing_code_of(&code).unwrap_or(code)).or_else(|| code_in(&device, &name));
     let live = state.ingest.live().clone();
     let work = move |tx: &Transaction<'_>| {
         replace_now(tx, &uid, code.as_deref(), &by, entry)?;

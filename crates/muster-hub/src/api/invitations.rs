@@ -309,7 +309,7 @@ fn may_have(account: Option<&Account>, proof: Proof, mails: bool, email: &str) -
             Err(problem(Code::Forbidden, format!("a new account is made with the link that was mailed to {email}: open that one")))
         }
         (Some(account), _) if account.disabled_at.is_some() => {
-            Err(problem(Code::Forbidden, "this account is set aside; ask an owner of the hub"))
+            Err(problem(Code::Forbidden, "This account is disabled. Ask an owner of the hub."))
         }
         (Some(account), Proof::Mailed | Proof::Operator) if account.closed_at.is_some() => Ok(()),
         (Some(account), Proof::Shown) if account.closed_at.is_some() => {
@@ -420,7 +420,7 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
 /// An account that may be used, of somebody who proved to own it.
 fn open_account(connection: &Connection, email: &str) -> store::Result<Account> {
     let account = stored::by_email(connection, email)?.filter(Account::is_open);
-    account.ok_or_else(|| problem(Code::Forbidden, "this account is set aside; ask an owner of the hub"))
+    account.ok_or_else(|| problem(Code::Forbidden, "This account is disabled. Ask an owner of the hub."))
 }
 
 /// Somebody who has no account yet.

@@ -10,7 +10,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 const BODY: &str = "<p id=what>This page needs JavaScript to read the invitation. Without it, accept on the command line:</p>\
 <p>On the command line:</p><span class=code id=command>muster invitation accept 'THE WHOLE LINK'</span>\
-<form id=new hidden><p>You have no account here yet. Make one:</p>\
+<form id=new hidden><p>You have no account here yet. Create one:</p>\
 <label for=name>Your name</label><input id=name autocomplete=name required maxlength=100>\
 <label for=password>A password, at least 10 characters</label><input id=password type=password autocomplete=new-password required minlength=10>\
 <label for=again>The password again</label><input id=again type=password autocomplete=new-password required>\
@@ -35,8 +35,8 @@ if (!/^mi1\.[a-z2-7]+\.[a-z2-7]+\.[A-Za-z0-9_-]+$/.test(token)) {
 }
 at('command').textContent = "muster invitation accept '" + link + "'";
 call('/v1/invitations/look', {token}).then(told => {
-  const place = told.project ? 'the project ' + told.project_name + ' of ' + told.org_name + ' with the role ' + told.project_role
-    : told.org_name + ' (' + told.org + ') as ' + told.role;
+  const place = told.project ? 'the project ' + told.project_name + ' of ' + told.org_name + ' with the ' + told.project_role + ' role'
+    : told.org_name + ' (' + told.org + ') with the ' + told.role + ' role';
   at('what').textContent = told.invited_by + ' invites ' + told.email + ' to ' + place
     + '. The link is good until ' + new Date(told.expires_at).toLocaleString() + '.';
   if (told.has_account) say(told.email + ' has an account here: log in with muster login, then use the command above.');
@@ -49,7 +49,7 @@ at('new').addEventListener('submit', event => {
   call('/v1/invitations/accept', {token, name: at('name').value, password: at('password').value}).then(told => {
     at('new').hidden = true;
     history.replaceState(null, '', '/invite');
-    say('Done: the account ' + told.email + ' is made. Log in with: muster login ' + location.origin);
+    say('Your account ' + told.email + ' is ready. Log in with: muster login ' + location.origin);
   }).catch(error => say(error.message, true));
 });
 })();"#;

@@ -60,7 +60,7 @@ async fn start(
 ) -> ApiResult<(StatusCode, Json<Run>)> {
     let device = access.device(&state, &device).await?;
     access.require_on(Action::Operate, &device)?;
-    let project = choose_project(&access, &device, wanted.project.as_ref(), Action::Operate)?;
+    let (project, _) = choose_project(&access, &device, wanted.project.as_ref(), Action::Operate)?;
     if let Some(problem) = auth::admission_problem(&device) {
         return Err(problem.into());
     }

@@ -73,7 +73,7 @@ async fn open(
 ) -> ApiResult<(StatusCode, Json<SessionTicket>)> {
     let device = access.device(&state, &device).await?;
     access.require_on(Action::Connect, &device)?;
-    let project = choose_project(&access, &device, wanted.project.as_ref(), Action::Connect)?;
+    let (project, project_chosen) = choose_project(&access, &device, wanted.project.as_ref(), Action::Connect)?;
     check_text("want", wanted.want.as_deref(), WANT_MAX)?;
     check_text("reason", wanted.reason.as_deref(), REASON_MAX)?;
     if let Some(problem) = auth::admission_problem(&device) {
@@ -152,6 +152,8 @@ async fn open(
         ticket: client,
         device: row.uid,
         device_name: row.device_name,
+        project: row.project,
+        project_chosen,
     };
     Ok((StatusCode::CREATED, Json(ticket)))
 }
@@ -163,31 +165,31 @@ async fn send_order(lanes: Lanes, relay: Relay, row: SessionRow, order: SessionO
     }
 }
 
-/// The project in whose name a device is reached: the one that was named, or the only one that gives the right.
-pub(super) fn choose_project(access: &OrgAccess, device: &DeviceRow, named: Option<&ProjectId>, action: Action) -> ApiResult<ProjectOn> {
+/// The project in whose name a device is reached: the one that was named, or else the one where the person may do most, by name where
+/// several are equal. And whether it was chosen among several.
+pub(super) fn choose_project(
+    access: &OrgAccess,
+    device: &DeviceRow,
+    named: Option<&ProjectId>,
+    action: Action,
+) -> ApiResult<(ProjectOn, bool)> {
     let roles = access.project_roles(device);
     if let Some(named) = named {
         access.require_in(action, named.as_str())?;
-        return roles
-            .into_iter()
-            .find(|project| project.project == *named)
-            .ok_or_else(|| ApiError::new(Code::NotFound, format!("device {} is not in project {named}", device.name)));
+        let found = roles.into_iter().find(|project| project.project == *named);
+        let missing = || ApiError::new(Code::NotFound, format!("{} is not in project {named}.", device.name));
+        return found.map(|project| (project, false)).ok_or_else(missing);
     }
-    let mut fit: Vec<ProjectOn> =
-        roles.into_iter().filter(|project| !project.archived && rights::allows(action, None, Some(project.role))).collect();
-    match fit.len() {
-        1 => Ok(fit.remove(0)),
-        0 => {
-            let detail = format!(
-                "device {} is in no project through which you could reach it; put it into one: muster device edit {} --add-project PROJECT",
-                device.name, device.serial
+    let mut fit = roles.into_iter().filter(|project| !project.archived && rights::allows(action, None, Some(project.role)));
+    match fit.next() {
+        Some(first) => Ok((first, fit.next().is_some())),
+        None => {
+            let why = format!(
+                "You can't {}: you have no role for that in its projects. Add it to one of yours: muster device edit {} --add-project PROJECT",
+                action.deed(),
+                device.name
             );
-            Err(ApiError::new(Code::Forbidden, detail))
-        }
-        _ => {
-            let list: Vec<&str> = fit.iter().map(|project| project.project.as_str()).collect();
-            let detail = format!("project: several projects let you reach device {}; name one of {}", device.name, list.join(", "));
-            Err(ApiError::new(Code::Invalid, detail))
+            Err(ApiError::new(Code::Forbidden, why))
         }
     }
 }

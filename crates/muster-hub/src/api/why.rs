@@ -16,7 +16,7 @@ pub fn why(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: Mi
     match device.admission {
         Admission::Pending => {
             let code = device.pairing_code.as_deref().unwrap_or("none");
-            format!("waits for an owner: if the device shows the pairing code {code}, say muster device admit {code}")
+            format!("Waiting for approval. If the device shows {code}, run: muster device admit {code}")
         }
         Admission::Rejected => format!("rejected by {by}{because}; muster device admit {name} takes it back"),
         Admission::Revoked => format!("revoked by {by}{because}; muster device admit {name} takes it back"),

@@ -34,7 +34,7 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ("Collaborator", "email:string name:string projects:[RoleIn] teams:[string]"),
     (
         "BulkRequest",
-        "action:BulkAction filter?:string devices?:[string] expect?:int dry_run?:bool reason?:string projects?:[string] fields?:any \
+        "action:BulkAction filter?:string all?:bool devices?:[string] expect?:int dry_run?:bool reason?:string projects?:[string] fields?:any \
          add_labels?:[string] remove_labels?:[string]",
     ),
     ("BulkResult", "matched:int changed:int dry_run:bool devices:[string]"),
@@ -162,7 +162,10 @@ pub(super) const SCHEMAS: &[(&str, &str)] = &[
     ),
     ("ServiceAccountCreate", "name:string role?:OrgRole description?:string project?:string project_role?:ProjectRole"),
     ("SessionCreate", "project?:string want?:string reason?:string"),
-    ("SessionTicket", "session:string relay:string path:string ticket:string device:string device_name:string"),
+    (
+        "SessionTicket",
+        "session:string relay:string path:string ticket:string device:string device_name:string project:string project_chosen:bool",
+    ),
     (
         "Team",
         "id:string name:string description?:string avatar?:string members:int people?:[TeamMember] projects:[RoleIn] created_at:millis",

@@ -51,7 +51,7 @@ pub(crate) fn may_enter(account: &Account) -> store::Result<()> {
         return Err(problem(Code::Forbidden, format!("{email} is a service account, and nobody logs in to it")));
     }
     if account.disabled_at.is_some() {
-        return Err(problem(Code::Forbidden, format!("the account {email} is set aside; ask an owner of the hub")));
+        return Err(problem(Code::Forbidden, format!("The account {email} is disabled. Ask an owner of the hub.")));
     }
     if account.closed_at.is_some() {
         let how = "an owner of the hub can open it again: muster-hub user enable";

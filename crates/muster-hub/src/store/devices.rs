@@ -161,7 +161,7 @@ pub fn by_serial(connection: &Connection, org: &OrgId, serial: &str) -> Result<O
 /// Why a serial number is refused that would be taken for something which the hub gives: whoever reads a pairing code off a device
 /// must not let in another one that chose it as its serial number.
 pub(crate) fn mistaken(serial: &Serial) -> Option<String> {
-    let kind = if random::is_pairing_code(serial.as_str()) {
+    let kind = if random::pairing_code_of(serial.as_str()).is_some_and(|code| code.eq_ignore_ascii_case(serial.as_str())) {
         "a pairing code"
     } else if serial.as_str().parse::<DeviceUid>().is_ok() {
         "the uid of a device"
@@ -203,7 +203,7 @@ pub fn named(connection: &Connection, org: &OrgId, text: &str) -> Result<Vec<Dev
     let mut found = rows(BEARERS, text)?;
     meant(&mut found, |device| device.admission == Admission::Admitted);
     let waiting = "SELECT uid FROM enrolments WHERE org = ?1 AND pairing_code = ?2 AND state IN ('pending', 'replacement')";
-    for device in rows(waiting, &text.to_uppercase())? {
+    for device in random::pairing_code_of(text).map_or_else(|| Ok(Vec::new()), |code| rows(waiting, &code))? {
         if !found.iter().any(|other| other.uid == device.uid) {
             found.push(device);
         }

@@ -77,14 +77,21 @@ pub fn presence(db: &Connection, uid: &DeviceUid) -> Result<Option<PresenceRow>>
     statement.query_row([uid.as_str()], presence_row).optional()?.map(checked).transpose()
 }
 
-/// Writes a device's presence, with a line in its history where it `changed`.
+/// Writes a device's presence, with a line in its history where it `changed`; and when it was last heard, if that was now.
 ///
 /// # Errors
 /// When the database fails.
-pub fn put_presence(tx: &Transaction<'_>, uid: &DeviceUid, presence: &Presence, changed: bool, now: Millis) -> Result<()> {
+pub fn put_presence(
+    tx: &Transaction<'_>,
+    uid: &DeviceUid,
+    presence: &Presence,
+    changed: bool,
+    heard: Option<Millis>,
+    now: Millis,
+) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO presence (uid, online, since, reason, link, boot, last_seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (uid) DO UPDATE SET online = ?2, since = ?3, reason = ?4, link = ?5, boot = ?6, last_seen = ?7",
+        "INSERT INTO presence (uid, online, since, reason, link, boot, last_seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce(?7, 0))
+         ON CONFLICT (uid) DO UPDATE SET online = ?2, since = ?3, reason = ?4, link = ?5, boot = ?6, last_seen = coalesce(?7, last_seen)",
     )?
     .execute(params![
         uid.as_str(),
@@ -93,7 +100,7 @@ pub fn put_presence(tx: &Transaction<'_>, uid: &DeviceUid, presence: &Presence, 
         presence.reason,
         presence.link.cast_signed(),
         presence.boot,
-        now
+        heard
     ])?;
     if changed {
         tx.prepare_cached("INSERT INTO presence_history (uid, t, online, reason) VALUES (?1, ?2, ?3, ?4)")?.execute(params![

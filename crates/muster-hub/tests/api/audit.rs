@@ -124,7 +124,7 @@ async fn the_tail_ends_with_the_right_and_with_the_token() {
     world.owner.put("/v1/orgs/acme/members/bob@acme.example", json!({ "role": "member" })).await.ok(200);
     event(&world, "test.secret", "x").await;
     let last = tail.next().await.unwrap();
-    assert!(last["note"].as_str().unwrap().contains("the role owner"), "{last}");
+    assert!(last["note"].as_str().unwrap().contains("the owner role in acme"), "{last}");
     assert_eq!(tail.next().await, None);
     // A token that is withdrawn.
     let made = world.owner.post("/v1/tokens", json!({ "name": "tail" })).await.ok(201);

@@ -69,23 +69,23 @@ async fn the_right_is_checked_for_each_device() {
     let cy = world.collaborates("cy@guest.example", "acme", "lab", "maintain").await;
     pending(&world, &["P-1"]).await;
     for (client, body, code) in [
-        (&bob, json!({ "action": "admit", "filter": "" }), "forbidden"),
-        (&bob, json!({ "action": "revoke", "filter": "" }), "forbidden"),
-        (&vic, json!({ "action": "edit", "filter": "", "add_labels": ["x"] }), "forbidden"),
+        (&bob, json!({ "action": "admit", "all": true }), "forbidden"),
+        (&bob, json!({ "action": "revoke", "all": true }), "forbidden"),
+        (&vic, json!({ "action": "edit", "all": true, "add_labels": ["x"] }), "forbidden"),
         (&vic, json!({ "action": "delete", "filter": "admission = pending" }), "forbidden"),
-        (&cy, json!({ "action": "edit", "filter": "", "add_labels": ["x"] }), "forbidden"),
+        (&cy, json!({ "action": "edit", "all": true, "add_labels": ["x"] }), "forbidden"),
         (&cy, json!({ "action": "delete", "devices": ["SN-012"] }), "not_found"),
-        (&cy, json!({ "action": "assign", "filter": "", "projects": ["den"] }), "not_found"),
-        (&world.stranger(), json!({ "action": "delete", "filter": "" }), "unauthenticated"),
+        (&cy, json!({ "action": "assign", "all": true, "projects": ["den"] }), "not_found"),
+        (&world.stranger(), json!({ "action": "delete", "all": true }), "unauthenticated"),
     ] {
         client.post(BULK, body).await.problem(code);
     }
     // One that was admitted once is an owner's to delete: nothing of it happens.
     world.admitted("robot-1").await;
-    bob.post(BULK, json!({ "action": "delete", "filter": "" })).await.problem("forbidden");
+    bob.post(BULK, json!({ "action": "delete", "all": true })).await.problem("forbidden");
     assert_eq!(world.owner.get(&path("", "")).await.ok(200)["total"], 14);
     // A collaborator's filter reaches his own project's devices only.
-    assert_eq!(cy.post(BULK, json!({ "action": "unassign", "filter": "", "projects": ["lab"] })).await.ok(200)["matched"], 4);
+    assert_eq!(cy.post(BULK, json!({ "action": "unassign", "all": true, "projects": ["lab"] })).await.ok(200)["matched"], 4);
     assert_eq!(bob.post(BULK, json!({ "action": "delete", "filter": "admission = pending or manual" })).await.ok(200)["changed"], 13);
 }
 
@@ -94,15 +94,19 @@ async fn what_is_not_an_order_is_refused() {
     let world = fleet().await;
     for (body, why) in [
         (json!({ "action": "admit" }), "filter:"),
-        (json!({ "action": "admit", "filter": "", "devices": [] }), "filter:"),
-        (json!({ "action": "assign", "filter": "" }), "projects:"),
-        (json!({ "action": "admit", "filter": "", "projects": ["lab"] }), "projects:"),
-        (json!({ "action": "edit", "filter": "" }), "fields:"),
-        (json!({ "action": "delete", "filter": "", "add_labels": ["x"] }), "fields:"),
-        (json!({ "action": "admit", "filter": "", "reason": "x" }), "reason:"),
-        (json!({ "action": "edit", "filter": "", "fields": { "colour": 1 } }), "fields.colour"),
-        (json!({ "action": "edit", "filter": "", "add_labels": ["a,b"] }), "add_labels:"),
-        (json!({ "action": "explode", "filter": "" }), "action"),
+        (json!({ "action": "admit", "all": true, "devices": [] }), "filter:"),
+        // A variable of a script that was not set must not mean every device.
+        (json!({ "action": "delete", "filter": "" }), "it is empty"),
+        (json!({ "action": "revoke", "filter": "  " }), "it is empty"),
+        (json!({ "action": "revoke", "filter": "name = x", "all": true }), "all: it takes no filter"),
+        (json!({ "action": "assign", "all": true }), "projects:"),
+        (json!({ "action": "admit", "all": true, "projects": ["lab"] }), "projects:"),
+        (json!({ "action": "edit", "all": true }), "fields:"),
+        (json!({ "action": "delete", "all": true, "add_labels": ["x"] }), "fields:"),
+        (json!({ "action": "admit", "all": true, "reason": "x" }), "reason:"),
+        (json!({ "action": "edit", "all": true, "fields": { "colour": 1 } }), "fields.colour"),
+        (json!({ "action": "edit", "all": true, "add_labels": ["a,b"] }), "add_labels:"),
+        (json!({ "action": "explode", "all": true }), "action"),
         (json!({ "action": "delete", "filter": "nmae = x" }), "did you mean `name`"),
         (json!({ "action": "delete", "devices": vec!["x"; 10_001] }), "at most 10000"),
     ] {
@@ -111,7 +115,7 @@ async fn what_is_not_an_order_is_refused() {
     }
     let json_type = [("content-type", "application/json")];
     world.owner.raw("POST", BULK, &json_type, vec![b'['; 100_000]).await.problem("invalid");
-    let nested = format!("{{\"action\":\"edit\",\"filter\":\"\",\"fields\":{{\"site\":{}1{}}}}}", "[".repeat(5000), "]".repeat(5000));
+    let nested = format!("{{\"action\":\"edit\",\"all\":true,\"fields\":{{\"site\":{}1{}}}}}", "[".repeat(5000), "]".repeat(5000));
     world.owner.raw("POST", BULK, &json_type, nested.into_bytes()).await.problem("invalid");
     world.owner.raw("POST", BULK, &json_type, vec![b' '; 10 * 1024 * 1024]).await.problem("too_large");
     assert_eq!(world.owner.get(&path("", "")).await.ok(200)["total"], 12);

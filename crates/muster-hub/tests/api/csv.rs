@@ -38,7 +38,7 @@ async fn what_goes_out_comes_in_again() {
     // As it is: nothing changes.
     assert_eq!(counts(&import(&world.owner, "", file.clone()).await.ok(200)), (12, 0, 0, 12));
     // Into an empty list: everything comes back.
-    world.owner.post("/v1/orgs/acme/devices/bulk", json!({ "action": "delete", "filter": "" })).await.ok(200);
+    world.owner.post("/v1/orgs/acme/devices/bulk", json!({ "action": "delete", "all": true })).await.ok(200);
     assert_eq!(counts(&import(&world.owner, "?dry_run=true", file.clone()).await.ok(200)), (12, 12, 0, 0));
     assert_eq!(world.owner.get(&path("", "")).await.ok(200)["total"], 0);
     assert_eq!(counts(&import(&world.owner, "", format!("\u{feff}{file}")).await.ok(200)), (12, 12, 0, 0));
@@ -53,6 +53,34 @@ async fn what_goes_out_comes_in_again() {
     let events = world.audit().await;
     let of = |action: &str| events.iter().filter(|event| event["action"] == action && event["result"] == "ok").count();
     assert_eq!(of("device.import"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_required_field_that_is_empty_goes_out_and_comes_in_again() {
+    let world = fleet().await;
+    world.owner.post("/v1/orgs/acme/fields", json!({ "key": "contract", "kind": "text", "required": true })).await.ok(201);
+    let file = export(&world.owner, "").await;
+    assert!(file.lines().next().unwrap().contains("contract"), "{file}");
+    assert_eq!(counts(&import(&world.owner, "", file.clone()).await.ok(200)), (12, 0, 0, 12));
+    // What has a value keeps it, and a new device needs one.
+    world.owner.patch("/v1/orgs/acme/devices/SN-001", json!({ "fields": { "contract": "A1" } })).await.ok(200);
+    for (line, column) in [("id,contract\nSN-001,\n", "contract"), ("id,contract\nSN-300,\n", "contract")] {
+        let result = import(&world.owner, "?dry_run=true", line).await.ok(200);
+        assert_eq!(result["mistakes"][0]["column"], column, "{result}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_spreadsheets_save_as_unicode_text_is_read() {
+    let world = fleet().await;
+    let text = "id\tname\tsite\nSN-001\teins \u{1f916}\tköln\n";
+    for (mark, little) in [([0xff, 0xfe], true), ([0xfe, 0xff], false)] {
+        let units = text.encode_utf16().flat_map(|unit| if little { unit.to_le_bytes() } else { unit.to_be_bytes() });
+        let file: Vec<u8> = mark.into_iter().chain(units).collect();
+        assert_eq!(counts(&import(&world.owner, "?dry_run=true", file.clone()).await.ok(200)), (1, 0, 1, 0), "little: {little}");
+        let detail = import(&world.owner, "", &file[..file.len() - 1]).await.problem("invalid").detail;
+        assert!(detail.contains("UTF-16"), "{detail}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

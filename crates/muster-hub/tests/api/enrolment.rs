@@ -25,8 +25,9 @@ async fn a_pending_device_is_admitted_within_a_second_and_gets_a_certificate_for
 
     let (stranger, path) = (world.stranger(), format!("/v1/enrol/{}?wait=30", state["request"].as_str().unwrap()));
     let poll = tokio::spawn(async move { (stranger.get(&path).await, Instant::now()) });
-    // Named by its pairing code, as a person does who stands before it.
-    world.owner.send("POST", &format!("/v1/orgs/acme/devices/{code}/admit"), None).await.ok(200);
+    // Named by its pairing code, as a person types it who stands before it.
+    let typed = code.to_lowercase().replace('-', "");
+    world.owner.send("POST", &format!("/v1/orgs/acme/devices/{typed}/admit"), None).await.ok(200);
     let decided = Instant::now();
     let (answer, heard) = tokio::time::timeout(Duration::from_secs(10), poll).await.unwrap().unwrap();
     let state = answer.ok(200);
@@ -38,6 +39,25 @@ async fn a_pending_device_is_admitted_within_a_second_and_gets_a_certificate_for
     assert_eq!((&me["admission"], &me["name"]), (&json!("admitted"), &json!("robot-1")));
     assert_eq!(me["uid"], row["uid"]);
     world.hub.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_a_number_of_its_own_is_called_by_its_host() {
+    let world = World::new().await;
+    let token = world.enrolment_token(json!({})).await;
+    let machine = |n: u32| format!("83f3bf5f8e22{n:020x}");
+    let mut names = Vec::new();
+    for (n, host) in ["gripper", "gripper", "gripper", "../\u{1b}[2J", "localhost", ""].into_iter().enumerate() {
+        let serial = machine(u32::try_from(n).unwrap());
+        Device::new(&serial).enrol_as(&world, &token, json!({ "hostname": host })).await.ok(200);
+        let row = world.owner.get(&format!("/v1/orgs/acme/devices/{serial}")).await.ok(200);
+        assert_eq!(row["id"], json!(serial));
+        names.push(row["name"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(names, ["gripper".into(), "gripper-2".into(), "gripper-3".into(), machine(3), machine(4), machine(5)]);
+    // One that was given a number is called by that.
+    Device::new("SN-1").enrol_as(&world, &token, json!({ "hostname": "gripper" })).await.ok(200);
+    assert_eq!(world.owner.get("/v1/orgs/acme/devices/SN-1").await.ok(200)["name"], "SN-1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +89,12 @@ async fn no_serial_number_passes_for_what_names_another_device() {
     let told = world.owner.get("/v1/orgs/acme/devices/welder").await.problem("conflict").detail;
     assert!(told.contains(uid) && told.contains(&rogue), "{told}");
     put("welder").await.problem("conflict");
+
+    // A code without its hyphen may be somebody's serial number: then both are named, and none is let in for the other.
+    let plain = code.replace('-', "");
+    Device::new(&plain).enrol(&world, &token).await.ok(200);
+    let told = world.owner.send("POST", &format!("/v1/orgs/acme/devices/{plain}/admit"), None).await.problem("conflict").detail;
+    assert!(told.contains("victim-1") && told.contains(&plain), "{told}");
 
     let row = world.owner.send("POST", &format!("/v1/orgs/acme/devices/{code}/admit"), None).await.ok(200);
     assert_eq!(row["id"], "victim-1");

@@ -53,7 +53,12 @@ async fn a_new_person_makes_an_account_on_the_page() {
     let made = invite(&world, json!({ "email": "bob@new.example", "role": "viewer" })).await;
     let link = link(&world, token_of(&made));
     let page = visit(&world, &link, json!([])).await;
-    says(&page, "what", &format!("ada@acme.example invites bob@new.example to {name} (acme) as viewer. The link is good until "), false);
+    says(
+        &page,
+        "what",
+        &format!("ada@acme.example invites bob@new.example to {name} (acme) with the viewer role. The link is good until "),
+        false,
+    );
     assert_eq!((&page["form"], &page["command"]), (&json!(true), &json!(format!("muster invitation accept '{link}'"))), "{page}");
     // Nothing is sent while the two passwords differ, or where something is missing the page's form says it itself.
     let filled = |again: &str| json!({ "name": "Bob", "password": "correct horse battery", "again": again });
@@ -67,12 +72,7 @@ async fn a_new_person_makes_an_account_on_the_page() {
     says(&refused, "said", "password: a password has at least 10 characters", true);
     assert_eq!(refused["form"], true);
     let page = visit(&world, &link, steps).await;
-    says(
-        &page,
-        "said",
-        &format!("Done: the account bob@new.example is made. Log in with: muster login https://{}", world.hub.https),
-        false,
-    );
+    says(&page, "said", &format!("Your account bob@new.example is ready. Log in with: muster login https://{}", world.hub.https), false);
     assert_eq!((&page["form"], &page["location"]), (&json!(false), &json!(format!("https://{}/invite", world.hub.https))), "{page}");
     let login = json!({ "email": "bob@new.example", "password": "correct horse battery" });
     let token = world.stranger().post("/v1/login", login).await.ok(201)["token"].as_str().unwrap().to_owned();
@@ -90,7 +90,7 @@ async fn who_has_an_account_is_sent_to_the_command_line_and_a_bad_link_is_told()
     world.person("eve@else.example").await;
     let made = invite(&world, json!({ "email": "eve@else.example", "project": "lab", "project_role": "connect" })).await;
     let page = visit(&world, &link(&world, token_of(&made)), json!([])).await;
-    says(&page, "what", "invites eve@else.example to the project lab of acme with the role connect", false);
+    says(&page, "what", "invites eve@else.example to the project lab of acme with the connect role", false);
     says(&page, "said", "eve@else.example has an account here: log in with muster login", false);
     assert_eq!(page["form"], false);
     // Without its end it is asked nothing; with another end it is not known.

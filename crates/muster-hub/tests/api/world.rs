@@ -161,7 +161,11 @@ impl Device {
     }
 
     pub(crate) async fn enrol(&self, world: &World, token: &str) -> Answer {
-        let facts = json!({ "hostname": self.serial, "agent": "test" });
+        self.enrol_as(world, token, json!({ "hostname": self.serial, "agent": "test" })).await
+    }
+
+    /// The same, stating these facts.
+    pub(crate) async fn enrol_as(&self, world: &World, token: &str, facts: Value) -> Answer {
         let body = json!({ "token": token, "serial": self.serial, "csr": self.csr(), "facts": facts });
         world.stranger().post("/v1/enrol", body).await
     }

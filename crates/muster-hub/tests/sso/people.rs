@@ -93,7 +93,7 @@ async fn an_email_links_once_and_only_where_both_sides_proved_it() {
     // Set aside, closed.
     hub.execute("UPDATE accounts SET disabled_at = 1 WHERE email = 'bob@new.example'").await;
     let told = hub.refused("s-bob|bob@new.example|yes").await;
-    assert!(told.contains("is set aside"), "{told}");
+    assert!(told.contains("is disabled"), "{told}");
     hub.execute("UPDATE accounts SET disabled_at = NULL, closed_at = 1 WHERE email = 'bob@new.example'").await;
     hub.execute("DELETE FROM identities WHERE subject = 's-bob'").await;
     let told = hub.refused("s-bob|bob@new.example|yes").await;

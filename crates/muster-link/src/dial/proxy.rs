@@ -37,7 +37,10 @@ impl FromStr for Proxy {
         let url = url.trim();
         let rest = match url.split_once("://") {
             Some(("http", rest)) => rest,
-            Some(_) => return Err(InvalidProxy("only http proxies are supported")),
+            Some((scheme, _)) if scheme.starts_with("socks") => {
+                return Err(InvalidProxy("SOCKS proxies are not supported, only HTTP ones"));
+            }
+            Some(_) => return Err(InvalidProxy("only HTTP proxies are supported")),
             None => url,
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -196,15 +196,18 @@ pub enum BulkAction {
     Delete,
 }
 
-/// `POST /v1/orgs/{org}/devices/bulk`: all or nothing. Either `filter` or `devices`.
+/// `POST /v1/orgs/{org}/devices/bulk`: all or nothing. One of `filter`, `devices` and `all`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BulkRequest {
     /// What is done.
     pub action: BulkAction,
-    /// To all devices that match.
+    /// To all devices that match. An empty one is refused: it may come from a variable that was not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// To every device, in place of a filter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
     /// To these: uids or ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<String>>,

@@ -35,6 +35,10 @@ pub struct SessionTicket {
     pub device: DeviceUid,
     /// Its name.
     pub device_name: String,
+    /// In the name of which project.
+    pub project: ProjectId,
+    /// The hub chose it among several that give the right, as none was named.
+    pub project_chosen: bool,
 }
 
 /// A row of `GET /v1/orgs/{org}/sessions`, newest first.
