@@ -122,7 +122,7 @@ fn judge(policy: &Policy, machine: &Machine<'_>) -> Findings {
     if policy.own_user() {
         findings.say(
             "own_user: sessions run as the user that runs musterd. No wall stands between visitors and this device's key: \
-             whoever is in a session can take it.",
+             anyone in a session can take it.",
         );
         if machine.is_root && !policy.own_user_may_be_root() {
             findings.say("own_user: where musterd itself runs as root, everything is refused; own_user = \"root\" allows it.");
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn own_user_is_warned_of() {
         let (said, mistakes) = found("own_user = true\n", Some(false), false);
-        assert!(said.contains("whoever is in a session can take it") && mistakes.is_empty(), "{said} {mistakes:?}");
+        assert!(said.contains("anyone in a session can take it") && mistakes.is_empty(), "{said} {mistakes:?}");
         assert!(found("own_user = true\n", None, true).0.contains("own_user = \"root\""));
         assert!(!found("own_user = \"root\"\n", None, true).0.contains("own_user = \"root\""));
     }

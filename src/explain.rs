@@ -197,7 +197,7 @@ fn in_words(answer: &Answer, file: &str) -> String {
         text += &format!(" {mark} {key:width$} = {value}{refuses}\n");
     }
     if explanation.lines.iter().any(|line| line.hubs_word) {
-        text += " * rests on the hub's word: it says which account and role somebody has.\n";
+        text += " * rests on the hub's word: the hub says which account and role a person has.\n";
     }
     text
 }
@@ -268,7 +268,7 @@ mod tests {
                     when.windows      = mon 06:00-18:00 (UTC)\n   terminal.allow    = true\n \
                     * terminal.roles    = [\"connect\", \"operate\", \"maintain\", \"admin\"]\n \
                     * users.roles.admin = [\"root\", \"pi\"]\n \
-                    * rests on the hub's word: it says which account and role somebody has.\n";
+                    * rests on the hub's word: the hub says which account and role a person has.\n";
         assert_eq!(said, want);
         let said = in_words(&explained(policy, &question("run:df")), "FILE");
         assert!(said.starts_with("Allowed, as root.\nA person at the device must approve it first"), "{said}");

@@ -101,7 +101,7 @@ enum Command {
         /// All of them
         #[arg(long, conflicts_with = "id")]
         all: bool,
-        /// What the visitor is told
+        /// The message that the visitor gets
         #[arg(long, value_name = "TEXT", default_value = "ended at the device")]
         reason: String,
     },

@@ -214,7 +214,7 @@ impl Runs {
 
     /// Somebody is at it whom nobody hears: a run that an earlier daemon has just handed over, or a collector that is about to go.
     fn look_out(&mut self, run: &RunId, folder: &Folder, job: &Job, patience: Duration) {
-        debug!("run {run}: somebody is at it, and nothing answers for it yet");
+        debug!("run {run}: it is starting, and does not answer yet");
         let told = self.add(run, job);
         self.ends.spawn(look_out(Arc::clone(&self.daemon), run.clone(), folder.clone(), told, Instant::now() + patience));
     }

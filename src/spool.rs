@@ -261,7 +261,7 @@ impl Spool {
                     error!("spool segment {number:016x} cannot be set aside either: {error}");
                     return Verdict::Later;
                 }
-                warn!("spool segment {number:016x} is set aside as {}; its samples are not delivered", aside.display());
+                warn!("spool segment {number:016x} was moved to {}; its samples are not delivered", aside.display());
                 self.bound_aside();
             }
         }

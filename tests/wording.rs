@@ -11,10 +11,10 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// How many findings a crate's messages and help may have. A number is only ever lowered; the goal of each is 0.
 const MAX: [(&str, &str, usize); 5] = [
-    ("musterd", "src", 99),
-    ("muster-cli", "crates/muster-cli/src", 129),
-    ("muster-hub", "crates/muster-hub/src", 215),
-    ("muster-link", "crates/muster-link/src", 10),
+    ("musterd", "src", 90),
+    ("muster-cli", "crates/muster-cli/src", 109),
+    ("muster-hub", "crates/muster-hub/src", 200),
+    ("muster-link", "crates/muster-link/src", 9),
     ("muster-proto", "crates/muster-proto/src", 8),
 ];
 
@@ -31,6 +31,7 @@ const WORDS: &[Words] = &[
     say("anybody", "anyone"),
     say("everybody", "everyone"),
     say("nobody is", "no one is"),
+    say("is nobody", "there is no one"),
     say("nobody may", "no one can"),
     say("himself", "themselves"),
     say("herself", "themselves"),
@@ -61,6 +62,7 @@ const WORDS: &[Words] = &[
     say("by itself", "automatically, on its own"),
     say("by themselves", "automatically, on their own"),
     say("made up", "generated"),
+    say("shown only now", "shown only once"),
     say("mend", "fix"),
     say("mended", "fixed"),
     say("good for", "valid for"),
@@ -141,6 +143,7 @@ const WORDS: &[Words] = &[
     say("afresh", "again"),
     say("in silence", "silently"),
     say("without a word", "silently"),
+    say("went silent", "stopped responding"),
     say("in vain", "without success"),
     say("upon", "on"),
     // Going, standing, being.

@@ -93,7 +93,7 @@ impl Rules {
             let most = self.timeout_s;
             Refusal::new(
                 "policy_timeout",
-                format!("This device's policy lets a command run for {most} s at most ([run] timeout_s): ask for no more."),
+                format!("This device's policy lets a command run for {most} s at most ([run] timeout_s): ask for less."),
             )
         });
         asked.own("run.timeout_s", self.timeout_s.to_string(), short)?;

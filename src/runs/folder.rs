@@ -150,7 +150,7 @@ impl Folder {
     /// When one cannot be opened, or somebody is at it.
     pub(crate) fn open_for_collector(&self) -> io::Result<[OwnedFd; 3]> {
         let used = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.join("used.json"))?;
-        let lock = self.lock()?.ok_or_else(|| io::Error::other("somebody is at this run already"))?;
+        let lock = self.lock()?.ok_or_else(|| io::Error::other("another process works on this run already"))?;
         Ok([self.open_reports()?.into(), used.into(), lock.into()])
     }
 

@@ -109,7 +109,7 @@ impl Outgoing {
                 warn!("run {run} is over and cannot be put away: {error}");
             }
         }
-        info!("run {run}: all is told");
+        info!("run {run}: everything is delivered");
         self.runs.remove(run);
     }
 

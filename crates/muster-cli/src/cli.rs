@@ -130,7 +130,7 @@ pub enum Command {
     /// Members and collaborators of the organization
     #[command(alias = "members")]
     Member(member::MemberArgs),
-    /// Invite somebody to the organization or to a project
+    /// Invite a person to the organization or to a project
     Invite(invitation::InviteArgs),
     /// List, send again, revoke and accept invitations
     #[command(alias = "invitations")]

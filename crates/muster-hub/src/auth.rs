@@ -60,7 +60,8 @@ pub struct Person {
 impl Person {
     /// Whether the token still speaks for the same person, as a transaction sees it.
     fn unchanged(&self, tx: &rusqlite::Transaction<'_>) -> store::Result<()> {
-        let gone = || store::problem(Code::Unauthenticated, "this token was withdrawn just now, or its account disabled; nothing was done");
+        let gone =
+            || store::problem(Code::Unauthenticated, "this token was withdrawn just now, or its account disabled; nothing was changed");
         let held = tokens::held(tx, &self.token)?.ok_or_else(gone)?;
         let same = held.account == self.account && !held.disabled && held.expires_at > clock::now() && held.hub_owner >= self.hub_owner;
         if same { Ok(()) } else { Err(gone()) }

@@ -152,7 +152,7 @@ enum User {
         /// The account's e-mail
         email: String,
     },
-    /// Makes somebody an owner of the hub
+    /// Make a person an owner of the hub
     Owner {
         /// The account's e-mail
         email: String,
@@ -423,10 +423,10 @@ fn user(command: User, config: &Config) -> Result<()> {
                 if crate::store::sso::unlink(tx, account.id)? {
                     return Ok(());
                 }
-                let why = format!("{} is nobody at a provider of single sign-on", account.email);
+                let why = format!("{} is not linked to a single sign-on identity", account.email);
                 Err(crate::store::problem(muster_proto::problem::Code::NotFound, why))
             })?;
-            errln!("{email} is nobody's at the provider any more; `muster-hub user disable {email}` ends what it has here as well");
+            errln!("Unlinked {email} from single sign-on. To end its sessions and tokens here as well: muster-hub user disable {email}");
         }
         User::Owner { email, remove } => {
             let email = changed(&store, &email, "account.hub_owner", move |tx, account| {

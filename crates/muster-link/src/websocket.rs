@@ -70,7 +70,7 @@ pub enum WebSocketError {
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
     /// The connection ended without a WebSocket close.
-    #[error("the connection ended without a word")]
+    #[error("the connection ended without a close message")]
     Cut,
     /// TLS.
     #[error(transparent)]

@@ -98,7 +98,7 @@ fn may_approve(stream: &UnixStream, approvers: &[String]) -> Result<String, Stri
     // One that is gone cannot be looked at: it may have been inside, and left its connection to somebody else there.
     let began = processes::start_time(peer.pid);
     if began.is_none() || is_inside(peer.pid) {
-        return Err("you are inside a remote session yourself; somebody at the device has to approve".to_owned());
+        return Err("you are inside a remote session yourself; a person at the device has to approve".to_owned());
     }
     // It says a line, so that a connection alone is no consent.
     let mut word = [0; 8];

@@ -88,7 +88,7 @@ pub fn tell(out: &Output, made: &AccessToken) -> Result<(), Failure> {
     if out.json {
         return out.json(made);
     }
-    let secret = made.token.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub made the token but did not tell it"))?;
+    let secret = made.token.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub created the token but did not return it"))?;
     note(format!(
         "Token {} ({}), {}, ends {}. It is as good as a password and is not shown again:",
         made.id,

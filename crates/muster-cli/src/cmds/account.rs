@@ -45,7 +45,7 @@ Examples:
     /// Close the account for good
     #[command(after_help = "\
 It leaves all organizations and its tokens and sessions end at once. What it did stays in the records under its name.
-The last owner of an organization makes somebody else an owner first.
+The last owner of an organization must make another person an owner first.
 
 Examples:
   muster account close")]

@@ -69,7 +69,7 @@ impl Decision {
         match self {
             Self::Admit { .. } | Self::Reject { .. } | Self::Renew => None,
             Self::Revoke { .. } => Some(format!(
-                "Revoke {what}? Its link and its sessions end at once, and its key works no more, unless the device is admitted again."
+                "Revoke {what}? Its link and its sessions end at once. Its key is no longer accepted, unless you admit the device again."
             )),
             Self::Replace => Some(format!("Let the new key take over {what}? The old key never works again.")),
             Self::Delete => Some(format!("Delete {what} with its history?")),

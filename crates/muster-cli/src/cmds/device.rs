@@ -112,7 +112,7 @@ Examples:
         #[arg(long, short)]
         yes: bool,
     },
-    /// Revoke admitted devices: link and sessions end at once, the key works no more
+    /// Revoke admitted devices: their links and sessions end at once
     #[command(after_help = "Examples:\n  muster device revoke robot-7 --reason 'sold' --yes")]
     Revoke {
         #[command(flatten)]
@@ -127,7 +127,7 @@ Examples:
     /// Let a new key take a device's row over, with its name and projects
     #[command(after_help = "\
 A device that enrols with a serial number that is listed with another key waits for this: a new disk, a reinstalled
-system, or somebody who copied the serial number. Compare the pairing code with the one that the device shows.
+system, or an attacker who copied the serial number. Compare the pairing code with the one that the device shows.
 
 Examples:
   muster device replace robot-7")]

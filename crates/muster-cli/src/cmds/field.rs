@@ -38,7 +38,7 @@ enum FieldCommand {
     List,
     /// Define a field
     #[command(after_help = "\
-A person is somebody of the organization, by the e-mail address.
+A person is a member of the organization, named by e-mail address.
 A required field cannot be emptied, and devices without it are listed by --filter 'missing = KEY'; it keeps no device out.
 
 Examples:

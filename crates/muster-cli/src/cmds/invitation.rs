@@ -68,7 +68,7 @@ enum InvitationCommand {
     },
     /// Accept an invitation that you were sent
     #[command(after_help = "\
-Whoever has an account at that hub logs in first; whoever has none is asked for a name and a password, and is logged in then.
+If you have an account at that hub, log in first. If you have none, you choose a name and a password, and are logged in.
 
 Examples:
   muster invitation accept 'https://hub.example.com/invite#mi1....'
@@ -120,7 +120,8 @@ async fn tell(context: &Context, made: &Invitation) -> Result<u8, Failure> {
         context.out.json(made)?;
         return Ok(0);
     }
-    let link = made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub made the invitation but did not tell its link"))?;
+    let link =
+        made.link.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub created the invitation but did not return its link"))?;
     let place = place(made);
     note(format!(
         "Invited {} to {} with the role {place}. The link is good until {}.",

@@ -31,10 +31,10 @@ enum MemberCommand {
     /// List the people who have a role only in projects
     #[command(after_help = "Examples:\n  muster member collaborators")]
     Collaborators,
-    /// Change somebody's role in the organization
+    /// Change a person's role in the organization
     #[command(after_help = "\
 Roles: a viewer sees the device list; a member also enrols, edits and assigns devices; an owner may do everything.
-The last owner stays owner. Whoever is new is invited: `muster invite EMAIL`.
+The last owner stays owner. Invite new people: `muster invite EMAIL`.
 
 Examples:
   muster member set ben@example.com --role owner")]
@@ -45,7 +45,7 @@ Examples:
         #[arg(long, value_parser = one_of(ROLES))]
         role: OrgRole,
     },
-    /// Take somebody out of the organization, its teams and its projects
+    /// Remove a person from the organization, its teams and its projects
     #[command(
         after_help = "Live sessions end at once. What the person did stays in the records.\n\nExamples:\n  muster member remove ben@example.com"
     )]

@@ -48,7 +48,7 @@ Examples:
         #[arg(value_name = "ORG", add = ArgValueCompleter::new(complete::orgs))]
         id: Option<OrgId>,
     },
-    /// Choose the organization that commands mean
+    /// Choose the default organization
     #[command(after_help = "Examples:\n  muster org use acme")]
     Use {
         /// Its id
@@ -75,7 +75,7 @@ Examples:
     },
     /// Leave an organization, its teams and its projects
     #[command(after_help = "\
-Your live sessions there end at once. The last owner cannot leave: make somebody else an owner first, or delete the organization.
+Your live sessions there end at once. The last owner cannot leave: make another person an owner first, or delete the organization.
 
 Examples:
   muster org leave acme")]
@@ -140,7 +140,7 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
         OrgCommand::Create { id, name, about } => {
             let About { full_name, description, location, website } = about;
             let org: Org = hub.post("/v1/orgs", &OrgCreate { id, name, full_name, description, location, website }).await?;
-            out.done(&org, format!("Made organization {}. `muster org use {}` makes it the one that commands mean.", org.id, org.id))?;
+            out.done(&org, format!("Made organization {}. `muster org use {}` makes it the default.", org.id, org.id))?;
         }
         OrgCommand::Edit { id, name, about } => {
             let About { full_name, description, location, website } = about;

@@ -64,7 +64,7 @@ Examples:
         #[arg(value_name = "PROJECT_ID", add = ArgValueCompleter::new(complete::projects))]
         id: Option<ProjectId>,
     },
-    /// Choose the project that commands mean
+    /// Choose the default project
     #[command(after_help = "Examples:\n  muster project use lab")]
     Use {
         /// Its id
@@ -73,7 +73,7 @@ Examples:
     },
     /// Change a project's name, description or visibility
     #[command(after_help = "\
-An empty description clears it. Whoever loses the role by a new visibility loses live sessions at once.
+An empty description clears it. People who lose their role by a new visibility lose their live sessions at once.
 
 Examples:
   muster project edit lab --name 'The lab' --visibility private")]

@@ -11,7 +11,7 @@ use crate::complete;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The shell survives a change of network and a restart of the hub or the daemon, for two minutes each.
-As whom it runs, and whether at all, the device's own policy decides; a person there may have to approve it first.
+The device's own policy decides whether it runs, and as which user. A person at the device may have to approve it.
 The end of the session ends all that it started, background jobs and nohup too, unless that policy says `linger = true`.
 After a line break, `~.` ends the session and `~~` sends a tilde.
 One word after `--` is a line for the device's shell; several are a program and its arguments, as they are.

@@ -26,7 +26,7 @@ pub(super) use follow::{Show, follow, so_far};
 Several words after `--` are a program and its arguments, as they are. So is one plain word. One word with spaces or
 other characters that a shell interprets is a line for the device's shell.
 The command goes on without this computer. When it ends, everything that it started ends too. Ctrl-C ends it.
-An offline device has ten minutes to come online, or --wait. The device's own policy decides whether and as whom it runs.
+An offline device has ten minutes to come online, or --wait. The device's own policy decides whether it runs, and as which user.
 If there is more output than --output, the beginning and the end are kept.
 
 Exit codes, besides the command's own and those of `muster --help`:

@@ -141,7 +141,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
         note: args.note,
     };
     let made: EnrolmentToken = context.hub().post(&context.org_path("/enrolment-tokens").await?, &order).await?;
-    let secret = made.token.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub made the token but did not tell it"))?;
+    let secret = made.token.as_deref().ok_or_else(|| Failure::new(Exit::Failed, "the hub created the token but did not return it"))?;
     let command = format!("musterd enrol {} {secret}", context.hub_url());
     if context.out.json {
         return context.out.json(&Made { token: &made, command });

@@ -73,7 +73,7 @@ impl FromRequestParts<AppState> for OrgAccess {
             let org = access.org.clone();
             proviso::add(move |tx| match orgs::project_is_open(tx, &org, &project)? {
                 true => Ok(()),
-                false => Err(store::problem(Code::Archived, format!("project {project} was archived just now; nothing was done"))),
+                false => Err(store::problem(Code::Archived, format!("project {project} was archived just now; nothing was changed"))),
             });
         }
         Ok(access)
@@ -122,7 +122,7 @@ impl OrgAccess {
         if self.inside(tx)?.standing.keeps(&self.standing) {
             return Ok(());
         }
-        let why = format!("your rights in {} were taken back just now; nothing was done: look again before you send it again", self.org);
+        let why = format!("your rights in {} were revoked just now; nothing was changed", self.org);
         Err(store::problem(Code::Forbidden, why))
     }
 

@@ -199,7 +199,7 @@ pub(super) fn value(tx: &Transaction<'_>, org: &OrgId, field: &Field, given: &Va
     if let (muster_proto::api::FieldKind::Person, Some(email)) = (field.kind, &value)
         && !fields::is_person(tx, org, email)?
     {
-        return Ok(Err(format!("{} is nobody in {org}; invite them first", short(email))));
+        return Ok(Err(format!("{} does not belong to {org}; invite them first", short(email))));
     }
     Ok(Ok(value))
 }

@@ -61,7 +61,7 @@ fn may_give(access: &OrgAccess, project: &muster_proto::id::ProjectId, role: Pro
     let own = access.projects.get(project).map(|project| project.role);
     if own.is_none_or(|own| own < role) {
         let own = own.map_or("nothing", ProjectRole::as_str);
-        return Err(ApiError::new(Code::Forbidden, format!("you have no more than {own} in {project} and cannot give {}", role.as_str())));
+        return Err(ApiError::new(Code::Forbidden, format!("your own role in {project} is {own}, so you can't give {}", role.as_str())));
     }
     Ok(())
 }

@@ -235,7 +235,7 @@ fn own_at_least(access: &OrgAccess, project: &ProjectId, role: ProjectRole) -> A
     let own = access.projects.get(project).map(|project| project.role);
     own.filter(|own| *own >= role).ok_or_else(|| {
         let have = own.map_or("nothing", ProjectRole::as_str);
-        ApiError::new(Code::Forbidden, format!("you have no more than {have} in {project} and cannot give {}", role.as_str()))
+        ApiError::new(Code::Forbidden, format!("your own role in {project} is {have}, so you can't give {}", role.as_str()))
     })
 }
 

@@ -394,7 +394,7 @@ fn why(row: &RunRow, linked: bool) -> String {
     let and = |text: String| said.map_or(text.clone(), |said| format!("{text}: {said}"));
     match row.state {
         RunState::Waiting if row.cancelled_at.is_some() => "being cancelled".into(),
-        RunState::Waiting if linked => "the device has been told, and has not answered yet".into(),
+        RunState::Waiting if linked => "sent to the device; it has not answered yet".into(),
         RunState::Waiting => format!("waiting for the device, which is offline; the order is good for {}", crate::runs::waited(row)),
         RunState::Running if row.cancelled_at.is_some() && !linked => "to be ended; waiting for the device, which is not connected".into(),
         RunState::Running if row.cancelled_at.is_some() => "being ended".into(),
@@ -406,7 +406,7 @@ fn why(row: &RunRow, linked: bool) -> String {
             (None, Some(code)) => and(format!("ended with exit code {code}")),
             (None, None) => said.unwrap_or("it could not be started").to_owned(),
         },
-        RunState::Cancelled => said.unwrap_or("ended by somebody").to_owned(),
+        RunState::Cancelled => said.unwrap_or("ended by a person").to_owned(),
         RunState::TimedOut => said.unwrap_or("its time was over").to_owned(),
         RunState::Expired => said.unwrap_or("the device did not take it in time").to_owned(),
         RunState::Refused => said.unwrap_or("the device's policy refused it").to_owned(),

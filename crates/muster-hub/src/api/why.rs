@@ -48,7 +48,7 @@ fn presence(device: &DeviceRow, live: &LiveDevice, endpoints: &Endpoints, now: M
     let since = live.since.map(|since| format!("offline for {}", ago(now - since))).unwrap_or_else(|| "offline".to_owned());
     match live.offline_reason.as_deref() {
         Some("will") => format!("{since}: its connection broke; check its power and network"),
-        Some("heartbeats missed") => format!("{since}: it went silent without a word; check its network"),
+        Some("heartbeats missed") => format!("{since}: it stopped responding; check its network"),
         Some("farewell: updating") => format!("{since}: it is being updated and should be back soon"),
         Some(reason) if reason.starts_with("farewell") => {
             format!("{since}: musterd was stopped there; start it with systemctl start musterd")
@@ -150,7 +150,7 @@ mod tests {
             (&admitted, LiveDevice { own_user: true, ..live(PresenceState::Online, None) }, 0, "as the daemon's own user there"),
             (&admitted, never.clone(), 0, "reaches mqtts://hub:8883"),
             (&admitted, live(PresenceState::Offline, Some("will")), 90_000, "offline for 90 s: its connection broke"),
-            (&admitted, live(PresenceState::Offline, Some("heartbeats missed")), 600_000, "offline for 10 min: it went silent"),
+            (&admitted, live(PresenceState::Offline, Some("heartbeats missed")), 600_000, "offline for 10 min: it stopped responding"),
             (&admitted, live(PresenceState::Offline, Some("farewell: stopped")), 3 * DAY, "offline for 3 days: musterd was stopped"),
             (&admitted, live(PresenceState::Offline, Some("will")), 91 * DAY, "certificate has ended"),
             (&pending, never.clone(), 0, "muster device admit ABCD-2345"),

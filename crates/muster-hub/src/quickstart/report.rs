@@ -39,7 +39,7 @@ pub(super) fn hub(folder: &Folder, hub: &Running) {
 
 pub(super) fn policy(path: &Path, runs_as_root: bool) {
     let who = if runs_as_root { "root" } else { "you" };
-    outln!("  policy {}: whoever may use the project is {who} on this machine; a trial, not for robots", shorten(path));
+    outln!("  policy {}: everyone in the project is {who} on this machine; for a trial, not for robots", shorten(path));
 }
 
 pub(super) fn waiting(name: &str) {

@@ -63,7 +63,7 @@ pub(crate) fn may_enter(account: &Account) -> store::Result<()> {
 /// The e-mail, if the provider knows that it is this person's.
 fn proved(who: &Who, name: &str) -> store::Result<String> {
     let Some(told) = &who.email else {
-        return Err(problem(Code::Forbidden, format!("{name} did not tell an e-mail; the hub needs one to know your account by")));
+        return Err(problem(Code::Forbidden, format!("{name} did not return an e-mail address; the hub needs one to find your account")));
     };
     let email = accounts::parse_email(told)
         .map_err(|why| problem(Code::Forbidden, format!("{name} told an e-mail that the hub cannot use: {why}")))?;

@@ -232,7 +232,7 @@ fn keep_an_owner(tx: &Transaction<'_>, org: &OrgId, without: i64) -> Result<()> 
     if statement.query_row(params![org.as_str(), without], |row| row.get(0))? {
         return Err(problem(
             Code::Conflict,
-            format!("this is the last owner of {org} whose account is in use; make somebody else an owner first"),
+            format!("this is the last owner of {org} whose account is in use; make another person an owner first"),
         ));
     }
     Ok(())

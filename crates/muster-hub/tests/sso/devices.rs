@@ -47,7 +47,7 @@ async fn a_person_sees_which_machine_asks_and_says_yes() {
     let page = confirm_page(&hub, &mut browser, &typed, ANN).await;
     page.says(code);
     page.says("It calls itself <b>muster login on &lt;b&gt;robot&lt;/b&gt;</b>, and asks from the address <b>127.0.0.1</b>");
-    page.says("Whoever sent you a code or this address would get in as you.");
+    page.says("If someone sent you a code or this address, they would get in as you.");
     let policy = page.headers["content-security-policy"].to_str().unwrap();
     assert!(policy.contains("form-action 'self';") && policy.contains("frame-ancestors 'none'"), "{policy}");
     // Seeing the page decides nothing.

@@ -75,7 +75,7 @@ pub(super) struct ProjectTeamArgs {
 enum ProjectTeamCommand {
     /// Give a team a role, or change it
     #[command(
-        after_help = "Everybody in the team gets the role; where somebody has several, the highest counts.\n\nExamples:\n  muster project team add lab night-shift --role connect"
+        after_help = "Everyone in the team gets the role. If a person has several roles, the highest counts.\n\nExamples:\n  muster project team add lab night-shift --role connect"
     )]
     Add {
         /// The project

@@ -64,7 +64,7 @@ pub(super) fn confirm_device(device: &DeviceRow, email: &str, notes: &[String], 
         "<p>A program asks to log in as <b>{}</b>. It shows the code</p><p class=big>{}</p>\
          <p>It calls itself <b>{}</b>, and asks from the address <b>{}</b>, since {ago} s.</p>\
          <p class=bad>Go on only if you started it yourself, and it shows this very code. \
-         Whoever sent you a code or this address would get in as you.</p>{}{}",
+         If someone sent you a code or this address, they would get in as you.</p>{}{}",
         escape(email),
         escape(&device.user_code),
         escape(&device.token_name),
