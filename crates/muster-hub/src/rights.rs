@@ -39,25 +39,25 @@ macro_rules! actions {
 
 actions! {
     /// Rows of the device list; a collaborator sees those of the own projects.
-    SeeDevices: "see the organization's devices: names, fields, labels, presence (a collaborator: those of the own projects)", Read, org Viewer, project View;
+    SeeDevices: "see the organization's devices: names, fields, labels, presence (collaborators: only in their projects)", Read, org Viewer, project View;
     /// Tokens with which devices are admitted at once.
-    MakeAutoToken: "make or withdraw an enrolment token that admits by itself", Change, org Owner, project nobody;
+    MakeAutoToken: "create or revoke an enrolment token that approves automatically", Change, org Owner, project nobody;
     /// Tokens with which devices wait for an owner.
-    MakeManualToken: "list enrolment tokens; make or withdraw one that leaves devices pending", Change, org Member, project nobody;
+    MakeManualToken: "list enrolment tokens; create or revoke one that leaves devices pending", Change, org Member, project nobody;
     /// Admit, reject, revoke, replace.
     DecideDevice: "admit, reject, revoke, replace a device", Change, org Owner, project nobody;
     /// Name, fields, labels.
     EditDevice: "edit a device's name, fields and labels", Change, org Member, project nobody;
     /// Rows without a daemon; import.
-    AddDevice: "enter devices by hand, import devices", Change, org Member, project nobody;
+    AddDevice: "add devices manually, import devices", Change, org Member, project nobody;
     /// Into and out of a project.
-    AssignDevice: "put a device into a project, or take it out", Change, org Member, project Maintain;
+    AssignDevice: "add a device to a project, or remove it", Change, org Member, project Maintain;
     /// Off the list, for one that belonged.
     DeleteDevice: "delete a device", Change, org Owner, project nobody;
     /// Off the list, for one that never belonged.
     DeleteUnadmitted: "delete a device that was never admitted", Change, org Member, project nobody;
     /// Views of the list that everybody sees.
-    ShareView: "save, change or delete a view of the device list that all see", Change, org Member, project nobody;
+    ShareView: "save, change or delete a shared view of the device list", Change, org Member, project nobody;
     /// What fields a device has.
     ManageFields: "define, change and delete custom fields", Change, org Owner, project nobody;
     /// Name, description, logo, deletion.
@@ -65,9 +65,9 @@ actions! {
     /// What is the organization's own, to look at: members, teams, shared views, custom fields that one's own devices do not have.
     SeeMembers: "see the organization's members, teams, shared views and all its custom fields", Read, org Viewer, project nobody;
     /// Members, invitations, service accounts.
-    ManageMembers: "invite, change and remove members; make service accounts", Change, org Owner, project nobody;
+    ManageMembers: "invite, change and remove members; create service accounts", Change, org Owner, project nobody;
     /// Teams and who is in them.
-    ManageTeams: "make, change and delete teams", Change, org Owner, project nobody;
+    ManageTeams: "create, change and delete teams", Change, org Owner, project nobody;
     /// Usage and balance of the organization.
     SeeBilling: "see usage, limits and billing of the organization", Read, org Owner, project nobody;
     /// The organization's own limits.
@@ -75,9 +75,9 @@ actions! {
     /// The audit log.
     ReadAudit: "read the audit log", Read, org Owner, project nobody;
     /// A project that is not there yet.
-    CreateProject: "make a project", Change, org Member, project nobody;
+    CreateProject: "create a project", Change, org Member, project nobody;
     /// Settings, visibility, archive.
-    ManageProject: "project settings, visibility, archive", Change, org Owner, project Admin;
+    ManageProject: "change a project's settings and visibility, archive it", Change, org Owner, project Admin;
     /// Participants and collaborators.
     ManageParticipants: "change a project's participants, invite collaborators to it", Change, org Owner, project Maintain;
     /// Participants, to look at.
@@ -87,9 +87,9 @@ actions! {
     /// Run commands, copy to the device.
     Operate: "run commands on a device, copy files to it", Reach, org nobody, project Operate;
     /// Terminal, ssh, forward, copy from the device.
-    Connect: "open a terminal, ssh, a forward; copy files from the device", Reach, org nobody, project Connect;
+    Connect: "open a terminal, an SSH connection or a forward; copy files from a device", Reach, org nobody, project Connect;
     /// What the list shows of a device only then: `Column::is_detail`; and its history.
-    ViewDevice: "see what a device states of itself, its usage, history, policy, sessions, runs", Read, org Owner, project View;
+    ViewDevice: "see what a device reports, its usage, history, policy, sessions and runs", Read, org Owner, project View;
     /// A session or a run of another person.
     EndSession: "end another person's session or run", Change, org Owner, project Maintain;
     /// One sample per second for a while.
@@ -215,14 +215,14 @@ const PROJECT_ROLES: [ProjectRole; 5] =
 /// The documentation's page, from the table.
 pub fn document() -> String {
     let mut page = String::from(
-        "# Who may do what\n\n\
-         This page is generated from the table in `crates/muster-hub/src/rights.rs`; a test holds it to the table.\n\n\
-         A role in the organization or a role in a project that the device is in is enough.\n\
-         An owner is `admin` of every project.\n\
-         In an internal project a member has `operate` and a viewer has `view`; in a private project only participants and owners have a role.\n\
-         The highest role wins.\n\
+        "# Permissions\n\n\
+         This page is generated from the table in `crates/muster-hub/src/rights.rs`, and a test compares the two.\n\n\
+         You need one of the roles marked `yes`: a role in the organization, or a role in a project that contains the device.\n\
+         Owners are `admin` in every project.\n\
+         In an internal project, members have `operate` and viewers have `view`. In a private project, only participants and owners have a role.\n\
+         The highest role counts.\n\
          An archived project is read-only.\n\
-         What a person may not know of is answered like something that does not exist (404).\n\n\
+         If you have no access to something, the answer is the same as if it didn't exist (404).\n\n\
          | action | owner | member | viewer | admin | maintain | operate | connect | view |\n\
          |---|---|---|---|---|---|---|---|---|\n",
     );
@@ -238,8 +238,8 @@ pub fn document() -> String {
         page.push_str(" |\n");
     }
     page.push_str(
-        "\n`owner`, `member` and `viewer` are roles in the organization; `admin` to `view` are roles in a project.\n\
-         Everybody with an account may make an organization and becomes its owner.\n",
+        "\n`owner`, `member` and `viewer` are roles in the organization. `admin` to `view` are roles in a project.\n\
+         Anyone with an account can create an organization and becomes its owner.\n",
     );
     page
 }
