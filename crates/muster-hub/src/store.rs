@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod audit;
+mod called;
 pub mod devices;
 pub mod enrolment_tokens;
 pub mod enrolments;

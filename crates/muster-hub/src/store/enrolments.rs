@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde_json::json;
 
 use super::devices::{self, DeviceRow, KeyState};
-use super::{Error, Result, enrolment_tokens, limits, orgs};
+use super::{Error, Result, called, enrolment_tokens, limits, orgs};
 use crate::audit::Entry;
 use crate::auth;
 use crate::ca::{Ca, DeviceKey};
@@ -20,10 +20,6 @@ use crate::clock::DAY;
 
 /// Devices of one organization that may wait at the same time: a stolen token fills no disk.
 const PENDING_MAX: i64 = 10_000;
-/// Longest part of a host's name that a device is called by.
-const HOST_MAX: usize = 60;
-/// Devices with the same host name that get a number; further ones are called by their machine's id.
-const SAME_HOSTS_MAX: usize = 1000;
 /// Keys that may ask for the place of one device at the same time.
 const REPLACEMENTS_MAX: i64 = 5;
 /// A stored certificate is given again while it has this much of its 90 days left.
@@ -157,7 +153,7 @@ pub(crate) fn enrol(tx: &Transaction<'_>, ask: &Ask, now: Millis) -> Result<Answ
     let uid = match listed {
         Some(device) => {
             if outcome == EnrolOutcome::Admitted {
-                devices::set_facts(tx, &device.uid, &ask.facts, agent(&ask.facts))?;
+                take_facts(tx, &device, ask)?;
                 join_project(tx, &held, &device.uid)?;
             }
             device.uid
@@ -194,7 +190,7 @@ fn again(tx: &Transaction<'_>, held: &enrolment_tokens::Held, existing: &Enrolme
         return refuse(tx, held, ask, superseded());
     }
     if existing.state == EnrolOutcome::Pending {
-        devices::set_facts(tx, &device.uid, &ask.facts, agent(&ask.facts))?;
+        take_facts(tx, &device, ask)?;
         if held.token.admit == AdmitRule::Auto && existing.token != ask.token {
             if let Some(refusal) = enrolment_tokens::refusal(tx, held, &ask.serial, now)? {
                 return refuse(tx, held, ask, refusal);
@@ -256,7 +252,7 @@ fn bounds(tx: &Transaction<'_>, org: &OrgId, serial: &Serial) -> Result<Option<P
 
 fn file_device(tx: &Transaction<'_>, held: &enrolment_tokens::Held, ask: &Ask, now: Millis) -> Result<DeviceUid> {
     let uid = &ask.fresh.uid;
-    let name = first_name(tx, &held.org, ask)?;
+    let name = called::name(tx, &held.org, &ask.serial, &ask.facts)?;
     tx.prepare_cached(
         "INSERT INTO devices (uid, org, serial, name, admission, facts, agent, created_at) VALUES (?1, ?2, ?3, ?7, 'pending', ?4, ?5, ?6)",
     )?
@@ -273,26 +269,13 @@ fn file_device(tx: &Transaction<'_>, held: &enrolment_tokens::Held, ask: &Ask, n
     Ok(uid.clone())
 }
 
-/// What a new device is called: its serial number; or its host's name where that number is only the machine's id, which nobody
-/// recognizes. Another number follows where the name is taken.
-fn first_name(tx: &Transaction<'_>, org: &OrgId, ask: &Ask) -> Result<String> {
-    let serial = ask.serial.as_str();
-    // machine-id(5): 32 hexadecimal digits.
-    let is_machine_id = serial.len() == 32 && serial.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let host = ask.facts.0.get("hostname").and_then(|host| host.as_str()).unwrap_or_default();
-    let known = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    let host: String = host.chars().filter(known).take(HOST_MAX).collect();
-    if !is_machine_id || !host.starts_with(|c: char| c.is_ascii_alphanumeric()) || host.starts_with("localhost") {
-        return Ok(serial.to_owned());
+/// Stores what a listed device says of itself. One that nobody named so far may have its name from that.
+fn take_facts(tx: &Transaction<'_>, device: &DeviceRow, ask: &Ask) -> Result<()> {
+    devices::set_facts(tx, &device.uid, &ask.facts, agent(&ask.facts))?;
+    if device.name == device.serial.as_str() {
+        devices::rename(tx, &device.uid, &called::name(tx, &device.org, &device.serial, &ask.facts)?)?;
     }
-    let mut taken = tx.prepare_cached("SELECT 1 FROM devices WHERE org = ?1 AND (name = ?2 OR serial = ?2)")?;
-    for number in 1..=SAME_HOSTS_MAX {
-        let name = if number == 1 { host.clone() } else { format!("{host}-{number}") };
-        if !taken.exists(params![org.as_str(), name])? {
-            return Ok(name);
-        }
-    }
-    Ok(serial.to_owned())
+    Ok(())
 }
 
 fn join_project(tx: &Transaction<'_>, held: &enrolment_tokens::Held, uid: &DeviceUid) -> Result<()> {

@@ -299,3 +299,53 @@ async fn bad_requests_are_refused_with_the_field() {
     world.stranger().get("/v1/enrol/0123456789abcdef0123456789abcdef").await.problem("not_found");
     assert_eq!(world.stranger().post("/v1/enrol", good).await.ok(200)["state"], "pending");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_name_takes_no_other_devices_name_and_a_persons_name_stays() {
+    let world = World::new().await;
+    let auto = world.enrolment_token(json!({ "admit": "auto", "project": "lab" })).await;
+    let manual = world.enrolment_token(json!({ "project": "lab" })).await;
+    let id = |n: u32| format!("83f3bf5f8e2241c0a1b2c3d4{n:08x}");
+    let asks = async |device: &Device, token: &str, host: Value| device.enrol_as(&world, token, json!({ "hostname": host })).await.ok(200);
+    let row = async |id: &str| world.owner.get(&format!("/v1/orgs/acme/devices/{id}")).await.ok(200);
+    world.owner.post("/v1/orgs/acme/devices", json!({ "id": "robot-3", "name": "welder" })).await.ok(201);
+    world.owner.patch("/v1/orgs/acme/devices/robot-3", json!({ "name": "camera" })).await.ok(200);
+    for (n, token, host, name) in [
+        (1, &auto, json!("robot"), "robot"),
+        (2, &manual, json!("robot"), "robot-2"),
+        // robot-3 is a serial number here: it would name two.
+        (3, &auto, json!("robot"), "robot-4"),
+        (4, &auto, json!("camera"), "camera-2"),
+        (5, &auto, json!("arm 7\u{1b}[2J\u{202e}"), "arm-7-2J"),
+        (6, &auto, json!("x".repeat(300)), &*"x".repeat(63)),
+        (7, &auto, json!("localhost"), &*id(7)),
+        (8, &auto, json!("ABCD-2345"), &*id(8)),
+        (9, &auto, json!(["robot"]), &*id(9)),
+        (10, &auto, json!(id(1)), &*id(10)),
+    ] {
+        let state = asks(&Device::new(&id(n)), token, host.clone()).await;
+        let row = row(&id(n)).await;
+        assert_eq!((&row["name"], &row["id"]), (&json!(name), &json!(id(n))), "{host}");
+        if *token == auto {
+            assert_eq!(state["identity"]["name"], name, "{state}");
+        }
+    }
+    // A serial number that was chosen is the name, whatever the host is called.
+    asks(&Device::new("SN-0017"), &auto, json!("robot")).await;
+    assert_eq!(row("SN-0017").await["name"], "SN-0017");
+
+    // What waits and gets its host name later is called by it then; a name that a person gave stays.
+    let late = Device::new(&id(20));
+    asks(&late, &manual, json!("localhost")).await;
+    assert_eq!(row(&id(20)).await["name"], json!(id(20)));
+    asks(&late, &manual, json!("arm")).await;
+    assert_eq!(row(&id(20)).await["name"], "arm");
+    world.owner.patch(&format!("/v1/orgs/acme/devices/{}", id(20)), json!({ "name": "left arm" })).await.ok(200);
+    asks(&late, &manual, json!("arm-9")).await;
+    assert_eq!(row(&id(20)).await["name"], "left arm");
+    // Entered by hand without a name: the same.
+    world.owner.post("/v1/orgs/acme/devices", json!({ "id": id(21) })).await.ok(201);
+    asks(&Device::new(&id(21)), &auto, json!("gripper")).await;
+    assert_eq!(row(&id(21)).await["name"], "gripper");
+    world.hub.stop().await;
+}
