@@ -350,7 +350,7 @@ fn candidates(devices: &[&Device]) -> String {
 }
 
 /// Whether one text may be a typing mistake for another: a part of it, or at most two letters off.
-fn is_close(typed: &str, name: &str) -> bool {
+pub(crate) fn is_close(typed: &str, name: &str) -> bool {
     let (typed, name) = (typed.to_lowercase(), name.to_lowercase());
     if typed.chars().count() >= 3 && (name.contains(&typed) || (name.chars().count() >= 3 && typed.contains(&name))) {
         return true;

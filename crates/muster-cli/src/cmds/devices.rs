@@ -9,7 +9,7 @@ use super::sheet;
 use crate::cli::{Globals, one_of};
 use crate::client::query;
 use crate::complete;
-use crate::context::Context;
+use crate::context::{Context, is_close};
 use crate::failure::Failure;
 use crate::output::columns::{BUILT_IN, chosen_table};
 use crate::output::devices::table;
@@ -240,8 +240,11 @@ async fn check_columns(context: &Context, devices: &[Device], columns: &[String]
     match columns.iter().map(|name| name.trim()).find(|name| !known(name, &fields)) {
         None => Ok(()),
         Some(name) => {
-            let all = BUILT_IN.iter().map(|name| (*name).to_owned()).chain(fields).collect::<Vec<_>>().join(", ");
-            Err(Failure::usage(format!("there is no column {name:?}")).hint(format!("columns: {all}, fact.NAME, usage.NAME")))
+            let all: Vec<&str> = BUILT_IN.into_iter().chain(fields.iter().map(String::as_str)).collect();
+            let close: Vec<&str> = all.iter().copied().filter(|known| is_close(name, known)).take(3).collect();
+            let meant = if close.is_empty() { String::new() } else { format!("did you mean {}?\n", close.join(" or ")) };
+            Err(Failure::usage(format!("there is no column {name:?}"))
+                .hint(format!("{meant}columns: {}, fact.NAME, usage.NAME", all.join(", "))))
         }
     }
 }

@@ -276,6 +276,11 @@ fn test(name: &Name, kind: &Kind, op: Op, literal: &Literal, schema: &Schema<'_>
         let shown: String = text.chars().take(60).collect();
         Err(QueryError::new(literal.at, format!("there is no {what} \"{shown}\"{}", hint(text, known.iter().copied()))))
     };
+    // Such as from a variable that is not set: it would mean every device, also for a change.
+    if (op == Op::Contains && text.is_empty()) || (op == Op::Is && !literal.quoted && !text.is_empty() && text.chars().all(|c| c == '*')) {
+        let why = format!("this would match everything; for devices that have any `{0}`, use `{0} is not empty`", name.name);
+        return Err(QueryError::new(literal.at, why));
+    }
     match kind {
         Kind::Text | Kind::List if op == Op::Contains => Ok(Test::Contains(text.to_lowercase())),
         Kind::Text | Kind::List if op == Op::Is && text.contains('*') && !literal.quoted => {
