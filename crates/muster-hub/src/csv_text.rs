@@ -23,6 +23,12 @@ pub fn read(cell: &str) -> &str {
     }
 }
 
+/// What separates the cells: the first of these that the header has. Spreadsheets of half the world write semicolons, and tabs in UTF-16.
+pub fn delimiter(body: &[u8]) -> u8 {
+    let header = body.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+    [b',', b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter)).unwrap_or(b',')
+}
+
 /// The first cell whose quotes are wrong: the line on which it begins, and what is wrong. A reader would take everything up to the
 /// next quote for one cell, and say nothing.
 pub fn misquoted(body: &[u8], delimiter: u8) -> Option<(u64, &'static str)> {
@@ -68,6 +74,19 @@ pub fn number(n: Option<impl ToString>) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_header_says_what_separates() {
+        for (text, want) in [
+            ("id,name\n1;2\n", b','),
+            ("id;name\r\n1;\"a,b\"", b';'),
+            ("id\tname\n1\ta,b;c", b'\t'),
+            ("id;x\r1;a,b\r", b';'),
+            ("id\n1", b','),
+        ] {
+            assert_eq!(delimiter(text.as_bytes()), want, "{text:?}");
+        }
+    }
 
     #[test]
     fn quotes_that_do_not_close() {

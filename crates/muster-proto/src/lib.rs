@@ -17,6 +17,7 @@ pub mod order;
 pub mod problem;
 pub mod run;
 pub mod session;
+pub mod text_file;
 pub mod token;
 pub mod topic;
 pub mod websocket;

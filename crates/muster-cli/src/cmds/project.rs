@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use muster_proto::api::{Assigned, Project, ProjectCreate, ProjectDevices, ProjectEdit, Visibility};
 use muster_proto::id::ProjectId;
+use muster_proto::text_file;
 
 use super::confirm;
 use super::image::changed;
@@ -263,8 +264,8 @@ async fn assign(context: &Context, of: DevicesOf, add: bool) -> Result<(), Failu
 
 /// The lines of a file that say something.
 fn lines(file: &Path) -> Result<Vec<String>, Failure> {
-    let text = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
-    let text = text.map_err(|error| Failure::new(Exit::Failed, format!("cannot read {}: {error}", file.display())))?;
+    let bytes = super::sheet::read(file).map_err(|error| super::sheet::unusable("read", file, &error))?;
+    let text = text_file::decode(&bytes).map_err(|error| Failure::new(Exit::Failed, error.to_string()).context(file.display()))?;
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
 }
 

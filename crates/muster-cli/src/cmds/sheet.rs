@@ -30,6 +30,7 @@ The first line names the columns: id (the serial number; needed), name, labels, 
 A line whose id is listed changes that device; another one enters a device that has no daemon so far.
 An empty cell empties a field. Labels become those of the file; projects are joined, never left.
 Several labels or projects are separated by semicolons. Columns that the hub itself says, such as admission, are passed over.
+UTF-8 and UTF-16 files are read, with commas, semicolons or tabs between the columns.
 Nothing is written while there is one mistake in the file.
 
 Examples:
@@ -119,7 +120,7 @@ pub(super) fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
-fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     if file == Path::new("-") {
         let mut all = Vec::new();
         std::io::stdin().lock().read_to_end(&mut all)?;
@@ -128,6 +129,6 @@ fn read(file: &Path) -> std::io::Result<Vec<u8>> {
     std::fs::read(file)
 }
 
-fn unusable(what: &str, file: &Path, error: &std::io::Error) -> Failure {
+pub(super) fn unusable(what: &str, file: &Path, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Failed, format!("cannot {what} {}: {error}", file.display()))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate, Page, Project};
 use muster_proto::id::{ProjectId, Serial};
+use muster_proto::text_file;
 use serde::Serialize;
 
 use super::confirm;
@@ -188,21 +189,22 @@ async fn meant_project(context: &Context) -> Result<Option<ProjectId>, Failure> 
 fn serials(path: &Path) -> Result<Vec<Serial>, Failure> {
     use std::io::Read as _;
     let failed = |error: std::io::Error| Failure::usage(format!("cannot read the serial numbers in {}: {error}", path.display()));
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(SERIALS_MAX + 1).read_to_string(&mut text)
+        std::io::stdin().lock().take(SERIALS_MAX + 1).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(path).map_err(failed)?.take(SERIALS_MAX + 1).read_to_string(&mut text)
+        std::fs::File::open(path).map_err(failed)?.take(SERIALS_MAX + 1).read_to_end(&mut bytes)
     };
     if read.map_err(failed)? as u64 > SERIALS_MAX {
         return Err(Failure::usage(format!("{} is over 8 MiB", path.display())));
     }
-    parse_serials(&text).map_err(|failure| failure.context(path.display()))
+    parse_serials(&bytes).map_err(|failure| failure.context(path.display()))
 }
 
-fn parse_serials(text: &str) -> Result<Vec<Serial>, Failure> {
+fn parse_serials(bytes: &[u8]) -> Result<Vec<Serial>, Failure> {
+    let text = text_file::decode(bytes).map_err(|error| Failure::usage(error.to_string()))?;
     let mut found = Vec::new();
-    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with("# ") {
             continue;
@@ -268,10 +270,10 @@ mod tests {
 
     #[test]
     fn lists_of_serials() {
-        let found = parse_serials("\u{feff}SN-2\r\n\n# a note\n#7\n SN-1 \nSN-2\n").unwrap();
+        let found = parse_serials("\u{feff}SN-2\r\n\n# a note\n#7\n SN-1 \nSN-2\n".as_bytes()).unwrap();
         assert_eq!(found.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["#7", "SN-1", "SN-2"]);
-        assert_eq!(parse_serials("\n# none\n").unwrap_err().message, "no serial numbers");
-        let failure = parse_serials(&format!("ok\n{}", "x".repeat(65))).unwrap_err();
+        assert_eq!(parse_serials(b"\n# none\n").unwrap_err().message, "no serial numbers");
+        let failure = parse_serials(format!("ok\n{}", "x".repeat(65)).as_bytes()).unwrap_err();
         assert!(failure.message.starts_with("line 2: serial number"), "{failure}");
     }
 

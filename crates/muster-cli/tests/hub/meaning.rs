@@ -24,6 +24,11 @@ fn an_empty_filter_changes_nothing() {
     ] {
         assert!(with(words).fails(2).contains("the filter is empty. To mean every device, use --all"), "{words:?}");
     }
+    // The same variable inside of a filter.
+    for filter in ["name = *", "name ~ \"\"", "label = x or name = **"] {
+        let said = with(&["device", "delete", "--filter", filter, "--yes"]).fails(1);
+        assert!(said.contains("this would match everything"), "{filter}: {said}");
+    }
     // To look at, it means everything.
     assert_eq!(with(&["devices", "--filter", "", "--json"]).json().as_array().map(Vec::len), Some(2));
     with(&["device", "delete", "--all", "--filter", "name = x", "--yes"]).fails(2);
@@ -51,6 +56,12 @@ fn a_list_shows_what_was_asked_for() {
     for column in ["foo", "admitted", "name,foo"] {
         let said = town.muster(&format!("devices --columns {column}")).fails(2);
         assert!(said.contains("there is no column") && said.contains("admission") && said.contains("site"), "{said}");
+    }
+    for (typed, meant) in
+        [("admision", "did you mean admission?"), ("lables", "did you mean label or labels?"), ("sit", "did you mean site?")]
+    {
+        let said = town.muster(&format!("devices --columns {typed}")).fails(2);
+        assert!(said.contains(meant), "{said}");
     }
     assert!(town.muster("devices --columns name,site,fact.os,admission").ok().contains("SITE"));
     // Nothing found is not the same as nothing there.
@@ -102,4 +113,35 @@ fn a_refusal_is_a_sentence() {
     let token = town.muster("service-account token ci runner --scope full").ok().trim().to_owned();
     let said = run(town.command().env("MUSTER_TOKEN", token).args(["invite", "kim@else.example", "--role", "member"])).fails(3);
     assert!(said.contains("You can't invite or change members: that takes the owner role in acme, and you are a"), "{said}");
+}
+
+#[test]
+fn files_in_the_encodings_of_spreadsheets_are_read() {
+    let town = fleet(&["robot-1", "robot-2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let utf16 = |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let rows = file("rows.csv", &utf16("id\tname\r\nrobot-1\tgripper\r\n"));
+    assert!(town.muster(&format!("devices import {rows} --yes")).ok().contains("Imported 1 line"));
+    assert_eq!(town.muster("devices gripper --json").json()[0]["id"], "robot-1");
+    let serials = file("serials.txt", &utf16("SN-1\r\nSN-2\r\n"));
+    town.muster(&format!("token create --project lab --serials {serials}")).ok();
+    assert_eq!(town.muster("token list --json").json()[0]["serials"], serde_json::json!(["SN-1", "SN-2"]));
+    town.muster("project create yard").ok();
+    let names = file("names.txt", &utf16("robot-1\r\nrobot-2\r\n"));
+    assert!(town.muster(&format!("project add-devices yard --file {names}")).ok().contains("2 devices are"));
+
+    let latin = file("latin.txt", b"robot-1\nr\xf6bot\n");
+    for line in [
+        format!("devices import {latin} --yes"),
+        format!("token create --project lab --serials {latin}"),
+        format!("project add-devices yard --file {latin}"),
+    ] {
+        let said = town.muster(&line);
+        assert!(said.err.contains("line 2 is not UTF-8 text (perhaps it is Latin-1"), "{line}: {said:?}");
+    }
 }

@@ -14,6 +14,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use muster_proto::api::{Field, ImportMistake, ImportResult, LimitName};
 use muster_proto::id::{DeviceUid, ProjectId, Serial};
 use muster_proto::problem::Code;
+use muster_proto::text_file;
 use rusqlite::Transaction;
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
@@ -202,6 +203,8 @@ struct Line {
     name: Option<String>,
     labels: Option<BTreeSet<String>>,
     projects: BTreeSet<ProjectId>,
+    /// Projects that no device can be put into here: a mistake, unless the device is in them already.
+    closed: Vec<(String, ImportMistake)>,
     values: Vec<(i64, Field, String)>,
 }
 
@@ -214,21 +217,21 @@ struct File {
 
 impl File {
     fn mistake(&mut self, line: u64, column: Option<&str>, message: impl Into<String>) {
+        self.add(ImportMistake { line, column: column.map(short), message: message.into() });
+    }
+
+    fn add(&mut self, mistake: ImportMistake) {
         if self.mistakes.len() < MISTAKES_MAX {
-            self.mistakes.push(ImportMistake { line, column: column.map(short), message: message.into() });
+            self.mistakes.push(mistake);
         }
     }
 }
 
 /// Reads a file as far as that goes without the database.
 fn read(access: &OrgAccess, list: &List, body: &[u8]) -> ApiResult<File> {
-    let decoded = from_utf16(body)?;
-    let body = decoded.as_deref().unwrap_or(body);
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let first = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    // Spreadsheets of half the world write semicolons.
-    let has = |byte: u8| first.contains(&byte);
-    let delimiter = [b',', b';', b'\t'].into_iter().find(|byte| has(*byte)).unwrap_or(b',');
+    let text = text_file::decode(body).map_err(|error| ApiError::new(Code::Invalid, format!("{error}; nothing was imported")))?;
+    let body = text.as_bytes();
+    let delimiter = csv_text::delimiter(body);
     if let Some((line, why)) = csv_text::misquoted(body, delimiter) {
         return Err(ApiError::new(Code::Invalid, format!("line {line}: {why}; nothing was imported")));
     }
@@ -243,12 +246,7 @@ fn read(access: &OrgAccess, list: &List, body: &[u8]) -> ApiResult<File> {
             Ok(true) => {}
             Err(error) => {
                 let line = error.position().map_or(line, ::csv::Position::line);
-                let why = if matches!(error.kind(), ::csv::ErrorKind::Utf8 { .. }) {
-                    "it is not UTF-8; save the file as \"CSV UTF-8\"".to_owned()
-                } else {
-                    error.to_string()
-                };
-                file.mistake(line, None, why);
+                file.mistake(line, None, error.to_string());
                 continue;
             }
         }
@@ -332,7 +330,8 @@ fn take_apart(
     file: &mut File,
 ) -> Option<Line> {
     let before = file.mistakes.len();
-    let (mut id, mut line_name, mut labels, mut projects, mut values) = (None, None, None, BTreeSet::new(), Vec::new());
+    let (mut id, mut line_name, mut labels, mut values) = (None, None, None, Vec::new());
+    let (mut projects, mut closed) = (BTreeSet::new(), Vec::new());
     for ((header, meaning), cell) in headers.iter().zip(record) {
         let cell = csv_text::read(cell.trim());
         let several = || cell.split([';', ',']).map(str::trim).filter(|part| !part.is_empty());
@@ -359,15 +358,23 @@ fn take_apart(
                 for project in several() {
                     match access.require_in(Action::AssignDevice, project) {
                         Ok(project) => drop(projects.insert(project)),
-                        Err(error) => file.mistake(number, Some(header), error.0.detail),
+                        Err(error) => {
+                            let mistake = ImportMistake { line: number, column: Some(short(header)), message: error.0.detail };
+                            closed.push((project.to_owned(), mistake));
+                        }
                     }
                 }
             }
             Meaning::Field(field_id, field) => values.push((*field_id, field.clone(), cell.to_owned())),
         }
     }
-    let id = id.filter(|_| file.mistakes.len() == before)?;
-    Some(Line { number, id, name: line_name, labels, projects, values })
+    match id.filter(|_| file.mistakes.len() == before) {
+        Some(id) => Some(Line { number, id, name: line_name, labels, projects, closed, values }),
+        None => {
+            closed.into_iter().for_each(|(_, mistake)| file.add(mistake));
+            None
+        }
+    }
 }
 
 /// Applies a file, inside a transaction that is rolled back where there is a mistake.
@@ -398,18 +405,8 @@ fn take(tx: &Transaction<'_>, access: &OrgAccess, file: &mut File) -> store::Res
     Ok(result)
 }
 
-/// A file that a spreadsheet saved as "Unicode text": UTF-16, told by its first two bytes. Nothing for any other.
-fn from_utf16(body: &[u8]) -> ApiResult<Option<Vec<u8>>> {
-    let (little, rest) = match body {
-        [0xff, 0xfe, rest @ ..] => (true, rest),
-        [0xfe, 0xff, rest @ ..] => (false, rest),
-        _ => return Ok(None),
-    };
-    let pairs = rest.as_chunks::<2>().0.iter();
-    let units: Vec<u16> = pairs.map(|pair| if little { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) }).collect();
-    let text = String::from_utf16(&units).ok().filter(|_| rest.len().is_multiple_of(2));
-    let damaged = || ApiError::new(Code::Invalid, "the file begins as UTF-16 and is damaged; save it as \"CSV UTF-8\"");
-    text.map(|text| Some(text.into_bytes())).ok_or_else(damaged)
+fn is_in(listed: Option<&DeviceRow>, project: &str) -> bool {
+    listed.is_some_and(|device| device.projects.iter().any(|held| held.as_str() == project))
 }
 
 enum Done {
@@ -421,10 +418,16 @@ enum Done {
 fn one(tx: &Transaction<'_>, access: &OrgAccess, line: &Line, listed: Option<DeviceRow>, file: &mut File) -> store::Result<Option<Done>> {
     let mut checked = Checked::default();
     let (before, is_new) = (file.mistakes.len(), listed.is_none());
+    let held = |id: i64| {
+        let value = listed.iter().flat_map(|device| &device.values).find(|value| value.field == id);
+        value.map_or("", |value| value.value.as_str())
+    };
+    for (_, mistake) in line.closed.iter().filter(|(project, _)| !is_in(listed.as_ref(), project)) {
+        file.add(mistake.clone());
+    }
     for (id, field, given) in &line.values {
-        // As it went out: what is required was empty before this field was, and an empty cell changes nothing.
-        let has = listed.as_ref().is_some_and(|device| device.values.iter().any(|value| value.field == *id));
-        if !is_new && field.required && given.trim().is_empty() && !has {
+        // As it stands in the list it may stay: a required field that nobody filled so far, a choice or a person of before.
+        if !is_new && held(*id) == given {
             continue;
         }
         match edit::value(tx, &access.org, field, &JsonValue::String(given.clone()))? {

@@ -140,3 +140,61 @@ async fn a_thousand_lines_at_once() {
     let page = world.owner.get(&path("rack >= 998 and label = blue and project = lab", "&sort=-rack")).await.ok(200);
     assert_eq!((page["total"].as_u64(), page["items"][0]["name"].as_str()), (Some(2), Some("box 999")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_rows_come_in_again_whatever_changed_about_what_is_required() {
+    let world = fleet().await;
+    let zoe = world.joins("zoe@acme.example", "acme", "member").await;
+    world.owner.patch("/v1/orgs/acme/devices/SN-001", json!({ "fields": { "keeper": "zoe@acme.example" } })).await.ok(200);
+    // Required since today, and empty so far; a keeper who left; a project that is archived.
+    let wanted = json!({ "key": "owner_no", "title": "Owner number", "kind": "text", "required": true });
+    world.owner.post("/v1/orgs/acme/fields", wanted).await.ok(201);
+    zoe.send("DELETE", "/v1/orgs/acme/members/zoe@acme.example", None).await;
+    world.owner.send("DELETE", "/v1/orgs/acme/members/zoe@acme.example", None).await;
+    world.owner.post("/v1/orgs/acme/projects/lab/archive", json!({})).await.ok(200);
+    let file = export(&world.owner, "?sort=rack").await;
+    assert!(file.lines().next().unwrap().ends_with(",owner_no") && file.contains(",lab,") && file.contains("zoe@acme.example"), "{file}");
+    assert_eq!(counts(&import(&world.owner, "", file.clone()).await.ok(200)), (12, 0, 0, 12));
+
+    // What is new in a row is looked at as ever.
+    world.owner.patch("/v1/orgs/acme/devices/SN-002", json!({ "fields": { "owner_no": "7" } })).await.ok(200);
+    for (row, column) in [
+        ("id,owner_no\nSN-002,\n", "owner_no"),
+        ("id,owner_no\nSN-500,\n", "owner_no"),
+        ("id,keeper\nSN-002,zoe@acme.example\n", "keeper"),
+        ("id,projects,owner_no\nSN-501,lab,8\n", "projects"),
+    ] {
+        let tried = import(&world.owner, "?dry_run=true", row).await.ok(200);
+        let told: Vec<&Value> = tried["mistakes"].as_array().unwrap().iter().map(|mistake| &mistake["column"]).collect();
+        assert!(told.contains(&&json!(column)), "{row}: {tried}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_spreadsheets_save_is_read_and_what_would_be_a_guess_is_refused() {
+    let world = fleet().await;
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    // "Unicode text" of Excel: UTF-16 with its mark, tabs, CRLF.
+    let unicode = [b"\xff\xfe".to_vec(), utf16("id\tname\tsite\r\nSN-001\tGröße 机\tköln\r\n")].concat();
+    assert_eq!(counts(&import(&world.owner, "", unicode).await.ok(200)), (1, 0, 1, 0));
+    let first = world.owner.get("/v1/orgs/acme/devices/SN-001").await.ok(200);
+    assert_eq!((&first["name"], &first["fields"]["site"]), (&json!("Größe 机"), &json!("köln")));
+    let big: Vec<u8> = "\u{feff}id,site\nSN-001,bonn\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    assert_eq!(counts(&import(&world.owner, "", big).await.ok(200)), (1, 0, 1, 0));
+    assert_eq!(counts(&import(&world.owner, "", utf16("id;site\r\nSN-001;bonn\r\n")).await.ok(200)), (1, 0, 0, 1));
+
+    let before = export(&world.owner, "").await;
+    for (file, why) in [
+        (b"id,site\nSN-001,k\xf6ln\n".to_vec(), "line 2 is not UTF-8 text (perhaps it is Latin-1"),
+        (b"id,gr\xf6\xdfe\nSN-001,1\n".to_vec(), "line 1 is not UTF-8 text"),
+        ([&b"\xff\xfe"[..], &utf16("id\nSN-001"), b"x"].concat(), "looks like UTF-16, and line 2 is damaged"),
+        (b"PK\x03\x04 a workbook".to_vec(), "workbook"),
+        (b"id\nSN\0-1\n".to_vec(), "zero bytes"),
+    ] {
+        for how in ["", "?dry_run=true"] {
+            let told = import(&world.owner, how, file.clone()).await.problem("invalid").detail;
+            assert!(told.contains(why) && told.contains("CSV UTF-8"), "{told}");
+        }
+    }
+    assert_eq!(export(&world.owner, "").await, before);
+}
