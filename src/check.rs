@@ -230,7 +230,7 @@ mod tests {
         assert!(mistakes[2].starts_with("ask.approvers: this machine has no user"), "{mistakes:?}");
 
         let (_, mistakes) = found("[users]\ndefault = \"musterd\"\n", Some(true), true);
-        assert!(mistakes.len() == 1 && mistakes[0].contains("with the device's key"), "{mistakes:?}");
+        assert!(mistakes.len() == 1 && mistakes[0].contains("holds the device's key"), "{mistakes:?}");
 
         let policy = "[users]\ndefault = \"pi\"\n";
         let (_, mistakes) = found(policy, Some(false), false);

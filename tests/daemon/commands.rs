@@ -37,8 +37,8 @@ fn enrol_takes_a_hubs_url_and_nothing_behind_it() {
     for (url, why) in [
         ("http://hub.example.com", "only encrypted connections are made"),
         ("wss://hub.example.com", "starts with https://"),
-        ("https://hub.example.com/v1/hub", "leave out \"/v1/hub\""),
-        ("https://hub.example.com?x=1", "leave out \"/?x=1\""),
+        ("https://hub.example.com/v1/hub", "ends with the host or its port"),
+        ("https://hub.example.com?x=1", "ends with the host or its port"),
     ] {
         let output = device.musterd(&["enrol", url, "mt1.x"]);
         assert_eq!(output.status.code(), Some(1), "{url}");

@@ -252,7 +252,7 @@ fn what_cannot_be_started_says_why() {
     assert!(first.message.unwrap().contains("\"no-such-program\""));
     start(&hub, "rbbbbbbbbbbbbbbb", &with(shell("true"), &json!({ "cwd": "/no/such/folder" })));
     let second = end(&hub, "rbbbbbbbbbbbbbbb");
-    assert_eq!((second.outcome, second.code.as_deref()), (RunOutcome::Failed, Some("not_found")));
+    assert_eq!((second.outcome, second.code.as_deref()), (RunOutcome::Failed, Some("no_directory")));
     assert!(second.message.unwrap().contains("/no/such/folder"));
     start(&hub, "rccccccccccccccc", &order(&json!({ "argv": ["/etc/passwd"] })));
     assert_eq!(end(&hub, "rccccccccccccccc").code.as_deref(), Some("denied"));

@@ -126,7 +126,7 @@ fn files_in_the_encodings_of_spreadsheets_are_read() {
     };
     let utf16 = |text: &str| format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
     let rows = file("rows.csv", &utf16("id\tname\r\nrobot-1\tgripper\r\n"));
-    assert!(town.muster(&format!("devices import {rows} --yes")).ok().contains("Imported 1 line"));
+    assert!(town.muster(&format!("devices import {rows} --yes")).ok().contains("Imported 1 row"));
     assert_eq!(town.muster("devices gripper --json").json()[0]["id"], "robot-1");
     let serials = file("serials.txt", &utf16("SN-1\r\nSN-2\r\n"));
     town.muster(&format!("token create --project lab --serials {serials}")).ok();

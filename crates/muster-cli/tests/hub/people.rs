@@ -22,7 +22,7 @@ fn a_new_person_comes_in_by_a_link_and_is_logged_in() {
     let accept = ["invitation", "accept", link.as_str(), "--name", "Ann A.", "--password-stdin"];
     let said = run_with(town.stranger().args(accept), PASSWORD);
     assert!(said.err.contains("Logged in to"), "{said:?}");
-    assert_eq!(said.ok(), "ann@new.example is now member of acme.\n");
+    assert_eq!(said.ok(), "ann@new.example now has the member role in acme.\n");
     let me = town.as_stranger("account show --json").json();
     assert_eq!((me["name"].as_str(), me["orgs"][0]["role"].as_str()), (Some("Ann A."), Some("member")));
     run_with(town.stranger().args(accept), PASSWORD).fails(1);

@@ -55,7 +55,7 @@ async fn owners_define_and_members_fill_in() {
     for part in [
         "fields.rack: expected a number",
         "fields.bought: expected a day",
-        "fields.keeper: zoe@elsewhere.example is nobody in acme",
+        "fields.keeper: zoe@elsewhere.example does not belong to acme",
         "fields.colour: there is no such field",
     ] {
         assert!(problem.detail.contains(part), "{}", problem.detail);

@@ -57,7 +57,7 @@ async fn an_email_links_once_and_only_where_both_sides_proved_it() {
     let told = hub.refused("s-x|ada@acme.example|no").await;
     assert!(told.contains("Acme SSO has not verified that ada@acme.example is yours"), "{told}");
     let told = hub.refused("s-x||no").await;
-    assert!(told.contains("did not tell an e-mail"), "{told}");
+    assert!(told.contains("did not return an e-mail address"), "{told}");
     let told = hub.refused("s-x|ci@acme.service|yes").await;
     assert!(told.contains("cannot use"), "{told}");
     assert_eq!(hub.look("SELECT count(*) FROM accounts").await.as_deref(), Some("1"), "nothing was made");
