@@ -413,30 +413,6 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn links_in_the_documents_lead_somewhere() {
-    let mut pages = files("docs", ".md");
-    for page in ["README.md", "CHANGELOG.md"] {
-        pages.push((page.to_owned(), fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))));
-    }
-    let (mut broken, mut looked_at) = (Vec::new(), 0);
-    for (path, text) in &pages {
-        let folder = root().join(path).parent().expect("a folder").to_owned();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if link.contains("://") || file.is_empty() {
-                continue;
-            }
-            looked_at += 1;
-            if !folder.join(file).exists() {
-                broken.push(format!("{path}: {link}"));
-            }
-        }
-    }
-    assert!(looked_at > 0, "no link looked at");
-    none(&broken, "Links in the documents lead to files that are there:");
-}
-
-#[test]
 fn every_decision_is_listed_once() {
     let index = fs::read_to_string(root().join("docs/decisions/README.md")).expect("docs/decisions/README.md");
     let pages: Vec<String> = files("docs/decisions", ".md")
