@@ -191,6 +191,35 @@ async fn rest(near: &mut UnixStream) -> String {
 }
 
 #[test]
+fn errors_that_are_fetched_after_the_process_ended_come_with_its_end() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        for settled in [false, true] {
+            // What it leaves behind holds both pipes open, so neither of them says that it is over.
+            let text = "sleep 600 & echo $$; echo wrong >&2; exit 3";
+            let target = Target::Terminal(Terminal { cols: 0, rows: 0, errors: true, ..wanted(Some(text)) });
+            let (stream, mut near) = ends.open(target).await.unwrap();
+            let mut line = String::new();
+            let mut output = BufReader::new(&mut near);
+            output.read_line(&mut line).await.unwrap();
+            let process = std::path::Path::new("/proc").join(line.trim());
+            condition("that it is collected", || !process.exists()).await;
+            if settled {
+                assert_eq!(rest(&mut near).await, "");
+                condition("the end of its output", || ends.exits.borrow().len() == 3).await;
+            }
+            let (_, mut errors) = ends.open(Target::Errors { of: stream }).await.unwrap();
+            assert_eq!(rest(&mut errors).await, "wrong\n", "settled: {settled}");
+            // Once for each of its two streams.
+            condition("both ends", || ends.exits.borrow().len() == if settled { 4 } else { 2 }).await;
+            let again = ends.open(Target::Errors { of: stream }).await.unwrap_err();
+            assert_eq!(again.code, code::NOT_FOUND, "{again:?}");
+        }
+        assert!(ends.exits.borrow().iter().all(|exit| *exit == (Some(3), None)), "{:?}", ends.exits.borrow());
+    });
+}
+
+#[test]
 fn a_command_has_a_terminal_its_size_and_its_environment_and_its_code_comes_back() {
     on_local(async {
         let ends = Ends::with_policy("").await;
