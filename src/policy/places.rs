@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use muster_proto::network::covers;
+
 use super::Dial;
 
 /// One entry of `[tcp] allow`: `host:port`, `address:port`, `network/bits:port`; the port a number, a range, or `*`.
@@ -114,20 +116,6 @@ fn name(text: &str) -> Option<String> {
     let last = text.rsplit('.').next().unwrap_or("");
     let number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
     (text.len() <= 253 && labels && !number).then(|| text.to_ascii_lowercase())
-}
-
-fn covers(network: IpAddr, bits: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        _ => false,
-    }
 }
 
 /// One entry of `[relay] hosts`, in its one form: a name in lower case, an address without brackets.

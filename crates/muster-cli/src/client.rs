@@ -9,6 +9,7 @@ use muster_link::dial::{DialError, Dialer, Endpoint, Proxy};
 use muster_link::http::{CallError, Hub as Caller, Request};
 use muster_link::tls::{Clock, Trust, client_config};
 use muster_proto::api::Page;
+use muster_proto::network::covers;
 use muster_proto::token::{Pin, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -282,13 +283,8 @@ fn excepts(list: &str, host: &str, port: u16) -> bool {
 /// Whether an address lies in a network such as `10.0.0.0/8`.
 fn is_within(address: IpAddr, network: &str) -> bool {
     let Some((base, bits)) = network.split_once('/') else { return false };
-    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
-    let common = match (address, base) {
-        (IpAddr::V4(address), IpAddr::V4(base)) if bits <= 32 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
-        (IpAddr::V6(address), IpAddr::V6(base)) if bits <= 128 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
-        _ => return false,
-    };
-    common >= bits
+    let (Ok(base), Ok(bits)) = (base.parse(), bits.parse()) else { return false };
+    covers(base, bits, address)
 }
 
 /// One segment of a path or one value of a query, percent-encoded (RFC 3986, section 2.3).
