@@ -532,6 +532,46 @@ fn input_and_output_may_be_separate_descriptors() {
 }
 
 #[test]
+fn errors_of_what_is_no_process_of_the_visitor_are_refused_and_cost_nothing() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (socket, _kept) = ends.open(Target::Tcp { host: "127.0.0.1".into(), port }).await.unwrap();
+        let (terminal, _open) = ends.terminal(None).await;
+        let together = Target::Terminal(Terminal { cols: 0, rows: 0, ..wanted(Some("sleep 600")) });
+        let (together, _running) = ends.open(together).await.unwrap();
+        for of in [socket, terminal, together, StreamId(0), StreamId(2), StreamId(u32::MAX)] {
+            // More than the streams that are allowed at once: what was refused holds no place.
+            for _ in 0..200 {
+                let refusal = ends.open(Target::Errors { of }).await.unwrap_err();
+                assert_eq!(refusal.code, code::NOT_FOUND, "{of}: {refusal:?}");
+            }
+        }
+        assert_eq!(ends.command("echo works").await, "works\n");
+    });
+}
+
+#[test]
+fn output_and_errors_come_whole_over_a_relay_that_is_lost_on_the_way() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        let text = "i=0; while [ $i -lt 20000 ]; do echo output $i; echo errors $i >&2; i=$((i+1)); done; exit 9";
+        let target = Target::Terminal(Terminal { cols: 0, rows: 0, errors: true, ..wanted(Some(text)) });
+        let (stream, mut output) = ends.open(target).await.unwrap();
+        let (_, mut errors) = ends.open(Target::Errors { of: stream }).await.unwrap();
+        let mut first = [0; 4096];
+        output.read_exact(&mut first).await.unwrap();
+        ends._relay.cut();
+        let (rest_of_output, errors) = tokio::join!(rest(&mut output), rest(&mut errors));
+        let whole = |name: &str| (0..20_000).map(|i| format!("{name} {i}\n")).collect::<String>();
+        assert!(String::from_utf8_lossy(&first).into_owned() + &rest_of_output == whole("output"));
+        assert!(errors == whole("errors"));
+        condition("both ends", || *ends.exits.borrow() == [(Some(9), None), (Some(9), None)]).await;
+    });
+}
+
+#[test]
 fn the_session_goes_on_without_the_daemon_and_over_a_lost_relay() {
     on_local(async {
         let mut ends = Ends::with_policy("").await;
