@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use muster_link::dial::Proxy;
 use muster_proto::id::Serial;
 use muster_proto::limits::{HEARTBEAT_EVERY, SAMPLE_EVERY, USAGE_EVERY};
 use musterd::handoff::{ANCHOR, RUN_DIR};
@@ -203,15 +204,13 @@ fn read(settings: &mut Settings) -> Config {
             Some("websocket") => Transport::Websocket,
             _ => Transport::Auto,
         };
-        (transport, section.texts("hosts").unwrap_or_default())
+        (transport, musterd::policy::hosts(&mut section))
     };
     let proxy = {
         let mut section = settings.section("proxy");
         let url = section.text("url").filter(|url| !url.is_empty());
-        if let Some(url) = &url
-            && !(url.starts_with("http://") && url.len() > "http://".len())
-        {
-            section.mistake("url", "must be http://[user:password@]host:port");
+        if let Some(Err(error)) = url.as_deref().map(str::parse::<Proxy>) {
+            section.mistake("url", error.to_string());
         }
         url
     };
@@ -315,7 +314,7 @@ mod tests {
     #[test]
     fn all_mistakes_at_once() {
         let Mistakes(mistakes) = parse(
-            "state_dir = \"relative\"\ncolour = 1\n[identity]\nserial = \" x\"\nserial_field = \"a\"\n[mqtt]\ntransport = \"udp\"\n\
+            "state_dir = \"relative\"\ncolour = 1\n[identity]\nserial = \" x\"\nserial_field = \"a\"\n[mqtt]\ntransport = \"udp\"\nhosts = [\"broker:8883\"]\n\
              [usage]\nsample_every_s = 60\npublish_every_s = 10\n[log]\nlevel = 3\n[proxy]\nurl = \"https://x\"\n[nope]\n",
         )
         .unwrap_err();
@@ -328,12 +327,22 @@ mod tests {
                 "identity.serial_field",
                 "identity.serial",
                 "mqtt.transport",
+                "mqtt.hosts",
                 "proxy.url",
                 "usage.publish_every_s",
                 "log.level",
                 "nope"
             ]
         );
+    }
+
+    #[test]
+    fn hosts_and_proxies_are_read_as_people_write_them() {
+        let config = parse("[mqtt]\nhosts = [\"mqtts://Broker.example.com\", \"[fd00::1]\"]\n[proxy]\nurl = \"proxy:3128\"\n").unwrap();
+        assert_eq!(config.mqtt_hosts, ["broker.example.com", "fd00::1"]);
+        assert_eq!(config.proxy.as_deref(), Some("proxy:3128"));
+        let Mistakes(mistakes) = parse("[proxy]\nurl = \"socks5://proxy:1080\"\n").unwrap_err();
+        assert!(mistakes[0].what.contains("SOCKS proxies are not supported"), "{mistakes:?}");
     }
 
     #[test]

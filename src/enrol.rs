@@ -78,7 +78,7 @@ pub(crate) async fn request(
     let clock = state.clock();
     let mut api = open_hub(config, &hub, token.pin, &clock)?;
     let body = EnrolRequest { token: token.to_string(), serial: serial.clone(), csr: key.request(), facts: facts::read() };
-    let answer: EnrolState = api.call("POST", "/v1/enrol", None, Some(&body)).await.map_err(|error| error.to_string())?;
+    let answer: EnrolState = api.call("POST", "/v1/enrol", None, Some(&body)).await.map_err(|error| unanswered(config, &error))?;
     let hub = format!("https://{}", hub.authority());
     if anchored.is_ok() {
         anchor::write(&config.anchor, &hub, &token.pin, &key).map_err(|error| error.to_string())?;
@@ -166,6 +166,18 @@ pub(crate) async fn follow(config: &Config, request: PendingRequest, say: &mut i
 /// Errors of the hub that go away by themselves.
 fn is_passing(code: &str) -> bool {
     [Code::Internal, Code::Unavailable, Code::RateLimited].iter().any(|known| known.as_str() == code)
+}
+
+/// Why the hub was not asked. The daemon takes its proxy from its configuration alone, not from the shell of whoever enrols it.
+fn unanswered(config: &Config, error: &CallError) -> String {
+    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let variable = ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].into_iter().find(is_set);
+    match (error, variable) {
+        (CallError::Dial(_), Some(variable)) if config.proxy.is_none() => {
+            format!("{error}. musterd does not read {variable}: if this device needs a proxy, set url under [proxy] in its configuration")
+        }
+        _ => error.to_string(),
+    }
 }
 
 fn open_hub(config: &Config, hub: &Endpoint, pin: Pin, clock: &Clock) -> Result<Hub, String> {

@@ -260,8 +260,12 @@ pub(crate) async fn attach(path: &Path) -> Result<(Conversation, Live), Silence>
 
 /// Attaches to the session or run of this name, if it answers.
 pub(crate) async fn find(config: &Config, name: &str) -> Option<(Conversation, Live)> {
-    let path = sockets_of(config, name).next()?;
-    attach(&path).await.ok()
+    for path in sockets_of(config, name) {
+        if let Ok(found) = attach(&path).await {
+            return Some(found);
+        }
+    }
+    None
 }
 
 /// Asks all living sessions and runs who they are, blocking; for commands of a person.

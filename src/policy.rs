@@ -231,11 +231,7 @@ impl Policy {
             let names = section.texts("approvers").unwrap_or_default();
             (section.flag("ask").unwrap_or(false), users::names(&mut section, "approvers", names))
         };
-        let relay_hosts = {
-            let mut section = settings.section("relay");
-            let hosts = section.texts("hosts").unwrap_or_default();
-            parsed(&mut section, "hosts", &hosts, places::relay_host)
-        };
+        let relay_hosts = hosts(&mut settings.section("relay"));
         settings.finish()?;
         Ok(Self { own_user, pam, linger, users, terminal, run, tcp, unix, who, when, limits, ask, approvers, relay_hosts })
     }
@@ -328,6 +324,12 @@ fn parsed<T>(section: &mut Section<'_>, key: &str, texts: &[String], parse: impl
             }
         })
         .collect()
+}
+
+/// The list `hosts` of a section of the policy or the configuration: names and addresses that are dialled besides the hub's own.
+pub fn hosts(section: &mut Section<'_>) -> Vec<String> {
+    let texts = section.texts("hosts").unwrap_or_default();
+    parsed(section, "hosts", &texts, places::host)
 }
 
 /// Absolute, and the same file whichever way one reads it.

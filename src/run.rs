@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use muster_link::signals::{Asked, Signals};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub(crate) async fn run(config: Config, path: Option<PathBuf>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut signals = match Signals::listen() {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             error!("cannot wait for signals: {error}");
@@ -81,9 +81,13 @@ pub(crate) async fn run(config: Config, path: Option<PathBuf>) -> ExitCode {
 
     let code = loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break ExitCode::SUCCESS,
-            _ = signals.interrupt.recv() => break ExitCode::SUCCESS,
-            _ = signals.hangup.recv() => reload(&daemon, path.as_deref()),
+            asked = signals.next() => match asked {
+                Asked::Stop(signal) => {
+                    info!("{signal}: stopping");
+                    break ExitCode::SUCCESS;
+                }
+                Asked::Reload => reload(&daemon, path.as_deref()),
+            },
             Some(ended) = tasks.join_next() => {
                 match ended {
                     Ok(name) => error!("the {name} task ended by itself"),
@@ -96,7 +100,6 @@ pub(crate) async fn run(config: Config, path: Option<PathBuf>) -> ExitCode {
         }
     };
     notifier.send("STOPPING=1");
-    info!("stopping");
     daemon.stop();
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
@@ -105,27 +108,6 @@ pub(crate) async fn run(config: Config, path: Option<PathBuf>) -> ExitCode {
     let _ = std::fs::remove_file(control_socket);
     let _ = std::fs::remove_file(metrics_socket);
     code
-}
-
-/// What the process hears. SIGUSR1, SIGUSR2 and SIGALRM mean nothing, and would end it if nobody listened.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    _ignored: [Signal; 3],
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let ignored = [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()];
-        let [one, two, three] = ignored.map(signal);
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            _ignored: [one?, two?, three?],
-        })
-    }
 }
 
 /// SIGHUP: takes what can change while the daemon runs, and says what cannot. A configuration with mistakes changes nothing.

@@ -3,9 +3,14 @@
 //! Each rule says what it is for in its failure, and asserts that it looked at something: a rule that matches no file is broken.
 //! It reads files only; it must not build or run anything.
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use sources::{files, is_test_path, root};
 
 /// The upper end for a file; about 400 is what we aim at.
 const LINES_MAX: usize = 600;
@@ -13,38 +18,6 @@ const LINES_MAX: usize = 600;
 const LONG: &[(&str, &str)] = &[("crates/muster-proto/src/api.rs", "every body of the HTTP API, one documented field per line, no logic")];
 /// Folders that hold Rust of ours.
 const RUST_DIRS: [&str; 4] = ["src", "crates", "tests", "benches"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Every file below `dir`, as (path from the root, text). Build folders and files that are not text are left out.
-fn files(dir: &str, extension: &str) -> Vec<(String, String)> {
-    fn walk(dir: &Path, extension: &str, into: &mut Vec<PathBuf>) {
-        let Ok(entries) = fs::read_dir(dir) else { return };
-        for path in entries.map(|entry| entry.expect("a readable folder").path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() {
-                // Build folders, wherever they are, and .git.
-                if name != "target" && name != ".git" && name != "corpus" && name != "quickstart-data" {
-                    walk(&path, extension, into);
-                }
-            } else if extension.is_empty() || name.ends_with(extension) {
-                into.push(path);
-            }
-        }
-    }
-    let mut paths = Vec::new();
-    walk(&root().join(dir), extension, &mut paths);
-    paths.sort();
-    paths
-        .into_iter()
-        .filter_map(|path| {
-            let text = fs::read_to_string(&path).ok()?;
-            Some((path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned(), text))
-        })
-        .collect()
-}
 
 fn rust_files() -> Vec<(String, String)> {
     let all: Vec<_> = RUST_DIRS.iter().flat_map(|dir| files(dir, ".rs")).collect();
@@ -55,10 +28,6 @@ fn rust_files() -> Vec<(String, String)> {
 /// The lines that are code, with their numbers from 1.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(index, line)| (index + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
-}
-
-fn is_test_path(path: &str) -> bool {
-    path.contains("tests/") || path.ends_with("tests.rs")
 }
 
 /// The part of a file that is only built for tests: all of a test file, and what follows `#[cfg(test)] mod` at the end of another.

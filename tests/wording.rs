@@ -4,10 +4,11 @@
 //! Each finding is printed as `file:line: "words" (better: ...): sentence`. `docs/glossary.md` has the terms to use.
 //! It reads files only; it must not build or run anything.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "support/sources.rs"]
+mod sources;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use sources::{files, is_test_path};
 
 /// How many findings a crate's messages and help may have. A number is only ever lowered; the goal of each is 0.
 const MAX: [(&str, &str, usize); 5] = [
@@ -480,34 +481,10 @@ fn read_comments(path: &str, text: &str) -> Vec<Text> {
     found
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Every text file below a folder or the file itself, as (path from the root, text), in order.
-fn files(place: &str) -> Vec<(String, String)> {
-    let mut open = vec![root().join(place)];
-    let mut paths: Vec<PathBuf> = Vec::new();
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            open.extend(fs::read_dir(&path).expect("a readable folder").map(|entry| entry.expect("a readable entry").path()));
-        } else {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    let named = |path: &Path| path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
-    paths.into_iter().filter_map(|path| Some((named(&path), fs::read_to_string(&path).ok()?))).collect()
-}
-
-fn is_test_path(path: &str) -> bool {
-    path.contains("/tests/") || path.ends_with("tests.rs")
-}
-
 #[test]
 fn documents_are_plain_english() {
     let mut texts = Vec::new();
-    for (path, text) in DOCUMENTS.iter().flat_map(|place| files(place)) {
+    for (path, text) in DOCUMENTS.iter().flat_map(|place| files(place, "")) {
         if path.ends_with(".md") {
             texts.extend(read_markdown(&path, &text));
         } else {
@@ -524,7 +501,7 @@ fn messages_and_help_get_plainer() {
     let (mut broken, mut texts_of_all) = (Vec::new(), 0);
     for (package, folder, max) in MAX {
         let mut texts = Vec::new();
-        for (path, text) in files(folder).iter().filter(|(path, _)| path.ends_with(".rs") && !is_test_path(path)) {
+        for (path, text) in files(folder, ".rs").iter().filter(|(path, _)| !is_test_path(path)) {
             texts.extend(read_rust(path, text));
         }
         texts_of_all += texts.len();

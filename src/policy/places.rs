@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use muster_proto::network::covers;
+
 use super::Dial;
 
 /// One entry of `[tcp] allow`: `host:port`, `address:port`, `network/bits:port`; the port a number, a range, or `*`.
@@ -116,27 +118,19 @@ fn name(text: &str) -> Option<String> {
     (text.len() <= 253 && labels && !number).then(|| text.to_ascii_lowercase())
 }
 
-fn covers(network: IpAddr, bits: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
+/// One entry of a list of hosts, in its one form: a name in lower case, an address without brackets. A scheme may stand before it.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let text = match text.split_once("://") {
+        Some((scheme, rest)) if matches!(&*scheme.to_ascii_lowercase(), "https" | "wss" | "mqtts") => {
+            rest.strip_suffix('/').unwrap_or(rest)
         }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            network.to_bits() & mask == address.to_bits() & mask
-        }
-        _ => false,
-    }
-}
-
-/// One entry of `[relay] hosts`, in its one form: a name in lower case, an address without brackets.
-pub(super) fn relay_host(text: &str) -> Result<String, String> {
+        _ => text,
+    };
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(address.to_canonical().to_string());
     }
-    name(text).ok_or_else(|| "write the host alone, without https:// and without a port".into())
+    name(text).ok_or_else(|| "write a name or an address, without a port".into())
 }
 
 #[cfg(test)]
@@ -144,19 +138,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relay_hosts_have_one_form() {
+    fn hosts_have_one_form() {
         let good = [
             ("Relay.example.com.", "relay.example.com"),
             ("10.0.0.1", "10.0.0.1"),
             ("[FD00::1]", "fd00::1"),
             ("::ffff:10.0.0.1", "10.0.0.1"),
             ("localhost", "localhost"),
+            ("https://Relay.example.com", "relay.example.com"),
+            ("WSS://[fd00::1]/", "fd00::1"),
+            ("mqtts://10.0.0.1", "10.0.0.1"),
         ];
         for (text, want) in good {
-            assert_eq!(relay_host(text).as_deref(), Ok(want), "{text}");
+            assert_eq!(host(text).as_deref(), Ok(want), "{text}");
         }
-        for bad in ["", "https://relay.example.com", "relay.example.com:443", "*.example.com", "a b", "127.1", "[10.0.0.1", "x/y"] {
-            assert!(relay_host(bad).is_err(), "{bad}");
+        for bad in [
+            "",
+            "https://",
+            "http://relay.example.com",
+            "https://relay.example.com:443",
+            "https://relay.example.com/x",
+            "relay.example.com:443",
+            "*.example.com",
+            "a b",
+            "127.1",
+            "[10.0.0.1",
+            "x/y",
+        ] {
+            assert!(host(bad).is_err(), "{bad}");
         }
     }
 }

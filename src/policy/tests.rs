@@ -226,7 +226,7 @@ fn all_mistakes_at_once() {
     let text = "own_user = 1\npam = \"pam\"\nlinger = 2\ncolour = 3\n[users]\ndefault = [\"a b\"]\n[terminal]\nallow = \"yes\"\nroles = [\"view\"]\n\
                 users = [\"pi\"]\n[tcp]\nallow = [\"nonsense\", \"10.0.0.0/40:1\", \"h:99999\"]\n[unix]\nallow = [\"relative\"]\n\
                 [who]\nroles = [\"root\"]\n[when]\nwindows = [\"someday\"]\nzone = \"../etc/passwd\"\n[limits]\nsessions = -1\nmemory = \"lots\"\n\
-                [ask]\nask = \"no\"\napprovers = [\"-x\"]\n[relay]\nhosts = [\"https://x\"]\n[files]\n";
+                [ask]\nask = \"no\"\napprovers = [\"-x\"]\n[relay]\nhosts = [\"https://x:1\"]\n[files]\n";
     let Mistakes(mistakes) = Policy::parse(text).unwrap_err();
     let mut keys: Vec<&str> = mistakes.iter().map(|mistake: &Mistake| mistake.key.as_str()).collect();
     keys.sort_unstable();

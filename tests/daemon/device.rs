@@ -86,7 +86,7 @@ impl Device {
         self.folder.path().join(name)
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_musterd"));
         command.arg("--config").arg(self.path("config.toml")).env_remove("MUSTERD_CONFIG");
         command

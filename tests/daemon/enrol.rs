@@ -120,3 +120,23 @@ fn the_anchor_names_the_hub_its_authority_and_this_devices_key() {
     assert_eq!(anchor, want);
     assert_eq!(std::fs::metadata(path).unwrap().mode() & 0o777, 0o644);
 }
+
+#[test]
+fn a_proxy_of_the_environment_is_named_where_the_hub_is_not_reached() {
+    let hub = StubHub::start();
+    let device = Device::new("");
+    let enrol = |url: &str, variable: Option<&str>| {
+        let mut command = device.command();
+        for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(name);
+        }
+        command.args(["enrol", url, &hub.token()]).envs(variable.map(|name| (name, "http://127.0.0.1:9"))).output().unwrap()
+    };
+    for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let output = enrol("127.0.0.1:1", Some(name));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).contains(&format!("musterd does not read {name}: ")), "{}", text(&output));
+    }
+    assert!(!text(&enrol("127.0.0.1:1", None)).contains("does not read"));
+    assert!(enrol(&hub.url(), Some("HTTPS_PROXY")).status.success(), "it needs none");
+}

@@ -191,6 +191,35 @@ async fn rest(near: &mut UnixStream) -> String {
 }
 
 #[test]
+fn errors_that_are_fetched_after_the_process_ended_come_with_its_end() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        for settled in [false, true] {
+            // What it leaves behind holds both pipes open, so neither of them says that it is over.
+            let text = "sleep 600 & echo $$; echo wrong >&2; exit 3";
+            let target = Target::Terminal(Terminal { cols: 0, rows: 0, errors: true, ..wanted(Some(text)) });
+            let (stream, mut near) = ends.open(target).await.unwrap();
+            let mut line = String::new();
+            let mut output = BufReader::new(&mut near);
+            output.read_line(&mut line).await.unwrap();
+            let process = std::path::Path::new("/proc").join(line.trim());
+            condition("that it is collected", || !process.exists()).await;
+            if settled {
+                assert_eq!(rest(&mut near).await, "");
+                condition("the end of its output", || ends.exits.borrow().len() == 3).await;
+            }
+            let (_, mut errors) = ends.open(Target::Errors { of: stream }).await.unwrap();
+            assert_eq!(rest(&mut errors).await, "wrong\n", "settled: {settled}");
+            // Once for each of its two streams.
+            condition("both ends", || ends.exits.borrow().len() == if settled { 4 } else { 2 }).await;
+            let again = ends.open(Target::Errors { of: stream }).await.unwrap_err();
+            assert_eq!(again.code, code::NOT_FOUND, "{again:?}");
+        }
+        assert!(ends.exits.borrow().iter().all(|exit| *exit == (Some(3), None)), "{:?}", ends.exits.borrow());
+    });
+}
+
+#[test]
 fn a_command_has_a_terminal_its_size_and_its_environment_and_its_code_comes_back() {
     on_local(async {
         let ends = Ends::with_policy("").await;
@@ -499,6 +528,46 @@ fn input_and_output_may_be_separate_descriptors() {
         let mut reader = reader;
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "typed\r\ntyped\r\n");
+    });
+}
+
+#[test]
+fn errors_of_what_is_no_process_of_the_visitor_are_refused_and_cost_nothing() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (socket, _kept) = ends.open(Target::Tcp { host: "127.0.0.1".into(), port }).await.unwrap();
+        let (terminal, _open) = ends.terminal(None).await;
+        let together = Target::Terminal(Terminal { cols: 0, rows: 0, ..wanted(Some("sleep 600")) });
+        let (together, _running) = ends.open(together).await.unwrap();
+        for of in [socket, terminal, together, StreamId(0), StreamId(2), StreamId(u32::MAX)] {
+            // More than the streams that are allowed at once: what was refused holds no place.
+            for _ in 0..200 {
+                let refusal = ends.open(Target::Errors { of }).await.unwrap_err();
+                assert_eq!(refusal.code, code::NOT_FOUND, "{of}: {refusal:?}");
+            }
+        }
+        assert_eq!(ends.command("echo works").await, "works\n");
+    });
+}
+
+#[test]
+fn output_and_errors_come_whole_over_a_relay_that_is_lost_on_the_way() {
+    on_local(async {
+        let ends = Ends::with_policy("").await;
+        let text = "i=0; while [ $i -lt 20000 ]; do echo output $i; echo errors $i >&2; i=$((i+1)); done; exit 9";
+        let target = Target::Terminal(Terminal { cols: 0, rows: 0, errors: true, ..wanted(Some(text)) });
+        let (stream, mut output) = ends.open(target).await.unwrap();
+        let (_, mut errors) = ends.open(Target::Errors { of: stream }).await.unwrap();
+        let mut first = [0; 4096];
+        output.read_exact(&mut first).await.unwrap();
+        ends._relay.cut();
+        let (rest_of_output, errors) = tokio::join!(rest(&mut output), rest(&mut errors));
+        let whole = |name: &str| (0..20_000).map(|i| format!("{name} {i}\n")).collect::<String>();
+        assert!(String::from_utf8_lossy(&first).into_owned() + &rest_of_output == whole("output"));
+        assert!(errors == whole("errors"));
+        condition("both ends", || *ends.exits.borrow() == [(Some(9), None), (Some(9), None)]).await;
     });
 }
 

@@ -30,13 +30,18 @@ fn host_of(block: &str) -> String {
     line.split_whitespace().nth(1).expect("a name").to_owned()
 }
 
+/// A device with OpenSSH's server: what keeps both alive, the server's port, and the options with which `ssh` logs in there.
+fn with_sshd(lab: &Lab) -> ((Device<'_>, Sshd), String, Vec<String>) {
+    let device = Device::with_sessiond(lab, "robot-1");
+    let sshd = Sshd::start(lab);
+    let (port, options) = (sshd.port.to_string(), sshd.options());
+    ((device, sshd), port, options)
+}
+
 #[test]
 fn muster_ssh_runs_a_command_and_passes_its_exit_code() {
     let lab = Lab::new();
-    let _device = Device::with_sessiond(&lab, "robot-1");
-    let sshd = Sshd::start(&lab);
-    let port = sshd.port.to_string();
-    let options = sshd.options();
+    let (_device, port, options) = with_sshd(&lab);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let ssh = |command: &[&str]| lab.muster(&[&["ssh", "--port", &port, "robot-1"], &options[..], command].concat());
 
@@ -91,10 +96,7 @@ fn scp_and_rsync_carry_200_mb_both_ways_unchanged() {
 #[test]
 fn other_programs_call_muster_ssh_in_the_place_of_ssh() {
     let lab = Lab::new();
-    let _device = Device::with_sessiond(&lab, "robot-1");
-    let sshd = Sshd::start(&lab);
-    let port = sshd.port.to_string();
-    let options = sshd.options();
+    let (_device, port, options) = with_sshd(&lab);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let user = String::from_utf8(ok(std::process::Command::new("id").arg("-un")).stdout).unwrap().trim().to_owned();
 

@@ -9,6 +9,7 @@ use muster_link::dial::{DialError, Dialer, Endpoint, Proxy};
 use muster_link::http::{CallError, Hub as Caller, Request};
 use muster_link::tls::{Clock, Trust, client_config};
 use muster_proto::api::Page;
+use muster_proto::network::covers;
 use muster_proto::token::{Pin, Token};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -239,13 +240,14 @@ pub async fn probe(url: &str) -> Result<Pin, Failure> {
 
 /// The proxy that the environment names for a host: HTTPS_PROXY or ALL_PROXY, unless NO_PROXY excepts it.
 fn proxy_for(host: &str, port: u16) -> Result<Option<Proxy>, Failure> {
-    let first = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()));
-    let (name, url) = match (first(["https_proxy", "HTTPS_PROXY"]), first(["all_proxy", "ALL_PROXY"])) {
-        (Some(url), _) => ("HTTPS_PROXY", url),
-        (None, Some(url)) => ("ALL_PROXY", url),
-        (None, None) => return Ok(None),
-    };
-    if excepts(&first(["no_proxy", "NO_PROXY"]).unwrap_or_default(), host, port) {
+    proxy_in(host, port, |name| std::env::var(name).ok())
+}
+
+fn proxy_in(host: &str, port: u16, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, Failure> {
+    let first =
+        |names: &[&'static str]| names.iter().find_map(|name| Some((*name, variable(name).filter(|value| !value.trim().is_empty())?)));
+    let Some((name, url)) = first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]) else { return Ok(None) };
+    if first(&["no_proxy", "NO_PROXY"]).is_some_and(|(_, list)| excepts(&list, host, port)) || excepts("", host, port) {
         return Ok(None);
     }
     url.parse().map(Some).map_err(|error: muster_link::dial::InvalidProxy| {
@@ -282,13 +284,8 @@ fn excepts(list: &str, host: &str, port: u16) -> bool {
 /// Whether an address lies in a network such as `10.0.0.0/8`.
 fn is_within(address: IpAddr, network: &str) -> bool {
     let Some((base, bits)) = network.split_once('/') else { return false };
-    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
-    let common = match (address, base) {
-        (IpAddr::V4(address), IpAddr::V4(base)) if bits <= 32 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
-        (IpAddr::V6(address), IpAddr::V6(base)) if bits <= 128 => (address.to_bits() ^ base.to_bits()).leading_zeros(),
-        _ => return false,
-    };
-    common >= bits
+    let (Ok(base), Ok(bits)) = (base.parse(), bits.parse()) else { return false };
+    covers(base, bits, address)
 }
 
 /// One segment of a path or one value of a query, percent-encoded (RFC 3986, section 2.3).
@@ -366,6 +363,22 @@ mod tests {
             (".acme.example:8443", "hub.acme.example", true),
         ] {
             assert_eq!(excepts(list, host, 8443), yes, "{list} {host}");
+        }
+    }
+
+    #[test]
+    fn the_variable_that_names_an_unusable_proxy_is_named() {
+        let with = |set: &[(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(given, _)| *given == name).map(|(_, value)| (*value).to_owned());
+            proxy_in("hub.example", 443, value).map(|proxy| proxy.map(|proxy| proxy.to_string())).map_err(|failure| failure.message)
+        };
+        assert_eq!(with(&[]), Ok(None));
+        assert_eq!(with(&[("https_proxy", " "), ("ALL_PROXY", "proxy:1")]), Ok(Some("proxy:1".into())));
+        assert_eq!(with(&[("https_proxy", "http://first:1"), ("HTTPS_PROXY", "second:1")]), Ok(Some("first:1".into())));
+        assert_eq!(with(&[("HTTPS_PROXY", "socks5://x:1"), ("no_proxy", "hub.example:443")]), Ok(None));
+        for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            let refused = with(&[(name, "socks5h://x:1"), ("NO_PROXY", "other.example")]).unwrap_err();
+            assert!(refused.starts_with(&format!("{name}: ")) && refused.contains("SOCKS proxies are not supported"), "{refused}");
         }
     }
 }

@@ -31,6 +31,8 @@ use crate::store::{self, Store, proviso, tokens};
 const USED_PRECISION: Millis = 60 * clock::SECOND;
 /// A copied key that hammers the hub raises one alarm in this time.
 const ALARM_EVERY: Millis = 3600 * clock::SECOND;
+/// Why a disabled account gets nowhere.
+pub const DISABLED: &str = "This account is disabled. Ask an owner of the hub.";
 
 /// A person, proved by a personal access token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,7 +162,7 @@ pub async fn person(state: &AppState, bearer: Option<&str>, from: Option<IpAddr>
         return Err(ApiError::new(Code::Expired, "this token has expired; log in again with `muster login`"));
     }
     if held.disabled {
-        let why = if held.service { "this service account is gone" } else { "This account is disabled. Ask an owner of the hub." };
+        let why = if held.service { "this service account is gone" } else { DISABLED };
         return Err(refuse(why));
     }
     if held.used_at.is_none_or(|used| now - used >= USED_PRECISION) {

@@ -154,7 +154,7 @@ impl Origin {
     pub fn parse(text: &str, scheme: &'static str, default_port: u16) -> Result<Self, String> {
         let example = format!("write it as {scheme}://hub.example.com:{default_port}");
         let rest = match text.split_once("://") {
-            Some((given, rest)) if given == scheme => rest,
+            Some((given, rest)) if given.eq_ignore_ascii_case(scheme) => rest,
             Some(_) => return Err(format!("{text:?} does not begin with {scheme}://; {example}")),
             None => text,
         };
@@ -448,6 +448,7 @@ mod tests {
         let good = [
             ("https://a", "https://a:8443"),
             ("hub.b.example:9", "https://hub.b.example:9"),
+            ("HTTPS://a", "https://a:8443"),
             ("https://A.b:1/", "https://a.b:1"),
             ("https://[::1]:0", "https://[::1]:0"),
         ];

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use muster_link::outln;
+use muster_link::signals::Signals;
 use muster_proto::api::{Admission, AdmitRule, EnrolmentToken, PresenceState};
 use muster_proto::id::{DeviceUid, OrgId, ProjectId};
 use muster_proto::token::{Token, TokenKind};
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::config::Config;
 use crate::init::{self, First};
 use crate::relay::End;
-use crate::serve::{self, Ports, Running, Signals};
+use crate::serve::{self, Ports, Running};
 use crate::store::{devices, enrolment_tokens, tokens};
 use crate::{clock, random};
 use device::Daemon;

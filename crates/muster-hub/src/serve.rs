@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use muster_link::signals::{Asked, Signals};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
@@ -372,58 +372,5 @@ pub async fn serve(config: Config, reload: impl Fn()) -> Result<()> {
     match ended {
         Some(part) => bail!("{part} ended by itself; the log says why"),
         None => Ok(()),
-    }
-}
-
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To stop; the signal's name.
-    Stop(&'static str),
-    /// To read the configuration again.
-    Reload,
-}
-
-/// The signals that ask a program to stop, or to look again. SIGUSR1, SIGUSR2 and SIGALRM mean nothing, and would end it if nobody
-/// listened.
-#[derive(Debug)]
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    _ignored: [Signal; 3],
-}
-
-impl Signals {
-    /// Begins to listen for them.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    pub fn new() -> Result<Self> {
-        let [one, two, three] = [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()].map(signal);
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            _ignored: [one?, two?, three?],
-        })
-    }
-
-    /// The next one.
-    pub async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Asked::Stop("SIGINT"),
-            _ = self.hangup.recv() => Asked::Reload,
-        }
-    }
-
-    /// The next one that ends a program which lives as long as its terminal, by name.
-    pub async fn end(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.hangup.recv() => "SIGHUP",
-        }
     }
 }

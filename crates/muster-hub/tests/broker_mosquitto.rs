@@ -98,6 +98,11 @@ impl Mosquitto {
         false
     }
 
+    /// What the plug-in keeps on disk: clients and roles.
+    fn access_list(&self) -> String {
+        std::fs::read_to_string(self.dir.join("dynamic-security.json")).unwrap_or_default()
+    }
+
     async fn raw(&self, hub: &Hub, papers: &Papers) -> Raw<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let connector = TlsConnector::from(Arc::new(hub.client_tls(Some(papers))));
@@ -285,11 +290,14 @@ async fn a_revoked_device_is_cut_off_at_once_and_for_good() {
     let mut raw = system.mosquitto.linked(&system.hub, A, &a).await;
     assert_eq!(raw.publish(&format!("muster/v1/{A}/up/presence"), &birth(1)).await, 0);
     until("A is online", || async { system.lanes.is_linked(&uid(A)) }).await;
+    until("Mosquitto knows the device", || async { system.mosquitto.access_list().contains(A) }).await;
     system.hub.set_admission(A, "revoked").await;
     let start = tokio::time::Instant::now();
     system.lanes.cut(&uid(A), "revoked").await.unwrap();
     raw.end().await;
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // Deleted, client and role alike: a disabled client with a certificate would come back and publish.
+    until("Mosquitto has forgotten the device", || async { !system.mosquitto.access_list().contains(A) }).await;
     assert_eq!(system.hub.ingest.live().get(&uid(A)).offline_reason.as_deref(), Some("revoked"));
     // The certificate still opens a connection (Mosquitto knows no better), and nothing passes over it.
     let mut raw = system.mosquitto.linked(&system.hub, A, &a).await;
@@ -299,6 +307,7 @@ async fn a_revoked_device_is_cut_off_at_once_and_for_good() {
     system.hub.set_admission(A, "admitted").await;
     system.lanes.admit(&uid(A)).await.unwrap();
     assert_eq!(raw.publish(&format!("muster/v1/{A}/up/presence"), &birth(2)).await, 0);
+    until("Mosquitto knows it again", || async { system.mosquitto.access_list().contains(A) }).await;
     until("A is back", || async { system.lanes.is_linked(&uid(A)) }).await;
     system.stop().await;
 }
@@ -324,7 +333,7 @@ async fn nothing_that_was_missed_stays_missed() {
     system.lanes = Lanes::external(system.hub.store.clone(), system.hub.ingest.clone(), system.broker.clone());
     system.up().await;
     until("what was said meanwhile is stored", || async { system.hub.count("SELECT count(*) FROM usage_samples").await == 306 }).await;
-    let listed = || std::fs::read_to_string(system.mosquitto.dir.join("dynamic-security.json")).unwrap_or_default();
+    let listed = || system.mosquitto.access_list();
     until("the lists are alike", || async { listed().contains(c) && !listed().contains(B) }).await;
     let mut raw = system.mosquitto.linked(&system.hub, c, &c_papers).await;
     assert_eq!(raw.publish(&format!("muster/v1/{c}/up/presence"), &birth(1)).await, 0);

@@ -64,7 +64,8 @@ impl FromStr for Endpoint {
     fn from_str(url: &str) -> Result<Self, InvalidUrl> {
         let bad = |why| InvalidUrl { url: url.chars().take(200).collect(), why };
         let (scheme, rest) = url.trim().split_once("://").ok_or_else(|| bad("it must look like https://hub.example.com"))?;
-        let default_port = match scheme {
+        let scheme = scheme.to_ascii_lowercase();
+        let default_port = match &*scheme {
             "https" | "wss" => 443,
             "mqtts" => 8883,
             "http" | "ws" | "mqtt" => return Err(bad("only encrypted connections are made: https, wss or mqtts")),

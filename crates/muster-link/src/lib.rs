@@ -2,13 +2,14 @@
 //!
 //! `tls` says whom we trust, `dial` opens a connection, `http` makes one JSON call, `websocket` moves messages,
 //! `driver` runs a session over legs that may drop.
-//! `print` writes to the terminal for programs that must not panic when it is closed.
+//! `print` writes to the terminal for programs that must not panic when it is closed, `signals` hears what asks them to stop.
 //! This crate reads no configuration and no environment, and decides nothing about rights.
 
 pub mod dial;
 pub mod driver;
 pub mod http;
 pub mod print;
+pub mod signals;
 pub mod tls;
 pub mod websocket;
 

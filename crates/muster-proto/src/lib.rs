@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod id;
 pub mod limits;
 pub mod mqtt;
+pub mod network;
 pub mod order;
 pub mod problem;
 pub mod run;
@@ -21,6 +22,7 @@ pub mod text_file;
 pub mod token;
 pub mod topic;
 pub mod websocket;
+pub mod wildcard;
 
 /// Milliseconds since 1970-01-01T00:00:00 UTC, the only form of time on the wire.
 pub type Millis = i64;

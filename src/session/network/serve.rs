@@ -46,11 +46,33 @@ struct Inner {
 struct Process {
     /// The controlling side of its terminal; none where it has pipes.
     terminal: Option<OwnedFd>,
-    /// Its standard error, until its stream is opened; and that stream.
-    errors: (Option<OwnedFd>, Option<StreamId>),
+    errors: Errors,
     exited: Option<oneshot::Sender<Exit>>,
-    /// How it ended, where only its errors are still to be fetched.
+    /// How it ended, for a stream that fetches its errors after that.
     over: Option<Exit>,
+}
+
+/// Where the standard error of a process is.
+enum Errors {
+    /// With its output.
+    Together,
+    /// Here, until a stream is opened for it.
+    Waiting(OwnedFd),
+    /// On this stream.
+    Taken(StreamId),
+}
+
+impl Errors {
+    /// What waits, for this stream.
+    fn take(&mut self, stream: StreamId) -> Option<OwnedFd> {
+        match std::mem::replace(self, Self::Taken(stream)) {
+            Self::Waiting(fd) => Some(fd),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 /// Exit code, or signal.
@@ -156,7 +178,8 @@ impl Server {
             None => (Io::pair(Input::from_fd(first.try_clone()?)?, Output::from_fd(first.try_clone()?)?), Some(first)),
         };
         let (sender, exited) = oneshot::channel();
-        self.0.processes.borrow_mut().insert(stream, Process { terminal, errors: (errors, None), exited: Some(sender), over: None });
+        let errors = errors.map_or(Errors::Together, Errors::Waiting);
+        self.0.processes.borrow_mut().insert(stream, Process { terminal, errors, exited: Some(sender), over: None });
         handle.accept(stream, info.clone());
         handle.attach_process(stream, io);
         let asked = self.0.errors_asked.borrow_mut().remove(&stream);
@@ -177,9 +200,8 @@ impl Server {
         }
         let mut processes = self.0.processes.borrow_mut();
         let taken = processes.get_mut(&of).and_then(|process| {
-            let io = Io::pair(Input::from_fd(process.errors.0.take()?).ok()?, Output::default());
-            process.errors.1 = Some(stream);
-            Some((io, process.over.take()))
+            let io = Io::pair(Input::from_fd(process.errors.take(stream)?).ok()?, Output::default());
+            Some((io, process.over.clone()))
         });
         match taken {
             Some((io, over)) => {
@@ -208,7 +230,11 @@ impl Server {
             }
         };
         let (code, signal) = ended.unwrap_or_default();
-        let errors = self.0.processes.borrow().get(&stream).and_then(|process| process.errors.1);
+        // From here on a stream for its errors is ended where it is opened.
+        let errors = self.0.processes.borrow_mut().get_mut(&stream).and_then(|process| {
+            process.over = Some((code, signal.clone()));
+            if let Errors::Taken(errors) = process.errors { Some(errors) } else { None }
+        });
         let streams = || std::iter::once(stream).chain(errors);
         for stream in streams() {
             handle.ended(stream, code, signal.clone(), false);
@@ -225,12 +251,8 @@ impl Server {
             }
         }
         self.ask(&Ask::HangUp { id: stream.0 });
-        let mut processes = self.0.processes.borrow_mut();
-        match processes.get_mut(&stream).filter(|process| process.errors.0.is_some()) {
-            // The request for its errors is on its way.
-            Some(process) => process.over = Some((code, signal)),
-            None => drop(processes.remove(&stream)),
-        }
+        // Where its errors wait, the request for them is on its way.
+        self.0.processes.borrow_mut().retain(|id, process| *id != stream || matches!(process.errors, Errors::Waiting(_)));
     }
 
     fn open(&self, handle: &Handle, stream: StreamId, target: Target) {

@@ -339,13 +339,10 @@ pub async fn run(context: &Context, args: DeviceArgs) -> Result<u8, Failure> {
             Some(meant) => bulk::run(context, bulk::of(BulkAction::Delete, meant), yes).await,
             None => decide(context, &which.devices, &Decision::Delete, yes).await,
         },
-        DeviceCommand::Edit { which: OneOrMany { filter, all, .. }, changes, yes } if filter.is_some() || all => {
-            match Meant::given(filter, all) {
-                Some(meant) => edit_many(context, meant, changes, yes).await,
-                None => Ok(0),
+        DeviceCommand::Edit { which, changes, yes } => {
+            if let Some(meant) = Meant::given(which.filter, which.all) {
+                return edit_many(context, meant, changes, yes).await;
             }
-        }
-        DeviceCommand::Edit { which, changes, yes: _ } => {
             let device = context.device(which.device.as_deref().unwrap_or_default()).await?;
             let edit = DeviceEdit {
                 name: changes.name,

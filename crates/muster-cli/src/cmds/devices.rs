@@ -3,6 +3,7 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use muster_proto::api::{Admission, Device, Field, Page, PresenceState, View};
+use muster_proto::wildcard::Wildcard;
 
 use super::sheet;
 
@@ -68,7 +69,7 @@ pub struct DevicesArgs {
 }
 
 /// Which devices, in which order.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Filter {
     /// Only devices whose name, serial number or uid contains this; `*` stands for anything
     #[arg(value_name = "PATTERN")]
@@ -139,7 +140,7 @@ impl Filter {
     /// Whether it leaves anything out.
     fn is_narrow(&self, globals: &Globals) -> bool {
         let everything = Self { sort: self.sort.clone(), ..Self::default() };
-        globals.project_on_line || format!("{self:?}") != format!("{everything:?}")
+        globals.project_on_line || *self != everything
     }
 
     /// Whether patterns have to be looked at here: the hub does not know them.
@@ -251,21 +252,10 @@ async fn check_columns(context: &Context, devices: &[Device], columns: &[String]
 
 /// Whether a name contains the pattern; with `*` in it, whether it is the pattern. Case does not matter.
 fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.to_lowercase(), name.to_lowercase());
-    if !pattern.contains('*') {
-        return name.contains(&pattern);
+    match Wildcard::parse(pattern) {
+        Some(pattern) => pattern.matches(name),
+        None => name.to_lowercase().contains(&pattern.to_lowercase()),
     }
-    let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
-    let mut parts = parts.peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.len() >= part.len() && rest.ends_with(part);
-        }
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.is_empty()
 }
 
 #[cfg(test)]

@@ -323,7 +323,8 @@ mod tests {
         let none = Globals::default();
         let (url, parsed) = parse_link(&none, &format!("https://Hub.example:8443/invite#{token}\n")).unwrap();
         assert_eq!((url.as_str(), parsed.id.as_str()), ("https://hub.example:8443", "abcdefghij"));
-        let named = Globals { hub: Some("https://hub.example".into()), ..Globals::default() };
+        assert_eq!(parse_link(&none, &format!("hub.example/invite#{token}")).unwrap().0, "https://hub.example");
+        let named = Globals { hub: Some("hub.example".into()), ..Globals::default() };
         assert_eq!(parse_link(&named, token).unwrap().0, "https://hub.example");
         for bad in ["", token, "https://hub.example/invite", "https://hub.example/invite#mi1.x", "https://hub.example/x#mi1.a"] {
             assert_eq!(parse_link(&none, bad).unwrap_err().exit, 2, "{bad}");

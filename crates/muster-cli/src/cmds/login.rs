@@ -10,11 +10,12 @@ use std::path::Path;
 
 use clap::Args;
 use muster_link::http::CallError;
-use muster_proto::api::{AccessToken, LoginMethods, LoginRequest, Me, Page, Project};
+use muster_proto::api::{AccessToken, LoginMethods, LoginRequest, Me, Page};
 use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::problem::Code;
 use muster_proto::token::{Pin, Token, TokenKind};
 
+use super::project;
 use crate::cli::Globals;
 use crate::client::{self, Hub};
 use crate::context::{Context, Source};
@@ -188,9 +189,9 @@ async fn settle(globals: &Globals, hub: &Hub, me: &Me, before: Option<&Profile>,
     profile.project = globals.project()?;
     if profile.project.is_none() {
         let kept = before.filter(|before| before.org == profile.org).and_then(|before| before.project.clone());
-        let projects: Page<Project> = hub.get(&format!("/v1/orgs/{org}/projects")).await?;
-        let only = if let [only] = &projects.items[..] { Some(only.id.clone()) } else { None };
-        profile.project = kept.filter(|kept| projects.items.iter().any(|project| project.id == *kept)).or(only);
+        let open = project::open(hub, org).await?;
+        let only = if let [only] = &open[..] { Some(only.clone()) } else { None };
+        profile.project = kept.filter(|kept| open.contains(kept)).or(only);
     }
     Ok(profile)
 }

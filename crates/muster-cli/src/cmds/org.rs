@@ -2,11 +2,12 @@
 
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
-use muster_proto::api::{Credits, Me, Org, OrgCreate, OrgEdit, OrgRole, Page, Project};
+use muster_proto::api::{Credits, Me, Org, OrgCreate, OrgEdit, OrgRole};
 use muster_proto::id::OrgId;
 
 use super::confirm;
 use super::image::{self, ImageCommand, changed};
+use super::project;
 use crate::complete;
 use crate::context::{Context, Source};
 use crate::failure::{Exit, Failure};
@@ -194,15 +195,14 @@ pub async fn run(context: &Context, args: OrgArgs) -> Result<u8, Failure> {
                     .hint("`muster org list` shows yours"));
             }
             let name = saved_name(context)?;
-            let projects: Page<Project> = hub.get(&format!("/v1/orgs/{id}/projects")).await?;
-            let open: Vec<&Project> = projects.items.iter().filter(|project| project.archived_at.is_none()).collect();
+            let open = project::open(hub, &id).await?;
             let mut now = None;
             Book::update(&Book::path()?, |book| {
                 if let Some(profile) = book.profiles.get_mut(name) {
                     if profile.org.as_ref() != Some(&id) {
                         profile.org = Some(id.clone());
                         // A project of the old organization is none of this one's; where there is only one, that is meant.
-                        profile.project = if let [only] = open[..] { Some(only.id.clone()) } else { None };
+                        profile.project = if let [only] = &open[..] { Some(only.clone()) } else { None };
                     }
                     now = profile.project.clone();
                 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
 use muster_proto::api::{Assigned, Project, ProjectCreate, ProjectDevices, ProjectEdit, Visibility};
-use muster_proto::id::ProjectId;
+use muster_proto::id::{OrgId, ProjectId};
 use muster_proto::text_file;
 
 use super::confirm;
 use super::image::changed;
 use super::org::saved_name;
 use crate::cli::one_of;
+use crate::client::Hub;
 use crate::complete;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -230,6 +231,15 @@ pub async fn run(context: &Context, args: ProjectArgs) -> Result<u8, Failure> {
         ProjectCommand::Team(args) => people::team(context, args).await?,
     }
     Ok(0)
+}
+
+/// The organization's projects that are not archived.
+///
+/// # Errors
+/// As every call.
+pub async fn open(hub: &Hub, org: &OrgId) -> Result<Vec<ProjectId>, Failure> {
+    let all: Vec<Project> = hub.list(&format!("/v1/orgs/{org}/projects"), None).await?;
+    Ok(all.into_iter().filter(|project| project.archived_at.is_none()).map(|project| project.id).collect())
 }
 
 async fn path(context: &Context, id: Option<ProjectId>, below: &str) -> Result<String, Failure> {

@@ -13,6 +13,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use muster_proto::api::{Admission, Device};
 
+use super::sheet::count;
 use crate::cli::Globals;
 use crate::complete;
 use crate::context::Context;
@@ -107,8 +108,7 @@ pub async fn run(context: &Context, globals: &Globals, args: &SshConfigArgs) -> 
         read => read.map_err(failed)?,
     };
     write(&file, &merged(&before, &text)).map_err(failed)?;
-    let count = devices.len();
-    context.out.line(format!("Wrote {count} {} to {}.", if count == 1 { "device" } else { "devices" }, path.display()))?;
+    context.out.line(format!("Wrote {} to {}.", count(devices.len() as u64, "device"), path.display()))?;
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     if !is_included(&absolute) {
         note(format!("Put this line at the top of ~/.ssh/config, once:\n\n  Include {}\n", quoted(&absolute.to_string_lossy())));

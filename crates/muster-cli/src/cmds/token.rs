@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate, Page, Project};
+use muster_proto::api::{AdmitRule, EnrolmentToken, EnrolmentTokenCreate};
 use muster_proto::id::{ProjectId, Serial};
 use muster_proto::text_file;
 use serde::Serialize;
 
-use super::confirm;
+use super::{confirm, project};
 use crate::cli::one_of;
 use crate::client::encode;
 use crate::context::Context;
@@ -173,9 +173,7 @@ async fn meant_project(context: &Context) -> Result<Option<ProjectId>, Failure> 
     if let Some(project) = context.project() {
         return Ok(Some(project.clone()));
     }
-    let page: Page<Project> = context.hub().get(&context.org_path("/projects").await?).await?;
-    let mut open: Vec<ProjectId> =
-        page.items.into_iter().filter(|project| project.archived_at.is_none()).map(|project| project.id).collect();
+    let mut open = project::open(context.hub(), context.org().await?).await?;
     match open.len() {
         0 | 1 => Ok(open.pop()),
         _ => {

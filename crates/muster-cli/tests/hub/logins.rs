@@ -31,6 +31,20 @@ fn a_token_logs_in_without_a_question_and_is_kept_for_its_owner_only() {
 }
 
 #[test]
+fn an_archived_project_is_neither_the_default_nor_in_its_way() {
+    let town = Town::new();
+    town.muster("project create yard").ok();
+    town.muster("project archive yard --yes").ok();
+    let said = run(town.stranger().args(["login", &town.url, "--token", &town.token])).ok();
+    assert!(said.contains("organization: acme, project: lab"), "{said}");
+    // The default is archived later: the only one that is open takes its place at the next login.
+    town.muster("project restore yard").ok();
+    town.muster("project archive lab --yes").ok();
+    let said = run(town.stranger().args(["login", &town.url, "--token", &town.token])).ok();
+    assert!(said.contains("organization: acme, project: yard"), "{said}");
+}
+
+#[test]
 fn a_password_logs_in_once_the_hub_is_trusted() {
     let town = Town::new();
     let add = ["user", "add", "ann@acme.example", "--password-stdin", "--org", "acme", "--role", "viewer"];

@@ -188,6 +188,18 @@ impl OrgAccess {
         Ok(id)
     }
 
+    /// The own role in a project, if it is not below the one that is given or taken: nobody gives away more than they have.
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn own_at_least(&self, project: &ProjectId, role: ProjectRole) -> ApiResult<ProjectRole> {
+        let own = self.projects.get(project).map(|project| project.role);
+        own.filter(|own| *own >= role).ok_or_else(|| {
+            let have = own.map_or("nothing", ProjectRole::as_str);
+            ApiError::new(Code::Forbidden, format!("your own role in {project} is {have}, so you can't give {}", role.as_str()))
+        })
+    }
+
     /// The projects that a device is in and the person has a role in, the highest role first.
     pub fn project_roles(&self, device: &DeviceRow) -> Vec<ProjectOn> {
         let mut roles: Vec<ProjectOn> = device

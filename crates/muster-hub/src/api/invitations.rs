@@ -9,7 +9,7 @@ use http::{StatusCode, header};
 use muster_proto::Millis;
 use muster_proto::api::{
     AccessToken, Invitation, InvitationAccept, InvitationAccepted, InvitationCreate, InvitationLook, InvitationLooked, MailState, OrgRole,
-    Page, ProjectRole,
+    Page,
 };
 use muster_proto::problem::Code;
 use muster_proto::token::{Token, TokenKind};
@@ -53,17 +53,7 @@ pub(super) fn routes() -> Vec<Route> {
 fn may_invite(access: &OrgAccess, place: &Place) -> ApiResult<()> {
     let Place::Project(project, role) = place else { return access.require(Action::ManageMembers) };
     access.require_in(Action::ManageParticipants, project.as_str())?;
-    may_give(access, project, *role)
-}
-
-/// Nobody lets somebody in, or keeps them out, above the own role.
-fn may_give(access: &OrgAccess, project: &muster_proto::id::ProjectId, role: ProjectRole) -> ApiResult<()> {
-    let own = access.projects.get(project).map(|project| project.role);
-    if own.is_none_or(|own| own < role) {
-        let own = own.map_or("nothing", ProjectRole::as_str);
-        return Err(ApiError::new(Code::Forbidden, format!("your own role in {project} is {own}, so you can't give {}", role.as_str())));
-    }
-    Ok(())
+    access.own_at_least(project, *role).map(drop)
 }
 
 async fn list(State(state): State<AppState>, access: OrgAccess) -> ApiResult<Json<Page<Invitation>>> {
@@ -182,7 +172,7 @@ async fn pending(state: &AppState, access: &OrgAccess, id: &str, taking: Taking)
     match &found.place {
         Place::Project(project, role) if taking == Taking::Back => {
             access.require_in_any(Action::ManageParticipants, project.as_str())?;
-            may_give(access, project, *role)?;
+            access.own_at_least(project, *role)?;
         }
         place => may_invite(access, place)?,
     }
@@ -308,9 +298,7 @@ fn may_have(account: Option<&Account>, proof: Proof, mails: bool, email: &str) -
         (None, Proof::Shown) => {
             Err(problem(Code::Forbidden, format!("a new account is made with the link that was mailed to {email}: open that one")))
         }
-        (Some(account), _) if account.disabled_at.is_some() => {
-            Err(problem(Code::Forbidden, "This account is disabled. Ask an owner of the hub."))
-        }
+        (Some(account), _) if account.disabled_at.is_some() => Err(problem(Code::Forbidden, auth::DISABLED)),
         (Some(account), Proof::Mailed | Proof::Operator) if account.closed_at.is_some() => Ok(()),
         (Some(account), Proof::Shown) if account.closed_at.is_some() => {
             Err(problem(Code::Forbidden, format!("the account {email} was closed by its person; {operator} enable")))
@@ -420,7 +408,7 @@ async fn accept(State(state): State<AppState>, request: Request) -> ApiResult<Js
 /// An account that may be used, of somebody who proved to own it.
 fn open_account(connection: &Connection, email: &str) -> store::Result<Account> {
     let account = stored::by_email(connection, email)?.filter(Account::is_open);
-    account.ok_or_else(|| problem(Code::Forbidden, "This account is disabled. Ask an owner of the hub."))
+    account.ok_or_else(|| problem(Code::Forbidden, auth::DISABLED))
 }
 
 /// Somebody who has no account yet.

@@ -190,7 +190,7 @@ async fn put_team(
     Body(wanted): Body<ProjectTeamPut>,
 ) -> ApiResult<Json<ProjectTeam>> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
-    let own = own_at_least(&access, &project, wanted.role)?;
+    let own = access.own_at_least(&project, wanted.role)?;
     let team = team_id(&team)?;
     let entry = access.entry("project.team_put", format!("{project}/{team}")).with(json!({ "role": wanted.role }));
     let work = move |tx: &Transaction<'_>| {
@@ -212,7 +212,7 @@ async fn delete_team(
     Path((_, project, team)): Path<(String, String, String)>,
 ) -> ApiResult<StatusCode> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
-    let own = own_at_least(&access, &project, ProjectRole::View)?;
+    let own = access.own_at_least(&project, ProjectRole::View)?;
     let team = team_id(&team)?;
     let entry = access.entry("project.team_delete", format!("{project}/{team}"));
     let work = move |tx: &Transaction<'_>| {
@@ -228,15 +228,6 @@ async fn delete_team(
 
 fn team_id(text: &str) -> ApiResult<TeamId> {
     text.parse().map_err(|_| ApiError::not_found("team", text))
-}
-
-/// The caller's role, if it is not below the one that is given: nobody gives away more than is his own.
-fn own_at_least(access: &OrgAccess, project: &ProjectId, role: ProjectRole) -> ApiResult<ProjectRole> {
-    let own = access.projects.get(project).map(|project| project.role);
-    own.filter(|own| *own >= role).ok_or_else(|| {
-        let have = own.map_or("nothing", ProjectRole::as_str);
-        ApiError::new(Code::Forbidden, format!("your own role in {project} is {have}, so you can't give {}", role.as_str()))
-    })
 }
 
 /// Nobody changes a team that has more than himself.
@@ -273,7 +264,7 @@ async fn put_participant(
 ) -> ApiResult<Json<Participant>> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
     let role = wanted.role;
-    let own = own_at_least(&access, &project, role)?;
+    let own = access.own_at_least(&project, role)?;
     let entry = access.entry("participant.put", format!("{project}/{email}")).with(json!({ "role": role }));
     let participant = state.store.write(move |tx| {
         let account = account(tx, &email)?;
@@ -312,7 +303,7 @@ async fn delete_participant(
     Path((_, project, Email(email))): Path<(String, String, Email)>,
 ) -> ApiResult<StatusCode> {
     let project = access.require_in(Action::ManageParticipants, &project)?;
-    let own = own_at_least(&access, &project, ProjectRole::View)?;
+    let own = access.own_at_least(&project, ProjectRole::View)?;
     let entry = access.entry("participant.delete", format!("{project}/{email}"));
     let work = move |tx: &Transaction<'_>| {
         // Of an account that is elsewhere on the hub no more is told than of none.

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 
 use muster_proto::Millis;
+use muster_proto::wildcard::Wildcard;
 
 use super::QueryError;
 use super::columns::{Column, Kind, Schema, resolve};
@@ -57,8 +58,8 @@ enum Test {
     Text(Op, String),
     /// The text to look for in small letters.
     Contains(String),
-    /// Bare text with `*`, in small letters: what stands between the stars.
-    Like(Vec<String>),
+    /// Bare text with `*`.
+    Like(Wildcard),
     OneOf(HashSet<String>),
     Number(Op, f64),
     Numbers(Vec<f64>),
@@ -125,7 +126,7 @@ impl Test {
             (Self::Bool(wanted), value) => *value == Value::Bool(*wanted),
             (Self::Text(op, wanted), Value::Text(text)) => compare(*op, text, wanted),
             (Self::Contains(part), Value::Text(text)) => contains(text, part),
-            (Self::Like(parts), Value::Text(text)) => like(&text.to_lowercase(), parts),
+            (Self::Like(pattern), Value::Text(text)) => pattern.matches(text),
             (Self::OneOf(wanted), Value::Text(text)) => wanted.contains(*text),
             (Self::Number(op, wanted), Value::Number(number)) => compare_numbers(*op, *number, *wanted),
             (Self::Numbers(wanted), Value::Number(number)) => wanted.contains(number),
@@ -148,17 +149,6 @@ impl Test {
             _ => false,
         }
     }
-}
-
-/// Whether a text is made of these parts, in this order, with anything between them.
-fn like(text: &str, parts: &[String]) -> bool {
-    let [first, middle @ .., last] = parts else { return false };
-    let Some(mut rest) = text.strip_prefix(first.as_str()) else { return false };
-    for part in middle {
-        let Some(at) = rest.find(part.as_str()) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last.as_str())
 }
 
 fn compare(op: Op, text: &str, wanted: &str) -> bool {
@@ -281,11 +271,13 @@ fn test(name: &Name, kind: &Kind, op: Op, literal: &Literal, schema: &Schema<'_>
         let why = format!("this would match everything; for devices that have any `{0}`, use `{0} is not empty`", name.name);
         return Err(QueryError::new(literal.at, why));
     }
+    if let (Kind::Text | Kind::List, Op::Is, false) = (kind, op, literal.quoted)
+        && let Some(pattern) = Wildcard::parse(text)
+    {
+        return Ok(Test::Like(pattern));
+    }
     match kind {
         Kind::Text | Kind::List if op == Op::Contains => Ok(Test::Contains(text.to_lowercase())),
-        Kind::Text | Kind::List if op == Op::Is && text.contains('*') && !literal.quoted => {
-            Ok(Test::Like(text.to_lowercase().split('*').map(str::to_owned).collect()))
-        }
         Kind::Text => Ok(Test::Text(op, text.to_owned())),
         Kind::List | Kind::Projects if !matches!(op, Op::Is | Op::Contains) => refuse("several values"),
         Kind::List => Ok(Test::Text(op, text.to_owned())),
@@ -320,27 +312,6 @@ fn test(name: &Name, kind: &Kind, op: Op, literal: &Literal, schema: &Schema<'_>
         Kind::Stated => {
             let wanted = if op == Op::Contains { text.to_lowercase() } else { text.to_owned() };
             Ok(Test::Stated(op, wanted, values::plain(text)))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::like;
-
-    #[test]
-    fn stars_stand_for_anything() {
-        for (pattern, text, yes) in [
-            ("robot-*", "robot-7", true),
-            ("robot-*", "my-robot-7", false),
-            ("*-7", "robot-7", true),
-            ("r*t*7", "robot-7", true),
-            ("r*t*8", "robot-7", false),
-            ("*", "", true),
-            ("a*a", "a", false),
-        ] {
-            let parts: Vec<String> = pattern.split('*').map(str::to_owned).collect();
-            assert_eq!(like(text, &parts), yes, "{pattern} {text}");
         }
     }
 }

@@ -36,8 +36,8 @@ impl FromStr for Proxy {
     fn from_str(url: &str) -> Result<Self, InvalidProxy> {
         let url = url.trim();
         let rest = match url.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some((scheme, _)) if scheme.starts_with("socks") => {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.to_ascii_lowercase().starts_with("socks") => {
                 return Err(InvalidProxy("SOCKS proxies are not supported, only HTTP ones"));
             }
             Some(_) => return Err(InvalidProxy("only HTTP proxies are supported")),

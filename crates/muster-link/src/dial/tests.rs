@@ -36,7 +36,25 @@ fn proxies_parse_and_hide_their_password() {
     assert_eq!(proxy.to_string(), "proxy:8080");
     assert!(!format!("{proxy:?}").contains("ss"));
     assert_eq!("proxy".parse::<Proxy>().unwrap().to_string(), "proxy:3128");
-    assert!("socks5://proxy".parse::<Proxy>().is_err());
+    assert_eq!("HTTP://proxy:1".parse::<Proxy>().unwrap().to_string(), "proxy:1");
+    for (url, why) in [("socks5://proxy", "SOCKS"), ("SOCKS5h://proxy:1080", "SOCKS"), ("https://proxy", "HTTP"), ("http://", "host")] {
+        let refused = url.parse::<Proxy>().unwrap_err().to_string();
+        assert!(refused.contains(why), "{url}: {refused}");
+    }
+}
+
+#[test]
+fn a_hub_is_written_with_its_scheme_or_without() {
+    for written in ["hub.example.com:8443", "https://hub.example.com:8443", " HTTPS://hub.example.com:8443/ "] {
+        assert_eq!(Endpoint::hub(written).unwrap().to_string(), "https://hub.example.com:8443/", "{written}");
+    }
+    assert_eq!(Endpoint::hub("[::1]").unwrap().authority(), "[::1]:443");
+    for (bad, why) in
+        [("http://hub", "only encrypted"), ("wss://hub", "starts with https://"), ("hub/v1", "ends with the host"), ("", "host")]
+    {
+        let refused = Endpoint::hub(bad).unwrap_err().to_string();
+        assert!(refused.contains(why), "{bad}: {refused}");
+    }
 }
 
 #[test]

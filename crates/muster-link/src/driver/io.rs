@@ -167,6 +167,15 @@ impl Io {
         }
     }
 
+    /// The same without asking the runtime, which hears a moment later than the kernel what can be read.
+    pub(super) fn read_rest(&self, buffer: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        let Kind::Pair { input: Input(Source::Ready(receiver)), .. } = &self.0 else { return Err(io::ErrorKind::WouldBlock.into()) };
+        let mut piece = [0; PLAIN_READ];
+        let read = rustix::io::read(receiver, &mut piece[..limit.min(PLAIN_READ)])?;
+        buffer.put_slice(&piece[..read]);
+        Ok(read)
+    }
+
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
             Kind::Tcp(stream) => stream.poll_write_ready(cx),

@@ -75,13 +75,15 @@ fn read(state: &mut State, stream: StreamId, cx: &mut Context<'_>) -> bool {
         }
         let buffer = state.reads.buffer();
         let limit = room.min(buffer.capacity());
-        let Poll::Ready(result) = io.poll_read(cx, buffer, limit) else {
-            // A process that ended, and whose children keep the terminal open: what there is has been read.
-            if matches!(slot.process, Process::Ended { settled: true, .. }) {
-                slot.read_done = true;
-                continue;
+        let result = match io.poll_read(cx, buffer, limit) {
+            Poll::Ready(result) => result,
+            // A process that ended, and whose children keep its output open: what there is now is the last of it.
+            Poll::Pending if matches!(slot.process, Process::Ended { settled: true, .. }) => {
+                let rest = io.read_rest(buffer, limit);
+                slot.read_done = rest.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+                rest
             }
-            break;
+            Poll::Pending => break,
         };
         match result {
             Ok(0) => slot.read_done = true,
