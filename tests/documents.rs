@@ -3,9 +3,14 @@
 //! Each finding is one line: `file:line: what was not found`.
 //! It reads files only; it must not build or run anything. Commands come from clap's attributes in the sources, by their form.
 
+#[path = "support/sources.rs"]
+mod sources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+
+use sources::{is_test_path, root};
 
 /// The programs, and where their command lines are defined.
 const PROGRAMS: [(&str, &str); 3] = [("muster", "crates/muster-cli/src"), ("muster-hub", "crates/muster-hub/src"), ("musterd", "src")];
@@ -14,30 +19,13 @@ const FOLDERS: [&str; 8] = ["benches", "config", "crates", "docs", "packaging", 
 /// What begins like a command and is none: one that a page corrects, one of an earlier version, the first words of a signed text.
 const NO_COMMANDS: [&str; 3] = ["muster device vm show", "musterd run-job", "muster order v1"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Every file below `dir`, by its path from the root.
+/// Every text file below a folder, by its path from the root.
 fn files(dir: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(root().join(dir)) else { return found };
-    for entry in entries.map(|entry| entry.expect("a readable folder")) {
-        let path = format!("{dir}/{}", entry.file_name().to_string_lossy());
-        if entry.path().is_dir() {
-            if !path.ends_with("/target") && !path.ends_with("/corpus") {
-                found.extend(files(&path));
-            }
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
+    sources::files(dir, "").into_iter().map(|(path, _)| path).collect()
 }
 
 fn pages() -> Vec<String> {
@@ -179,8 +167,11 @@ fn identifier(text: &str) -> &str {
 }
 
 fn known(dir: &str) -> Known {
-    let sources: BTreeMap<String, String> =
-        files(dir).into_iter().filter(|path| path.ends_with(".rs")).map(|path| (path.clone(), read(&path))).collect();
+    let sources: BTreeMap<String, String> = files(dir)
+        .into_iter()
+        .filter(|path| path.ends_with(".rs") && !is_test_path(path))
+        .map(|path| (path.clone(), read(&path)))
+        .collect();
     let with_commands = |module: &str| {
         let derived = |path: &str, text: &String| {
             (path.ends_with(&format!("/{module}.rs")) || path.contains(&format!("/{module}/"))) && text.contains("Subcommand)]")

@@ -35,7 +35,9 @@ fn test_part<'a>(path: &str, text: &'a str) -> (usize, &'a str) {
     if is_test_path(path) {
         return (0, text);
     }
-    match text.find("#[cfg(test)]\nmod ") {
+    // `mod tests;` only names another file.
+    let inline = |at: &usize| text[*at..].lines().nth(1).is_some_and(|line| line.starts_with("mod ") && line.ends_with('{'));
+    match text.match_indices("#[cfg(test)]\nmod ").map(|(at, _)| at).find(inline) {
         Some(at) => (text[..at].lines().count(), &text[at..]),
         None => (0, ""),
     }
